@@ -1,0 +1,1 @@
+//! Who am I talking to? Turns evidence into a verified peer.

@@ -1,0 +1,1 @@
+//! Carries a channel session over a WebSocket.

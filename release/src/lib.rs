@@ -1,0 +1,1 @@
+//! What do we promise? Measure, assemble, sign, log, verify.

@@ -1,0 +1,1 @@
+//! What is on the disk? dm-verity volumes: made, checked, mapped.
