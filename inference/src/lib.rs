@@ -1,1 +1,17 @@
 //! The engine: schedule, forward, sample, emit.
+//!
+//! [`Engine::open`] loads a Hugging Face style folder and starts one scheduler thread.
+//! [`Engine::submit`] hands it a request and returns a [`Generation`], a stream of text; dropping
+//! the stream cancels the request and frees its slot and its KV cache.
+//!
+//! The engine knows no keys, no sessions and no HTTP. It is bitwise deterministic and
+//! batch-invariant: a request gives the same bits alone, in any batch, at any chunking and with
+//! any number of threads. No type that holds content shows it in `Debug`.
+
+mod engine;
+mod error;
+mod request;
+
+pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
+pub use error::{LoadError, PromptError, SubmitError};
+pub use request::{ChatMessage, Chunk, Finish, Generation, Prompt, Request, Role, Sampling, Usage};

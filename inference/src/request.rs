@@ -1,0 +1,232 @@
+//! What goes in and what comes out: prompts, requests, and the stream of an answer.
+
+use std::fmt;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+/// Who said a [`ChatMessage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The operator of the conversation.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+    /// A tool's answer.
+    Tool,
+}
+
+impl Role {
+    /// The name that chat templates use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ChatMessage {
+    /// Who said it.
+    pub role: Role,
+    /// What was said.
+    pub content: String,
+}
+
+impl fmt::Debug for ChatMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatMessage")
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A tokenised prompt, made by [`Engine::render_chat`], [`Engine::encode_text`] or
+/// [`Prompt::from_tokens`]. Its tokens are zeroed when it is dropped.
+///
+/// [`Engine::render_chat`]: crate::Engine::render_chat
+/// [`Engine::encode_text`]: crate::Engine::encode_text
+#[derive(Clone)]
+pub struct Prompt {
+    tokens: Zeroizing<Vec<u32>>,
+}
+
+impl Prompt {
+    /// A prompt from token ids; ids outside the vocabulary are refused by
+    /// [`Engine::submit`](crate::Engine::submit).
+    pub fn from_tokens(tokens: Vec<u32>) -> Self {
+        Self {
+            tokens: Zeroizing::new(tokens),
+        }
+    }
+
+    /// The number of tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is no token at all.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// The token ids.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+}
+
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prompt")
+            .field("tokens", &self.len())
+            .finish()
+    }
+}
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy; up to 2.
+    pub temperature: f32,
+    /// Nucleus sampling: above 0, up to 1 (which is no cut).
+    pub top_p: f32,
+    /// Keys the counter-based generator together with the token's position.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Always the most likely token.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        seed: 0,
+    };
+}
+
+/// One request to the engine.
+#[derive(Clone)]
+pub struct Request {
+    /// What the model reads.
+    pub prompt: Prompt,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// At most this many new tokens, at least 1.
+    pub max_new_tokens: u32,
+    /// Generation ends before the first occurrence of any of these; none is empty.
+    pub stop: Vec<String>,
+    /// Generation ends with [`Finish::Deadline`] at this instant.
+    pub deadline: Option<Instant>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("prompt", &self.prompt)
+            .field("sampling", &self.sampling)
+            .field("max_new_tokens", &self.max_new_tokens)
+            .field("stop", &self.stop.len())
+            .field("deadline", &self.deadline)
+            .finish()
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Finish {
+    /// The model ended its turn, or a stop string was found.
+    Stop,
+    /// `max_new_tokens` were generated.
+    Length,
+    /// The request's deadline passed.
+    Deadline,
+}
+
+/// A piece of an answer: whole characters only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// The text, never a part of a character; may be empty in the last chunk.
+    pub text: String,
+    /// Set in the last chunk and in no other.
+    pub finish: Option<Finish>,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk")
+            .field("finish", &self.finish)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tokens read and written so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens generated, the end token included.
+    pub completion_tokens: u32,
+}
+
+/// What the scheduler sends for one generation.
+pub(crate) struct Emitted {
+    pub(crate) chunk: Chunk,
+    pub(crate) completion_tokens: u32,
+}
+
+/// The stream of one answer. Dropping it cancels the request.
+pub struct Generation {
+    receiver: mpsc::Receiver<Emitted>,
+    usage: Usage,
+}
+
+impl Generation {
+    pub(crate) fn new(receiver: mpsc::Receiver<Emitted>, prompt_tokens: u32) -> Self {
+        Self {
+            receiver,
+            usage: Usage {
+                prompt_tokens,
+                completion_tokens: 0,
+            },
+        }
+    }
+
+    /// The next piece of the answer. `None` after the chunk that carries `finish`, or without one
+    /// if the engine has stopped.
+    pub async fn next(&mut self) -> Option<Chunk> {
+        let emitted = self.receiver.recv().await;
+        self.account(emitted)
+    }
+
+    /// As [`next`](Self::next), from a thread that is not in an asynchronous runtime.
+    pub fn blocking_next(&mut self) -> Option<Chunk> {
+        let emitted = self.receiver.blocking_recv();
+        self.account(emitted)
+    }
+
+    /// Tokens of the prompt, and of the answer up to the chunk last returned.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn account(&mut self, emitted: Option<Emitted>) -> Option<Chunk> {
+        let emitted = emitted?;
+        self.usage.completion_tokens = emitted.completion_tokens;
+        Some(emitted.chunk)
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation")
+            .field("usage", &self.usage)
+            .finish_non_exhaustive()
+    }
+}
