@@ -1,1 +1,3 @@
-//! The process in the VM.
+//! The process in the VM: it opens the model, makes the keys, proves what it is and serves.
+
+pub mod evidence;

@@ -1,0 +1,112 @@
+//! A real TPM emulator for tests, and what provisioning does to it.
+
+#![allow(clippy::unwrap_used)] // helpers of tests, which clippy does not see as tests
+
+use agent::evidence::tpm::{Command, NULL_HANDLE, Tpm, TpmError, Transport, Writer};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// `TPM_RH_PLATFORM`.
+const PLATFORM: u32 = 0x4000_000C;
+const NV_CHUNK_BYTES: usize = 512;
+
+/// `swtpm` with a fresh state in a temporary folder; stopped when dropped.
+pub(crate) struct Swtpm {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Swtpm {
+    /// `None`, and a line that says so, where there is no `swtpm`.
+    pub(crate) fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let process = std::process::Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .args(["--tpmstate", &format!("dir={}", folder.path().display())])
+            .args(["--server", &format!("type=unixio,path={}", at("data"))])
+            .args(["--ctrl", &format!("type=unixio,path={}", at("ctrl"))])
+            .stdin(Stdio::null())
+            .spawn();
+        let process = match process {
+            Ok(process) => process,
+            Err(error) => {
+                eprintln!("SKIPPED: no swtpm here ({error}); install it to run this test");
+                return None;
+            }
+        };
+        let swtpm = Self { process, folder };
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !swtpm.socket().exists() {
+            assert!(Instant::now() < patience, "swtpm made no socket");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(swtpm)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) fn connect(&self) -> Tpm<Transport> {
+        Tpm::open(&self.socket()).unwrap()
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// Defines an NV index and writes it: made by the platform, readable by all with an empty secret.
+pub(crate) fn nv_store(
+    tpm: &mut Tpm<Transport>,
+    index: u32,
+    content: &[u8],
+) -> Result<(), TpmError> {
+    const CC_NV_DEFINE_SPACE: u32 = 0x12A;
+    const CC_NV_WRITE: u32 = 0x137;
+    const CC_NV_WRITE_LOCK: u32 = 0x138;
+    // PPWRITE WRITEDEFINE PPREAD OWNERREAD AUTHREAD NO_DA PLATFORMCREATE
+    const ATTRIBUTES: u32 = 1 | 1 << 13 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 25 | 1 << 30;
+    let public = Writer::new()
+        .u32(index)
+        .u16(0x000B)
+        .u32(ATTRIBUTES)
+        .tpm2b(&[]);
+    let public = public.u16(content.len() as u16).finish();
+    let parameters = Writer::new().tpm2b(&[]).tpm2b(&public).finish();
+    tpm.execute(&Command::new(CC_NV_DEFINE_SPACE, &[PLATFORM], parameters).authorize(1))?;
+    for (number, chunk) in content.chunks(NV_CHUNK_BYTES).enumerate() {
+        let offset = (number * NV_CHUNK_BYTES) as u16;
+        let parameters = Writer::new().tpm2b(chunk).u16(offset).finish();
+        tpm.execute(&Command::new(CC_NV_WRITE, &[PLATFORM, index], parameters).authorize(1))?;
+    }
+    let lock = Command::new(CC_NV_WRITE_LOCK, &[PLATFORM, index], vec![]).authorize(1);
+    tpm.execute(&lock).map(|_| ())
+}
+
+/// `TPM2_Sign` of a digest from outside, with a null ticket.
+pub(crate) fn sign(tpm: &mut Tpm<Transport>, key: u32, digest: &[u8]) -> Result<Vec<u8>, TpmError> {
+    const CC_SIGN: u32 = 0x15D;
+    const ST_HASHCHECK: u16 = 0x8024;
+    let parameters = Writer::new().tpm2b(digest).u16(0x0018).u16(0x000C);
+    let parameters = parameters
+        .u16(ST_HASHCHECK)
+        .u32(NULL_HANDLE)
+        .tpm2b(&[])
+        .finish();
+    let response = tpm.execute(&Command::new(CC_SIGN, &[key], parameters).authorize(1))?;
+    Ok(response.parameters)
+}
+
+/// `TPM2_PCR_Extend` of one SHA-384 register.
+pub(crate) fn pcr_extend(tpm: &mut Tpm<Transport>, register: u8, digest: &[u8; 48]) {
+    const CC_PCR_EXTEND: u32 = 0x182;
+    let parameters = Writer::new().u32(1).u16(0x000C).bytes(digest).finish();
+    let command = Command::new(CC_PCR_EXTEND, &[u32::from(register)], parameters).authorize(1);
+    tpm.execute(&command).unwrap();
+}
