@@ -1,0 +1,44 @@
+# The inside of enter.sh: runs in a fresh mount namespace, lays out the new root and moves into it.
+# usage: enter-inner.sh TREE WORKING-DIRECTORY CMD...
+set -euo pipefail
+tree=$1 cwd=$2
+shift 2
+
+mount --make-rprivate /
+# The new root is a small tmpfs on a mount point that the tree itself has.
+root=$tree/mnt
+mount -t tmpfs -o mode=0755,size=1m cloister-root "$root"
+
+for path in /* /.[!.]*; do
+    name=${path#/}
+    case $name in
+    usr | bin | sbin | lib | lib32 | lib64 | libx32 | etc | lost+found | '*' | '.[!.]*') continue ;;
+    esac
+    if [ -L "$path" ]; then
+        cp -P "$path" "$root/$name"
+    elif [ -d "$path" ]; then
+        mkdir "$root/$name"
+        mount --rbind "$path" "$root/$name"
+    fi
+done
+mkdir "$root/usr" "$root/etc" "$root/.old"
+for dir in usr etc; do
+    mount --bind "$tree/$dir" "$root/$dir"
+done
+for link in bin sbin lib lib64; do
+    if [ -e "$tree/usr/$link" ]; then ln -s "usr/$link" "$root/$link"; fi
+done
+for file in resolv.conf hosts; do
+    if [ -r "/etc/$file" ]; then mount --bind "$(readlink -f "/etc/$file")" "$root/etc/$file"; fi
+done
+
+cd "$root"
+pivot_root . .old
+# From here on every program comes from the tree.
+export PATH=/usr/bin:/usr/sbin LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+unset LD_LIBRARY_PATH LD_PRELOAD PYTHONPATH PYTHONHOME
+hash -r
+umount -l /.old
+rmdir /.old
+cd "$cwd"
+exec "$@"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# enter.sh [--tree tools|build] [--offline] [--] CMD...: runs a command with /usr and /etc of a locked tree.
+#
+# Everything else of the host (the working directory, /tmp, /home, /dev, …) stands where it stood, so paths keep their
+# meaning. Works as root and, where user namespaces are allowed, as anybody. --offline takes the network away.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+main() {
+    local set=tools offline=
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --tree) set=$2; shift 2 ;;
+        --offline) offline=1; shift ;;
+        --) shift; break ;;
+        -*) die "unknown option: $1" "usage: image/enter.sh [--tree tools|build] [--offline] [--] CMD..." ;;
+        *) break ;;
+        esac
+    done
+    [ $# -gt 0 ] || die "no command given" "usage: image/enter.sh [--tree tools|build] [--offline] [--] CMD..."
+    case $PWD/ in
+    /usr/* | /etc/*) die "cannot work under $PWD: the tree's own /usr and /etc take its place" "clone elsewhere" ;;
+    esac
+    local tree unshare=(unshare --mount)
+    tree=$("$image_dir/tree.sh" "$set")
+    if [ "$(id -u)" != 0 ]; then unshare+=(--user --map-root-user); fi
+    if [ -n "$offline" ]; then unshare+=(--net); fi
+    "${unshare[@]}" true 2>/dev/null || die "this machine does not let us make a mount namespace" \
+        "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+    exec "${unshare[@]}" bash "$image_dir/enter-inner.sh" "$tree" "$PWD" "$@"
+}
+
+main "$@"

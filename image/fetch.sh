@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# fetch.sh SET...: brings every package of the given sets into the cache, checked against image/deb.lock.
+# What is there already is checked again and kept, so an interrupted run goes on where it stopped.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$image_dir/mirrors.sh"
+
+helper=/usr/lib/apt/apt-helper
+batch=12
+
+main() {
+    mkdir -p "$cache_dir/debs" 2>/dev/null ||
+        die "cannot write to $cache_dir" "set CLOISTER_CACHE to a folder that you can write to"
+    # Two runs at once share the cache; the second waits and then finds everything there.
+    exec 9>"$cache_dir/debs/.lock"
+    flock 9
+    for set in "$@"; do lock_rows "$set"; done | sort -u >"$cache_dir/debs/.wanted"
+    [ -s "$cache_dir/debs/.wanted" ] || die "image/deb.lock has no packages for: $*" "make it anew with \`make relock\`"
+    check_cached
+    [ -s "$cache_dir/debs/.missing" ] || return 0
+    need_space "$cache_dir" $(($(total_mib) + 64))
+    say "fetching $(wc -l <"$cache_dir/debs/.missing") packages, $(total_mib) MiB"
+    for kind in main security; do fetch_kind "$kind"; done
+    tick_end
+}
+
+# Leaves in .missing the rows whose package is absent or damaged.
+check_cached() {
+    (
+        cd "$cache_dir/debs"
+        while read -r _ _ _ sha _; do [ ! -e "$sha.deb" ] || printf '%s  %s.deb\n' "$sha" "$sha"; done <.wanted >.sums
+        if ! sha256sum --check --quiet .sums >.bad 2>/dev/null; then
+            sed -n 's/: FAILED.*//p' .bad | while read -r f; do
+                say "a cached package is damaged and is fetched again: $(awk -v s="${f%.deb}" '$4 == s { print $1 }' .wanted)"
+                rm -f "$f"
+            done
+        fi
+        while read -r row; do set -- $row; [ -e "$4.deb" ] || printf '%s\n' "$row"; done <.wanted >.missing
+    )
+}
+
+total_mib() { awk '{ n += $5 } END { print int(n / 1048576) + 1 }' "$cache_dir/debs/.missing"; }
+
+# The security archive keeps its pool under pool/updates.
+fetch_kind() {
+    local kind=$1 base bases left=$cache_dir/debs/.left
+    awk -v k="$kind" '(k == "security") == ($6 ~ /^pool\/updates\//)' "$cache_dir/debs/.missing" >"$left"
+    [ -s "$left" ] || return 0
+    bases=$(mirror_bases "$kind")
+    [ -n "$bases" ] || die "no package mirror is known: apt has no Debian source" \
+        "set CLOISTER_MIRRORS to the base address of a Debian mirror"
+    for base in $bases; do
+        [ ! -s "$left" ] || fetch_from "$base" "$left"
+    done
+    [ -s "$left" ] || return 0
+    tick_end
+    local name version
+    read -r name version _ <"$left"
+    die "$(wc -l <"$left") locked packages are on no mirror, first $name $version (last error: $(last_error))" \
+        "check the network; if the archive has moved on: \`make relock\`, or name an older mirror in CLOISTER_MIRRORS"
+}
+
+last_error() { grep -hE '^(E|Err|W):?' "$cache_dir/debs/.log" | tail -n 1 | cut -c1-160 || true; }
+
+# Fetches the rows of LEFT from one base, a few at a time, and leaves there what it did not get.
+fetch_from() {
+    local base=$1 left=$2 done=0 all
+    all=$(wc -l <"$left")
+    split -l "$batch" -a 4 "$left" "$left."
+    : >"$left"
+    for part in "$left".????; do
+        local args=() row
+        while read -r row; do
+            set -- $row
+            rm -f "$cache_dir/debs/$4.part"
+            args+=("$base/$6" "$cache_dir/debs/$4.part" "SHA256:$4")
+        done <"$part"
+        # APT::Sandbox::User: the cache may be where apt's own user cannot write; the hash is checked all the same.
+        "$helper" -o APT::Sandbox::User=root -o Acquire::Retries=3 download-file "${args[@]}" \
+            >"$cache_dir/debs/.log" 2>&1 9>&- || true
+        while read -r row; do
+            set -- $row
+            if keep "$cache_dir/debs/$4.part" "$4"; then done=$((done + 1)); else printf '%s\n' "$row" >>"$left"; fi
+        done <"$part"
+        rm -f "$part"
+        tick "fetched $done of $all packages"
+        # A mirror that gave nothing of a whole batch gives nothing of the next one either.
+        if [ "$done" = 0 ]; then cat "$left".???? >>"$left" 2>/dev/null || true; rm -f "$left".????; break; fi
+    done
+}
+
+# keep FILE SHA256: takes a download into the cache if it is what the lock says.
+keep() {
+    [ -s "$1" ] || return 1
+    if [ "$(hash_of <"$1")" != "$2" ]; then rm -f "$1"; return 1; fi
+    mv "$1" "$(deb_file "$2")"
+}
+
+main "$@"

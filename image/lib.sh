@@ -1,0 +1,74 @@
+# Shared by the scripts of this folder: where things lie, and how they speak. Sourced, never run.
+# shellcheck shell=bash
+
+set -euo pipefail
+# The caller's umask and locale must not reach any file that we make.
+umask 022
+export LC_ALL=C.UTF-8 TZ=UTC
+
+image_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+repo_dir=$(dirname "$image_dir")
+cache_dir=${CLOISTER_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/cloister}
+lock_file=$image_dir/deb.lock
+started_s=$SECONDS
+
+# die CAUSE [NEXT-STEP]: one line with the cause, one with what to do about it.
+die() {
+    printf 'cloister: %s\n' "$1" >&2
+    if [ $# -gt 1 ]; then printf '          %s\n' "$2" >&2; fi
+    exit 1
+}
+
+# say TEXT: a step, with the time since the script began.
+say() {
+    local t=$((SECONDS - started_s))
+    printf '[%02d:%02d] %s\n' $((t / 60)) $((t % 60)) "$*" >&2
+}
+
+# tick TEXT: like say, but at a terminal each line replaces the last; elsewhere nothing is printed.
+tick() {
+    [ -t 2 ] || return 0
+    local t=$((SECONDS - started_s))
+    printf '\r\033[K[%02d:%02d] %s' $((t / 60)) $((t % 60)) "$*" >&2
+}
+tick_end() { if [ -t 2 ]; then printf '\r\033[K' >&2; fi; }
+
+# quietly LOG CMD...: runs a command with its output in LOG; shows the end of it if the command fails.
+quietly() {
+    local log=$1
+    shift
+    "$@" >"$log" 2>&1 && return 0
+    local rc=$?
+    printf -- '---- the last lines of %s\n' "$log" >&2
+    tail -n 20 "$log" >&2
+    printf -- '----\n' >&2
+    return "$rc"
+}
+
+# need_space DIR MIB: refuses early rather than half-way.
+need_space() {
+    mkdir -p "$1" 2>/dev/null || die "cannot create $1" "set CLOISTER_CACHE to a folder that you can write to"
+    local free
+    free=$(df -Pm "$1" | awk 'NR == 2 { print $4 }')
+    [ "$free" -ge "$2" ] ||
+        die "$1 has $free MiB free and this step needs $2" "free some space, or set CLOISTER_CACHE to another disk"
+}
+
+# lock_rows SET: the rows of the lock that belong to a set (tools, build, image).
+lock_rows() {
+    [ -s "$lock_file" ] || die "image/deb.lock is missing" "restore it from git, or make it anew with \`make relock\`"
+    awk -v set="$1" '!/^#/ && index("," $7 ",", "," set ",")' "$lock_file"
+}
+
+# hash_of: the SHA-256 of standard input, in hex.
+hash_of() { sha256sum | cut -d' ' -f1; }
+
+# tree_dir SET: where the unpacked tree of a set lies. Its name changes with the set's rows and with the way it is made.
+tree_dir() {
+    local key
+    key=$({ lock_rows "$1"; cat "$image_dir/tree.sh"; } | hash_of)
+    printf '%s/%s-%s\n' "$cache_dir" "$1" "${key:0:16}"
+}
+
+# deb_file SHA256: where a locked package lies in the cache. The name is its content.
+deb_file() { printf '%s/debs/%s.deb\n' "$cache_dir" "$1"; }
