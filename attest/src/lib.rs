@@ -1,1 +1,39 @@
 //! Who am I talking to? Turns evidence into a verified peer.
+//!
+//! ```text
+//! evidence ──┬─ release bundle ─▶ signed? logged? new enough? ──▶ reference values ─┐
+//!            ├─ configuration  ─▶ the one that the release names? ──────────────────┤
+//!            └─ platform quote ─▶ certified key? this handshake? ──▶ registers ─────┴─▶ VerifiedPeer
+//! ```
+//!
+//! Nothing here reads a file, a socket or a clock: bytes and the time are arguments. Any bytes may
+//! come from an enemy, so every parser is bounded and returns a typed error. [`verify()`] is the
+//! only way to make a [`VerifiedPeer`], and the channel takes only that.
+#![forbid(unsafe_code)]
+
+pub mod cbor;
+mod claim;
+pub mod configuration;
+mod digest;
+pub mod eventlog;
+pub mod evidence;
+mod name;
+pub mod policy;
+mod refusal;
+pub mod release;
+mod report_data;
+mod time;
+pub mod tpm;
+mod verify;
+
+pub use claim::Claim;
+pub use configuration::Configuration;
+pub use digest::Digest;
+pub use evidence::{Evidence, Platform, PlatformKind};
+pub use name::Name;
+pub use policy::Policy;
+pub use refusal::{Class, Refusal};
+pub use release::ReleaseFloor;
+pub use report_data::{Binding, ReportData};
+pub use time::UnixTime;
+pub use verify::{Assurance, Expectation, VerifiedPeer, verify};

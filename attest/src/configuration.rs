@@ -1,0 +1,231 @@
+//! The one configuration file of a server. Its SHA-256 stands on the measured command line.
+//!
+//! ```toml
+//! version = 1
+//! [model]
+//! name = "cloister-demo"      # the id in /v1/models
+//! volume = "verity1:ROOT_HASH:SALT:DATA_BLOCKS"
+//! [limits]
+//! context_tokens = 1024
+//! max_sessions = 64
+//! max_body_bytes = 1048576
+//! max_new_tokens = 512
+//! [server]
+//! port = 8080
+//! ```
+//!
+//! Every key is required, no other key is allowed.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde::Deserialize;
+
+use crate::{Digest, Name};
+
+/// Longest configuration file.
+pub const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
+
+/// A configuration whose every field is present and within its range.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configuration {
+    version: u64,
+    /// The model that is served.
+    pub model: Model,
+    /// What one client may ask for.
+    pub limits: Limits,
+    /// Where the server listens.
+    pub server: Server,
+}
+
+/// The model that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The model's id in the API.
+    pub name: Name,
+    /// The verity volume that holds the model.
+    pub volume: VolumeText,
+}
+
+/// What one client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Longest prompt and answer together, in tokens.
+    pub context_tokens: u32,
+    /// Sessions at a time.
+    pub max_sessions: u32,
+    /// Longest body of a request, in bytes.
+    pub max_body_bytes: u32,
+    /// Longest answer, in tokens.
+    pub max_new_tokens: u32,
+}
+
+/// Where the server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// TCP port.
+    pub port: u16,
+}
+
+/// `verity1:ROOT_HASH:SALT:DATA_BLOCKS` in its one spelling. What it means is the concern of
+/// whoever maps the volume.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct VolumeText(Box<str>);
+
+/// Not `verity1:ROOT_HASH:SALT:DATA_BLOCKS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not verity1:ROOT_HASH:SALT:DATA_BLOCKS (64 and 64 lower-case hexadecimal digits, decimal)"
+)]
+pub struct VolumeTextError;
+
+/// A field that has a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// `limits.context_tokens`
+    ContextTokens,
+    /// `limits.max_sessions`
+    MaxSessions,
+    /// `limits.max_body_bytes`
+    MaxBodyBytes,
+    /// `limits.max_new_tokens`
+    MaxNewTokens,
+    /// `server.port`
+    Port,
+}
+
+/// Why a file is not a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigurationError {
+    /// Longer than [`MAX_CONFIGURATION_BYTES`].
+    #[error("{found} bytes, {MAX_CONFIGURATION_BYTES} allowed")]
+    TooLarge {
+        /// Length found.
+        found: usize,
+    },
+    /// Not UTF-8.
+    #[error("not UTF-8")]
+    Text,
+    /// Not TOML, or a key is missing, unknown or of another type.
+    #[error("{}", .0.message())]
+    Toml(Box<toml::de::Error>),
+    /// A version of the file that this program does not know.
+    #[error("version {found}, 1 expected")]
+    Version {
+        /// Version found.
+        found: u64,
+    },
+    /// A number out of its range.
+    #[error("{field} = {found}, {least} to {most} allowed")]
+    Range {
+        /// The field.
+        field: Field,
+        /// Number found.
+        found: u32,
+        /// Least number allowed.
+        least: u32,
+        /// Greatest number allowed.
+        most: u32,
+    },
+}
+
+impl Configuration {
+    /// Reads a configuration file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ConfigurationError> {
+        if bytes.len() > MAX_CONFIGURATION_BYTES {
+            return Err(ConfigurationError::TooLarge { found: bytes.len() });
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| ConfigurationError::Text)?;
+        let configuration: Self =
+            toml::from_str(text).map_err(|error| ConfigurationError::Toml(Box::new(error)))?;
+        configuration.check()?;
+        Ok(configuration)
+    }
+
+    fn check(&self) -> Result<(), ConfigurationError> {
+        if self.version != 1 {
+            return Err(ConfigurationError::Version {
+                found: self.version,
+            });
+        }
+        let limits = &self.limits;
+        within(Field::ContextTokens, limits.context_tokens, 1..=1 << 20)?;
+        within(Field::MaxSessions, limits.max_sessions, 1..=1 << 16)?;
+        within(
+            Field::MaxBodyBytes,
+            limits.max_body_bytes,
+            1 << 10..=1 << 26,
+        )?;
+        within(
+            Field::MaxNewTokens,
+            limits.max_new_tokens,
+            1..=limits.context_tokens,
+        )?;
+        within(Field::Port, u32::from(self.server.port), 1..=0xffff)
+    }
+}
+
+fn within(field: Field, found: u32, range: RangeInclusive<u32>) -> Result<(), ConfigurationError> {
+    let (least, most) = (*range.start(), *range.end());
+    if range.contains(&found) {
+        Ok(())
+    } else {
+        Err(ConfigurationError::Range {
+            field,
+            found,
+            least,
+            most,
+        })
+    }
+}
+
+impl VolumeText {
+    /// The volume's name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for VolumeText {
+    type Error = VolumeTextError;
+
+    fn try_from(text: String) -> Result<Self, VolumeTextError> {
+        let mut parts = text.split(':');
+        let known = parts.next() == Some("verity1");
+        let mut digest = || parts.next()?.parse::<Digest<32>>().ok();
+        let digests = digest().is_some() && digest().is_some();
+        let blocks = parts.next().unwrap_or_default();
+        let canonical = blocks
+            .parse::<u64>()
+            .is_ok_and(|n| n > 0 && n.to_string() == blocks);
+        if known && digests && canonical && parts.next().is_none() {
+            Ok(Self(text.into()))
+        } else {
+            Err(VolumeTextError)
+        }
+    }
+}
+
+impl fmt::Display for VolumeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ContextTokens => "limits.context_tokens",
+            Self::MaxSessions => "limits.max_sessions",
+            Self::MaxBodyBytes => "limits.max_body_bytes",
+            Self::MaxNewTokens => "limits.max_new_tokens",
+            Self::Port => "server.port",
+        })
+    }
+}

@@ -1,0 +1,301 @@
+//! The envelope that evidence travels in: deterministic CBOR, integer keys.
+//!
+//! ```text
+//! {1: version = 1,
+//!  2: platform = "tpm",
+//!  3: what the platform gave; for "tpm":
+//!     {1: TPMS_ATTEST, 2: TPMT_SIGNATURE, 3: [15 register values of 48 bytes],
+//!      4: event log, 5: [certificates, leaf first, root not included]},
+//!  4: configuration file,
+//!  5: [GPU evidence],
+//!  6: release bundle, may be empty}
+//! ```
+
+use sha2::{Digest as _, Sha256};
+
+use crate::Digest;
+use crate::cbor::{CborError, Decoder, Encoder};
+use crate::configuration::MAX_CONFIGURATION_BYTES;
+use crate::eventlog::MAX_EVENT_LOG_BYTES;
+use crate::release::MAX_BUNDLE_BYTES;
+use crate::tpm::{MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, MAX_STRUCTURE_BYTES, TpmEvidence};
+
+/// Longest encoding of evidence.
+pub const MAX_EVIDENCE_BYTES: usize = 1 << 20;
+
+const VERSION: u64 = 1;
+
+/// Everything that a peer shows to be believed. Nothing in it is trusted before
+/// [`verify()`](crate::verify()) accepts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// What the platform measured and signed.
+    pub platform: Platform,
+    /// The configuration file, byte for byte.
+    pub configuration: Vec<u8>,
+    /// The release bundle; empty where the peer has none.
+    pub release: Vec<u8>,
+}
+
+/// Evidence of one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Platform {
+    /// A quote by a TPM 2.0.
+    Tpm(TpmEvidence),
+}
+
+/// A platform by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PlatformKind {
+    /// A TPM 2.0.
+    Tpm,
+}
+
+impl PlatformKind {
+    /// The name that the envelope and policies use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tpm => "tpm",
+        }
+    }
+}
+
+/// Why bytes are not evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EvidenceError {
+    /// Longer than [`MAX_EVIDENCE_BYTES`].
+    #[error("{found} bytes, {MAX_EVIDENCE_BYTES} allowed")]
+    TooLarge {
+        /// Length found.
+        found: usize,
+    },
+    /// Not the envelope's deterministic CBOR.
+    #[error(transparent)]
+    Cbor(#[from] CborError),
+    /// A version of the envelope that this program does not know.
+    #[error("version {found}, {VERSION} expected")]
+    Version {
+        /// Version found.
+        found: u64,
+    },
+    /// A platform that this program does not know.
+    #[error("unknown platform")]
+    Platform,
+    /// Not as many register values as are quoted.
+    #[error("{found} register values, {expected} expected")]
+    Registers {
+        /// How many are quoted.
+        expected: usize,
+        /// How many were found.
+        found: usize,
+    },
+}
+
+impl Evidence {
+    /// The envelope's one encoding.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut encoder = Encoder::new();
+        encoder.map(6);
+        encoder.uint(1).uint(VERSION);
+        encoder.uint(2).text(self.platform.kind().as_str()).uint(3);
+        match &self.platform {
+            Platform::Tpm(tpm) => encode_tpm(&mut encoder, tpm),
+        }
+        encoder.uint(4).bytes(&self.configuration);
+        encode_gpu(encoder.uint(5));
+        encoder.uint(6).bytes(&self.release);
+        encoder.finish()
+    }
+
+    /// Reads an envelope; accepts only what [`Evidence::encode`] writes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EvidenceError> {
+        if bytes.len() > MAX_EVIDENCE_BYTES {
+            return Err(EvidenceError::TooLarge { found: bytes.len() });
+        }
+        let mut decoder = Decoder::new(bytes);
+        decoder.map(6)?;
+        decoder.key(1)?;
+        match decoder.uint()? {
+            VERSION => {}
+            found => return Err(EvidenceError::Version { found }),
+        }
+        decoder.key(2)?;
+        let platform = decoder.text(16)?;
+        decoder.key(3)?;
+        let platform = match platform {
+            "tpm" => Platform::Tpm(decode_tpm(&mut decoder)?),
+            _ => return Err(EvidenceError::Platform),
+        };
+        decoder.key(4)?;
+        let configuration = decoder.bytes(MAX_CONFIGURATION_BYTES)?.to_vec();
+        decoder.key(5)?;
+        decoder.array(0)?;
+        decoder.key(6)?;
+        let release = decoder.bytes(MAX_BUNDLE_BYTES)?.to_vec();
+        decoder.end()?;
+        Ok(Self {
+            platform,
+            configuration,
+            release,
+        })
+    }
+
+    /// SHA-256 of the configuration file.
+    #[must_use]
+    pub fn configuration_digest(&self) -> [u8; 32] {
+        Digest::sha256(&self.configuration).0
+    }
+
+    /// SHA-256 of item 5, the GPU evidence, as the envelope encodes it.
+    #[must_use]
+    pub fn gpu_digest(&self) -> [u8; 32] {
+        gpu_digest()
+    }
+}
+
+impl Platform {
+    /// Which platform this is.
+    #[must_use]
+    pub const fn kind(&self) -> PlatformKind {
+        match self {
+            Self::Tpm(_) => PlatformKind::Tpm,
+        }
+    }
+}
+
+/// SHA-256 of the GPU evidence of a machine without GPUs: an empty list.
+#[must_use]
+pub fn gpu_digest() -> [u8; 32] {
+    let mut encoder = Encoder::new();
+    encode_gpu(&mut encoder);
+    Sha256::digest(encoder.finish()).into()
+}
+
+/// No GPU evidence exists yet: the list is empty.
+fn encode_gpu(encoder: &mut Encoder) {
+    encoder.array(0);
+}
+
+fn encode_tpm(encoder: &mut Encoder, tpm: &TpmEvidence) {
+    encoder.map(5);
+    encoder.uint(1).bytes(&tpm.attest);
+    encoder.uint(2).bytes(&tpm.signature);
+    encoder.uint(3).array(tpm.registers.len());
+    for value in &tpm.registers {
+        encoder.bytes(&value.0);
+    }
+    encoder.uint(4).bytes(&tpm.event_log);
+    encoder.uint(5).array(tpm.certificates.len());
+    for certificate in &tpm.certificates {
+        encoder.bytes(certificate);
+    }
+}
+
+fn decode_tpm(decoder: &mut Decoder<'_>) -> Result<TpmEvidence, EvidenceError> {
+    let mut tpm = TpmEvidence::default();
+    decoder.map(5)?;
+    decoder.key(1)?;
+    tpm.attest = decoder.bytes(MAX_STRUCTURE_BYTES)?.to_vec();
+    decoder.key(2)?;
+    tpm.signature = decoder.bytes(MAX_STRUCTURE_BYTES)?.to_vec();
+    decoder.key(3)?;
+    let (expected, found) = (tpm.registers.len(), decoder.array(tpm.registers.len())?);
+    if found != expected {
+        return Err(EvidenceError::Registers { expected, found });
+    }
+    for value in &mut tpm.registers {
+        *value = Digest(decoder.fixed()?);
+    }
+    decoder.key(4)?;
+    tpm.event_log = decoder.bytes(MAX_EVENT_LOG_BYTES)?.to_vec();
+    decoder.key(5)?;
+    for _ in 0..decoder.array(MAX_CERTIFICATES)? {
+        tpm.certificates
+            .push(decoder.bytes(MAX_CERTIFICATE_BYTES)?.to_vec());
+    }
+    Ok(tpm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence() -> Evidence {
+        let mut tpm = TpmEvidence {
+            attest: vec![1; 30],
+            signature: vec![2; 300],
+            event_log: vec![3; 70_000],
+            certificates: vec![vec![4; 500], vec![5; 600]],
+            ..TpmEvidence::default()
+        };
+        tpm.registers[14].0[47] = 6;
+        Evidence {
+            platform: Platform::Tpm(tpm),
+            configuration: b"version = 1".to_vec(),
+            release: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let bytes = evidence().encode();
+        assert_eq!(Evidence::decode(&bytes), Ok(evidence()));
+    }
+
+    #[test]
+    fn the_gpu_digest_is_of_an_empty_list() {
+        assert_eq!(evidence().gpu_digest(), Digest::sha256(&[0x80]).0);
+        assert_eq!(gpu_digest(), Digest::sha256(&[0x80]).0);
+    }
+
+    #[test]
+    fn every_truncation_and_extension_is_refused() {
+        let mut bytes = evidence().encode();
+        for length in (0..bytes.len()).step_by(97) {
+            assert_eq!(
+                Evidence::decode(&bytes[..length]),
+                Err(EvidenceError::Cbor(CborError::Truncated)),
+                "{length}"
+            );
+        }
+        bytes.push(0);
+        assert_eq!(
+            Evidence::decode(&bytes),
+            Err(EvidenceError::Cbor(CborError::Trailing))
+        );
+    }
+
+    #[test]
+    fn limits_versions_and_platforms_are_refused() {
+        let large = vec![0; MAX_EVIDENCE_BYTES + 1];
+        assert_eq!(
+            Evidence::decode(&large),
+            Err(EvidenceError::TooLarge { found: large.len() })
+        );
+        let bytes = evidence().encode();
+        let mut version = bytes.clone();
+        version[2] = 2;
+        assert_eq!(
+            Evidence::decode(&version),
+            Err(EvidenceError::Version { found: 2 })
+        );
+        let mut platform = bytes.clone();
+        platform[5] = b'T';
+        assert_eq!(Evidence::decode(&platform), Err(EvidenceError::Platform));
+        let array = bytes.iter().position(|byte| *byte == 0x8f).unwrap();
+        let mut registers = bytes;
+        registers[array] = 0x8e;
+        assert_eq!(
+            Evidence::decode(&registers),
+            Err(EvidenceError::Registers {
+                expected: 15,
+                found: 14
+            })
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! Short names that are safe to print, to compare and to put into a file name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A name of 1 to 64 characters out of `A-Z a-z 0-9 . _ -` that starts with a letter or a digit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(Box<str>);
+
+/// Not a name: see [`Name`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a name: 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or a digit")]
+pub struct NameError;
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        let fits = text.len() <= 64
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if starts_well && fits {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError)
+        }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0.into()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_hide_a_path_or_an_escape() {
+        for good in ["cloister-demo", "a", "v1.2_3", &"x".repeat(64)] {
+            assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
+        }
+        for wrong in [
+            "",
+            ".",
+            "../x",
+            "a/b",
+            "a b",
+            "\u{1b}[2J",
+            "é",
+            &"x".repeat(65),
+        ] {
+            assert_eq!(wrong.parse::<Name>(), Err(NameError), "{wrong}");
+        }
+    }
+}

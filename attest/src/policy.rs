@@ -1,0 +1,197 @@
+//! What a person demands of a peer. Complete: no field is optional, so nothing is unchecked
+//! because it was left out. Whatever relaxes a demand is a value that says so, and every report
+//! shows it.
+//!
+//! ```toml
+//! version = 1
+//!
+//! [release]
+//! name = "cloister"
+//! profile = "production"
+//! signers = ["ed25519:BASE64"]            # one of these must have signed the release
+//! log_origin = "log.example.org/cloister"
+//! log_key = "ed25519:BASE64"              # signs the log's checkpoints
+//! minimum_version = 1
+//!
+//! [tpm]
+//! roots = ["-----BEGIN CERTIFICATE----- …"]
+//! secure_boot = "required"                # or "not-required"
+//!
+//! [evidence]
+//! platforms = ["tpm"]
+//!
+//! [channel]
+//! assurance = "per-handshake"
+//! ```
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::release::{Origin, PublicKey};
+use crate::tpm::chain::TrustAnchor;
+use crate::{Digest, Name, PlatformKind};
+
+/// Longest policy file.
+pub const MAX_POLICY_BYTES: usize = 256 << 10;
+
+/// A policy whose every field is present.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    version: u64,
+    /// Which software may answer.
+    pub release: ReleasePolicy,
+    /// Which TPMs may vouch for it.
+    pub tpm: TpmPolicy,
+    /// Which platforms are accepted.
+    pub evidence: EvidencePolicy,
+    /// How closely evidence must be bound to the channel.
+    pub channel: ChannelPolicy,
+}
+
+/// Which software may answer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleasePolicy {
+    /// Name of the release.
+    pub name: Name,
+    /// Profile of the image.
+    pub profile: Name,
+    /// Keys of which one must have signed the release statement.
+    pub signers: Vec<PublicKey>,
+    /// Name of the log that must hold the release.
+    pub log_origin: Origin,
+    /// Key that signs the log's checkpoints.
+    pub log_key: PublicKey,
+    /// Least version accepted.
+    pub minimum_version: u64,
+}
+
+/// Which TPMs may vouch for the software.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmPolicy {
+    /// Certificate authorities that may certify an attestation key.
+    pub roots: Vec<TrustAnchor>,
+    /// Whether the firmware must enforce Secure Boot.
+    pub secure_boot: SecureBootPolicy,
+}
+
+/// Whether the firmware must enforce Secure Boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecureBootPolicy {
+    /// Off is refused.
+    Required,
+    /// Off is accepted, and reported.
+    NotRequired,
+}
+
+/// Which platforms are accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidencePolicy {
+    /// Platforms by name, at least one.
+    pub platforms: Vec<PlatformKind>,
+}
+
+/// How closely evidence must be bound to the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelPolicy {
+    /// The least assurance accepted.
+    pub assurance: AssurancePolicy,
+}
+
+/// The least assurance accepted of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AssurancePolicy {
+    /// Evidence is made for exactly this handshake.
+    PerHandshake,
+}
+
+/// A list that must name something, and names nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// `release.signers`
+    Signers,
+    /// `tpm.roots`
+    TpmRoots,
+    /// `evidence.platforms`
+    Platforms,
+}
+
+/// Why a file is not a policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Longer than [`MAX_POLICY_BYTES`].
+    #[error("{found} bytes, {MAX_POLICY_BYTES} allowed")]
+    TooLarge {
+        /// Length found.
+        found: usize,
+    },
+    /// Not UTF-8.
+    #[error("not UTF-8")]
+    Text,
+    /// Not TOML, or a key is missing, unknown or of another type.
+    #[error("{}", .0.message())]
+    Toml(Box<toml::de::Error>),
+    /// A version of the file that this program does not know.
+    #[error("version {found}, 1 expected")]
+    Version {
+        /// Version found.
+        found: u64,
+    },
+    /// A list that must name something is empty.
+    #[error("{} is empty", match .0 {
+        List::Signers => "release.signers",
+        List::TpmRoots => "tpm.roots",
+        List::Platforms => "evidence.platforms",
+    })]
+    Empty(List),
+}
+
+impl Policy {
+    /// Reads a policy file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
+        if bytes.len() > MAX_POLICY_BYTES {
+            return Err(PolicyError::TooLarge { found: bytes.len() });
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| PolicyError::Text)?;
+        let policy: Self =
+            toml::from_str(text).map_err(|error| PolicyError::Toml(Box::new(error)))?;
+        if policy.version != 1 {
+            return Err(PolicyError::Version {
+                found: policy.version,
+            });
+        }
+        for (list, empty) in [
+            (List::Signers, policy.release.signers.is_empty()),
+            (List::TpmRoots, policy.tpm.roots.is_empty()),
+            (List::Platforms, policy.evidence.platforms.is_empty()),
+        ] {
+            if empty {
+                return Err(PolicyError::Empty(list));
+            }
+        }
+        Ok(policy)
+    }
+}
+
+impl ReleasePolicy {
+    /// Names the line of releases that these signers make under this name: versions are compared
+    /// within it, so that a floor is kept for each.
+    #[must_use]
+    pub fn line(&self) -> Digest<32> {
+        let mut signers: Vec<[u8; 32]> = self.signers.iter().map(PublicKey::to_bytes).collect();
+        signers.sort_unstable();
+        signers.dedup();
+        let mut hash = Sha256::new();
+        hash.update((self.name.as_str().len() as u64).to_be_bytes());
+        hash.update(self.name.as_str());
+        signers.iter().for_each(|signer| hash.update(signer));
+        Digest(hash.finalize().into())
+    }
+}

@@ -1,0 +1,241 @@
+//! Why a peer was not believed: which claim failed, what was expected, what was found, and what to
+//! do about it.
+
+use crate::configuration::ConfigurationError;
+use crate::eventlog::EventLogError;
+use crate::evidence::EvidenceError;
+use crate::release::ReleaseError;
+use crate::tpm::Register;
+use crate::tpm::chain::ChainError;
+use crate::tpm::quote::QuoteError;
+use crate::{Digest, Name, PlatformKind};
+
+/// A claim that failed. Nothing may be sent to a peer that was refused.
+///
+/// `Display` says what failed, in one line; [`Refusal::hint`] says what to do; [`Refusal::class`]
+/// groups them as exit codes do. Names inside certificates come from the peer: who prints a refusal
+/// escapes what a terminal would obey.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Not evidence.
+    #[error("evidence: {0}")]
+    Evidence(#[from] EvidenceError),
+    /// Evidence of a platform that the policy does not accept.
+    #[error("platform: {} is not accepted by the policy", found.as_str())]
+    Platform {
+        /// Platform found.
+        found: PlatformKind,
+    },
+    /// The binding names another part than the one in the evidence.
+    #[error("{part}: the channel is bound to {expected}, the evidence holds {found}")]
+    Binding {
+        /// The part.
+        part: BoundPart,
+        /// Digest that the binding names.
+        expected: Digest<32>,
+        /// Digest of the part in the evidence.
+        found: Digest<32>,
+    },
+    /// Not a configuration.
+    #[error("configuration: {0}")]
+    Configuration(#[from] ConfigurationError),
+    /// No release, or none that is signed and logged.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// A release of another name.
+    #[error("release name: {expected} expected, found {found}")]
+    ReleaseName {
+        /// Name that the policy demands.
+        expected: Name,
+        /// Name that the release states.
+        found: Name,
+    },
+    /// A release of another profile.
+    #[error("release profile: {expected} expected, found {found}")]
+    Profile {
+        /// Profile that the policy demands.
+        expected: Name,
+        /// Profile that the release states.
+        found: Name,
+    },
+    /// A release older than the policy allows.
+    #[error("release version: at least {minimum} expected, found {found}")]
+    Version {
+        /// Least version that the policy accepts.
+        minimum: u64,
+        /// Version that the release states.
+        found: u64,
+    },
+    /// A release older than one that was accepted before.
+    #[error("release version: {seen} was accepted before, found {found}")]
+    Rollback {
+        /// Highest version accepted before.
+        seen: u64,
+        /// Version that the release states.
+        found: u64,
+    },
+    /// Another configuration than the release's.
+    #[error("configuration: {expected} expected by the release, found {found}")]
+    ConfigurationDigest {
+        /// SHA-256 that the release states.
+        expected: Digest<32>,
+        /// SHA-256 of the configuration in the evidence.
+        found: Digest<32>,
+    },
+    /// The attestation key is not certified by a root of the policy.
+    #[error("attestation key: {0}")]
+    Chain(#[from] ChainError),
+    /// The quote does not vouch for the registers and this handshake.
+    #[error("quote: {0}")]
+    Quote(#[from] QuoteError),
+    /// A register does not hold what the release states.
+    #[error("{register}: {expected} expected by the release, found {found}")]
+    Register {
+        /// The register.
+        register: Register,
+        /// Value that the release states.
+        expected: Digest<48>,
+        /// Value quoted.
+        found: Digest<48>,
+    },
+    /// A register into which nothing may be measured is not empty.
+    #[error("{register}: must be empty, found {found}")]
+    NotEmpty {
+        /// The register.
+        register: Register,
+        /// Value quoted.
+        found: Digest<48>,
+    },
+    /// The event log is not sound.
+    #[error("event log: {0}")]
+    EventLog(#[from] EventLogError),
+    /// The event log does not explain a register.
+    #[error("{register}: quoted as {expected}, {events} events of the log give {found}")]
+    Replay {
+        /// The first register that differs.
+        register: Register,
+        /// Value quoted.
+        expected: Digest<48>,
+        /// Value that the log gives.
+        found: Digest<48>,
+        /// How many events of the log extend it.
+        events: usize,
+    },
+    /// Secure Boot is off, and the policy demands it.
+    #[error("Secure Boot: required by the policy, found disabled")]
+    SecureBoot,
+}
+
+/// A part of evidence that the binding covers by its digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoundPart {
+    /// The configuration file.
+    Configuration,
+    /// The GPU evidence.
+    Gpu,
+}
+
+/// What kind of fault a refusal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// A signature, a certificate chain, or what they should have covered.
+    Signature,
+    /// Certificates that are out of date.
+    Collateral,
+    /// All is genuine, and not what the policy or the release demands.
+    Policy,
+    /// The transparency log does not vouch for the release.
+    Log,
+}
+
+impl Refusal {
+    /// What kind of fault this is.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Chain(error) if error.fault.is_date() => Class::Collateral,
+            Self::Release(
+                ReleaseError::Missing
+                | ReleaseError::Checkpoint(_)
+                | ReleaseError::Inclusion { .. },
+            ) => Class::Log,
+            Self::Evidence(_)
+            | Self::Binding { .. }
+            | Self::Release(_)
+            | Self::Chain(_)
+            | Self::Quote(_)
+            | Self::EventLog(_)
+            | Self::Replay { .. } => Class::Signature,
+            Self::Platform { .. }
+            | Self::Configuration(_)
+            | Self::ReleaseName { .. }
+            | Self::Profile { .. }
+            | Self::Version { .. }
+            | Self::Rollback { .. }
+            | Self::ConfigurationDigest { .. }
+            | Self::Register { .. }
+            | Self::NotEmpty { .. }
+            | Self::SecureBoot => Class::Policy,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Evidence(_) => "the peer speaks another version, or is no Cloister server",
+            Self::Platform { .. } => "name the platform in evidence.platforms if you accept it",
+            Self::Binding { .. } => "the evidence was assembled from two sources: do not trust it",
+            Self::Configuration(_) => "the operator must fix and re-assemble the configuration",
+            Self::Release(error) => release_hint(error),
+            Self::ReleaseName { .. } | Self::Profile { .. } => {
+                "another product or profile runs there than your policy demands"
+            }
+            Self::Version { .. } => "the operator must deploy a newer release",
+            Self::Rollback { .. } => "the operator went back to an older release: ask why",
+            Self::ConfigurationDigest { .. } => {
+                "the server runs a configuration that its release does not state"
+            }
+            Self::Chain(error) if error.fault.is_date() => {
+                "check your clock; if it is right, the operator must renew the certificate"
+            }
+            Self::Chain(_) => "if you know the TPM's authority, name it in tpm.roots",
+            Self::Quote(QuoteError::QualifyingData { .. }) => {
+                "the evidence belongs to another connection: someone may stand between you"
+            }
+            Self::Quote(_) | Self::EventLog(_) | Self::Replay { .. } => {
+                "the evidence was altered or the TPM is not genuine: do not trust this server"
+            }
+            Self::Register { .. } => {
+                "what was started is not what the release states: compare the release's artifacts"
+            }
+            Self::NotEmpty { .. } => {
+                "the host added something to the boot that the release does not know"
+            }
+            Self::SecureBoot => "enable Secure Boot on the host, or relax tpm.secure_boot",
+        }
+    }
+}
+
+fn release_hint(error: &ReleaseError) -> &'static str {
+    match error {
+        ReleaseError::Missing => "the operator must attach the release, or give its file yourself",
+        ReleaseError::Bundle(_) | ReleaseError::Statement(_) => {
+            "the release file is damaged or of another version: fetch it again"
+        }
+        ReleaseError::Envelope(_) => "if you trust its signer, name the key in release.signers",
+        ReleaseError::Checkpoint(_) => "check release.log_origin and release.log_key",
+        ReleaseError::Inclusion { .. } => "the release is not in the log: do not trust it",
+    }
+}
+
+impl std::fmt::Display for BoundPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Configuration => "configuration",
+            Self::Gpu => "GPU evidence",
+        })
+    }
+}
