@@ -1,0 +1,117 @@
+//! What must hold for any bytes at all. The fuzz targets call these functions, and so do the
+//! ordinary tests with mutated valid input.
+
+use attest::cbor::Decoder;
+use attest::eventlog::EventLog;
+use attest::release::{Bundle, SignedCheckpoint, Statement};
+use attest::tpm::{Register, TpmEvidence, chain, quote};
+use attest::{Configuration, Evidence, Expectation, Policy, ReleaseFloor, verify};
+
+use crate::{NOW, World};
+
+/// No sequence of reads panics or runs for ever.
+pub fn cbor(bytes: &[u8]) {
+    let mut decoder = Decoder::new(bytes);
+    for choice in bytes {
+        let failed = match choice % 6 {
+            0 => decoder.uint().is_err(),
+            1 => decoder.bytes(1 << 16).is_err(),
+            2 => decoder.text(1 << 16).is_err(),
+            3 => decoder.array(1 << 16).is_err(),
+            4 => decoder.map(usize::from(*choice)).is_err(),
+            _ => decoder.fixed::<4>().is_err(),
+        };
+        if failed {
+            break;
+        }
+    }
+}
+
+/// What is read as evidence is written back as the same bytes.
+pub fn evidence(bytes: &[u8]) {
+    if let Ok(evidence) = Evidence::decode(bytes) {
+        assert_eq!(evidence.encode(), bytes);
+    }
+}
+
+/// No structure is taken for a quote by a key that did not sign it.
+pub fn quote(bytes: &[u8]) {
+    let world = World::new();
+    let half = bytes.len() / 2;
+    let evidence = TpmEvidence {
+        attest: bytes[..half].to_vec(),
+        signature: bytes[half..].to_vec(),
+        ..TpmEvidence::default()
+    };
+    let key = world.attestation_key.verifying_key();
+    assert!(quote::verify(&evidence, key, &[0; 48]).is_err());
+}
+
+/// No certificate that the authority did not issue is accepted.
+pub fn certificate(bytes: &[u8]) {
+    let world = World::new();
+    let sound = world.authority.issue(&world.certificate);
+    let accepted = chain::verify(&[bytes.to_vec()], &world.policy().tpm.roots, NOW).is_ok();
+    assert!(!accepted || bytes == sound);
+}
+
+/// A log that parses replays.
+pub fn event_log(bytes: &[u8]) {
+    if let Ok(log) = EventLog::parse(bytes) {
+        for register in (0..24).map(Register) {
+            let _ = (log.replay(register), log.count(register));
+        }
+        let _ = log.secure_boot();
+    }
+}
+
+/// What is read as a bundle or a statement is written back as the same bytes.
+pub fn bundle(bytes: &[u8]) {
+    if let Ok(bundle) = Bundle::decode(bytes) {
+        assert_eq!(bundle.encode(), bytes);
+    }
+    if let Ok(statement) = Statement::decode(bytes) {
+        assert_eq!(statement.encode(), bytes);
+    }
+}
+
+/// A note that parses is still not believed.
+pub fn checkpoint(bytes: &[u8]) {
+    let world = World::new();
+    let policy = world.policy().release;
+    if let Ok(checkpoint) = std::str::from_utf8(bytes).map(SignedCheckpoint::parse) {
+        let _ = checkpoint.map(|signed| signed.verify(&policy.log_origin, &policy.log_key));
+    }
+}
+
+/// A policy that parses names at least one root, signer and platform.
+pub fn policy(bytes: &[u8]) {
+    if let Ok(policy) = Policy::parse(bytes) {
+        assert!(!policy.release.signers.is_empty() && !policy.tpm.roots.is_empty());
+        assert!(!policy.evidence.platforms.is_empty());
+    }
+}
+
+/// A configuration that parses is within its ranges.
+pub fn configuration(bytes: &[u8]) {
+    if let Ok(configuration) = Configuration::parse(bytes) {
+        let limits = configuration.limits;
+        assert!((1..=limits.context_tokens).contains(&limits.max_new_tokens));
+        assert!(configuration.server.port > 0);
+    }
+}
+
+/// Whatever verifies says what the genuine evidence says.
+pub fn verify_all(bytes: &[u8]) {
+    let world = World::new();
+    let binding = world.nonce_binding([0; 32]);
+    let Ok(evidence) = Evidence::decode(bytes) else {
+        return;
+    };
+    let (expectation, policy) = (Expectation { binding }, world.policy());
+    if verify(&evidence, &expectation, &policy, ReleaseFloor::UNSEEN, NOW).is_ok() {
+        let genuine = world.evidence(&binding);
+        assert_eq!(evidence.configuration, genuine.configuration);
+        assert_eq!(evidence.release, genuine.release);
+    }
+}
