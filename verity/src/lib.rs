@@ -16,6 +16,7 @@ mod guid;
 pub mod init;
 pub mod map;
 pub mod partition;
+pub mod superblock;
 mod sys;
 pub mod tree;
 mod volume;
