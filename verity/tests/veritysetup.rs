@@ -1,5 +1,6 @@
 //! The hash area is bit for bit what `veritysetup format` writes, and each tool accepts the
 //! other's volumes.
+#![allow(clippy::unwrap_used)] // helpers of tests, which clippy does not see as tests
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -18,7 +19,11 @@ fn veritysetup() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("veritysetup"));
     let usual = ["/usr/sbin/veritysetup", "/sbin/veritysetup"].map(PathBuf::from);
-    let found = named.into_iter().chain(on_path).chain(usual).find(|path| path.is_file());
+    let found = named
+        .into_iter()
+        .chain(on_path)
+        .chain(usual)
+        .find(|path| path.is_file());
     if found.is_none() {
         eprintln!("SKIPPED: no veritysetup here (Debian: cryptsetup-bin); nothing was compared");
     }
@@ -28,17 +33,31 @@ fn veritysetup() -> Option<PathBuf> {
 /// A sparse file of `blocks` blocks with a few bytes at its start, its end and in between.
 fn data_file(folder: &Path, blocks: u64) -> File {
     let path = folder.join("data");
-    let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .unwrap();
     file.set_len(blocks * 4096).unwrap();
-    for (index, at) in [0, blocks / 3, blocks / 2, blocks - 1].into_iter().enumerate() {
-        file.write_all_at(&[index as u8 + 1; 100], at * 4096 + 7).unwrap();
+    for (index, at) in [0, blocks / 3, blocks / 2, blocks - 1]
+        .into_iter()
+        .enumerate()
+    {
+        file.write_all_at(&[index as u8 + 1; 100], at * 4096 + 7)
+            .unwrap();
     }
     file
 }
 
 fn ours(folder: &Path, data: &File, blocks: u64) -> (VolumeRef, File) {
     let path = folder.join("ours");
-    let hash = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+    let hash = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .unwrap();
     let uuid: Guid = UUID.parse().unwrap();
     let (data, area) = (Area::whole(data), Area::whole(&hash));
     let volume = tree::format(data, blocks * 4096, area, SALT, Some(uuid), &|_| {}).unwrap();
@@ -53,10 +72,20 @@ fn theirs(tool: &Path, folder: &Path) -> (String, Vec<u8>) {
         .args(["--salt", &salt, "--uuid", UUID])
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
-    let root = text.lines().find_map(|line| line.strip_prefix("Root hash:")).unwrap();
-    (root.trim().to_owned(), fs::read(folder.join("theirs")).unwrap())
+    let root = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Root hash:"))
+        .unwrap();
+    (
+        root.trim().to_owned(),
+        fs::read(folder.join("theirs")).unwrap(),
+    )
 }
 
 fn compare(tool: &Path, blocks: u64) {
@@ -64,11 +93,17 @@ fn compare(tool: &Path, blocks: u64) {
     let data = data_file(folder.path(), blocks);
     let (volume, hash) = ours(folder.path(), &data, blocks);
     let (root, mut reference) = theirs(tool, folder.path());
-    assert!(volume.to_string().contains(&root), "{blocks} blocks: {volume}, not {root}");
+    assert!(
+        volume.to_string().contains(&root),
+        "{blocks} blocks: {volume}, not {root}"
+    );
     let written = fs::read(folder.path().join("ours")).unwrap();
     assert_eq!(written.len() as u64, tree::hash_area_bytes(blocks));
     reference.resize(written.len().max(reference.len()), 0); // a lone superblock has 512 bytes
-    assert!(written == reference, "{blocks} blocks: the hash areas differ");
+    assert!(
+        written == reference,
+        "{blocks} blocks: the hash areas differ"
+    );
     tree::verify(&volume, Area::whole(&data), Area::whole(&hash), &|_| {}).unwrap();
     let output = Command::new(tool)
         .arg("verify")
@@ -76,23 +111,28 @@ fn compare(tool: &Path, blocks: u64) {
         .arg(root)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
 fn small_volumes_are_identical() {
     let Some(tool) = veritysetup() else { return };
     // Around one and two full blocks of digests, full chunks, and full second levels.
-    for blocks in [1, 2, 3, 127, 128, 129, 255, 256, 257, 300, 511, 513, 16383, 16384, 16385] {
+    for blocks in [
+        1, 2, 3, 127, 128, 129, 255, 256, 257, 300, 511, 513, 16383, 16384, 16385,
+    ] {
         compare(&tool, blocks);
     }
 }
 
 #[test]
-fn volumes_of_gigabytes_are_identical() {
+fn a_volume_of_gigabytes_is_identical() {
     let Some(tool) = veritysetup() else { return };
-    compare(&tool, (1 << 30) / 4096 + 77);
-    compare(&tool, (3 << 30) / 4096 - 1);
+    compare(&tool, (3 << 30) / 4096 + 77);
 }
 
 #[test]

@@ -1,0 +1,15 @@
+//! A kernel command line and a list of modules. The module's own tests mutate genuine ones.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use verity::boot::{Arguments, parse_order};
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(arguments) = Arguments::parse(bytes) {
+        let root = arguments.root.to_string();
+        assert!(bytes.windows(root.len()).any(|window| window == root.as_bytes()));
+    }
+    for name in parse_order(bytes).unwrap_or_default() {
+        assert!(!name.contains('/') && name.ends_with(".ko.xz"));
+    }
+});
