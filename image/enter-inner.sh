@@ -1,8 +1,10 @@
 # The inside of enter.sh: runs in a fresh mount namespace, lays out the new root and moves into it.
-# usage: enter-inner.sh TREE WORKING-DIRECTORY CMD...
+# usage: enter-inner.sh TREE WORKING-DIRECTORY NUMBER-OF-PLACES FOLDER:PATH... CMD...
 set -euo pipefail
-tree=$1 cwd=$2
-shift 2
+tree=$1 cwd=$2 number=$3
+shift 3
+places=("${@:1:number}")
+shift "$number"
 
 mount --make-rprivate /
 # The new root is a small tmpfs on a mount point that the tree itself has.
@@ -30,6 +32,11 @@ for link in bin sbin lib lib64; do
 done
 for file in resolv.conf hosts; do
     if [ -r "/etc/$file" ]; then mount --bind "$(readlink -f "/etc/$file")" "$root/etc/$file"; fi
+done
+
+for place in "${places[@]}"; do
+    mkdir -p "$root${place#*:}"
+    mount --bind "${place%%:*}" "$root${place#*:}"
 done
 
 cd "$root"

@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# enter.sh [--tree tools|build] [--offline] [--] CMD...: runs a command with /usr and /etc of a locked tree.
+# enter.sh [OPTION...] [--] CMD...: runs a command with /usr and /etc of a locked tree.
+#   --tree tools|build    which tree; tools if not given
+#   --offline             takes the network away
+#   --at FOLDER:PATH      lets FOLDER stand at PATH, which must not be there otherwise
 #
 # Everything else of the host (the working directory, /tmp, /home, /dev, …) stands where it stood, so paths keep their
-# meaning. Works as root and, where user namespaces are allowed, as anybody. --offline takes the network away.
+# meaning. Works as root and, where user namespaces are allowed, as anybody.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 main() {
-    local set=tools offline=
+    local set=tools offline='' places=()
+    local usage='usage: image/enter.sh [--tree tools|build] [--offline] [--at FOLDER:PATH] [--] CMD...'
     while [ $# -gt 0 ]; do
         case $1 in
         --tree) set=$2; shift 2 ;;
         --offline) offline=1; shift ;;
+        --at) places+=("$2"); shift 2 ;;
         --) shift; break ;;
-        -*) die "unknown option: $1" "usage: image/enter.sh [--tree tools|build] [--offline] [--] CMD..." ;;
+        -*) die "unknown option: $1" "$usage" ;;
         *) break ;;
         esac
     done
-    [ $# -gt 0 ] || die "no command given" "usage: image/enter.sh [--tree tools|build] [--offline] [--] CMD..."
+    [ $# -gt 0 ] || die "no command given" "$usage"
     case $PWD/ in
     /usr/* | /etc/*) die "cannot work under $PWD: the tree's own /usr and /etc take its place" "clone elsewhere" ;;
     esac
@@ -26,7 +31,7 @@ main() {
     if [ -n "$offline" ]; then unshare+=(--net); fi
     "${unshare[@]}" true 2>/dev/null || die "this machine does not let us make a mount namespace" \
         "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
-    exec "${unshare[@]}" bash "$image_dir/enter-inner.sh" "$tree" "$PWD" "$@"
+    exec "${unshare[@]}" bash "$image_dir/enter-inner.sh" "$tree" "$PWD" "${#places[@]}" "${places[@]}" "$@"
 }
 
 main "$@"

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# rust.sh: builds the programs that stand in the image, cloister-agent and verity-init, and prints the folder with them.
+#
+# With the locked compiler, from vendored crates, the network off. The result is kept under a key made of everything
+# that it was made from, so with nothing changed this takes a moment.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# The rooms whose code goes into the two programs.
+rooms=(agent attest carrier channel inference verity)
+target=x86_64-unknown-linux-gnu
+
+main() {
+    local key out
+    key=$(inputs | hash_of)
+    out=$cache_dir/programs-${key:0:16}
+    if [ ! -e "$out" ]; then make_programs "$out"; fi
+    printf '%s\n' "$out"
+}
+
+# Everything that decides the result: sources, manifests, the lock of crates, the compiler, this script.
+inputs() {
+    cd "$repo_dir"
+    sources | while read -r file; do printf '%s  %s\n' "$(hash_of <"$file")" "$file"; done
+    tree_dir build
+}
+
+sources() {
+    {
+        printf '%s\n' Cargo.toml Cargo.lock */Cargo.toml image/rust.sh image/vendor.sh
+        find "${rooms[@]}" -name target -prune -o -type f -path '*/src/*' -print
+        # What a crate takes in with include_str! and the like.
+        find "${rooms[@]}" -maxdepth 1 -name build.rs
+    } | sort -u
+}
+
+make_programs() {
+    local out=$1 vendor work
+    vendor=$("$image_dir/vendor.sh")
+    need_space "$cache_dir" 2048
+    exec 7>"$cache_dir/.rust-lock"
+    flock 7
+    [ ! -e "$out" ] || return 0
+    work=$cache_dir/rust-work
+    rm -rf "$work/src"
+    mkdir -p "$work/src" "$work/home"
+    stage "$work/src"
+    # Object files are kept between builds with the same compiler and crates; cargo tells what to make anew.
+    local objects
+    objects=$cache_dir/objects-$({ tree_dir build; cat "$repo_dir/Cargo.lock" "$image_dir/rust.sh"; } | hash_of | cut -c1-16)
+    mkdir -p "$objects"
+    say "compiling cloister-agent and verity-init with the network off"
+    # Reproducibility: every path that the compiler sees is the same on every machine. The sources, the crates and the
+    # output are bound to fixed places, and those are mapped away as well.
+    quietly "$cache_dir/rust.log" "$image_dir/enter.sh" --tree build --offline \
+        --at "$work/src:/cloister/src" --at "$vendor:/cloister/crates" --at "$objects:/cloister/objects" \
+        --at "$work/home:/cloister/home" -- env -i PATH=/usr/bin HOME=/cloister/home LC_ALL=C.UTF-8 TZ=UTC \
+        CARGO_HOME=/cloister/home/.cargo CARGO_TARGET_DIR=/cloister/objects CARGO_INCREMENTAL=0 RUSTC_BOOTSTRAP=0 \
+        RUSTFLAGS="$(flags)" bash -euc "$(build_commands)" 7>&- ||
+        die "the programs do not compile" "the whole output is in $cache_dir/rust.log"
+    rm -rf "$out.new"
+    mkdir -p "$out.new"
+    cp "$objects/$target/release/cloister-agent" "$objects/$target/release/verity-init" "$out.new/"
+    mv "$out.new" "$out"
+}
+
+# Static, so that no library of the root is part of the agent; no build id; no path of this machine.
+flags() {
+    printf '%s ' -Ctarget-feature=+crt-static -Clink-arg=-Wl,--build-id=none \
+        --remap-path-prefix=/cloister/src=src --remap-path-prefix=/cloister/crates=crates \
+        --remap-path-prefix=/cloister/objects=objects
+}
+
+build_commands() {
+    cat <<EOF
+cd /cloister/src
+mkdir -p "\$CARGO_HOME"
+printf '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "/cloister/crates"\n' >"\$CARGO_HOME/config.toml"
+cargo build --offline --locked --release --target $target -p cloister-agent --bin cloister-agent -p cloister-verity --bin verity-init
+EOF
+}
+
+# The rooms as they are, and of the others only the manifest with empty programs: cargo wants the workspace whole.
+stage() {
+    local into=$1 file room
+    cd "$repo_dir"
+    sources | while read -r file; do
+        mkdir -p "$into/$(dirname "$file")"
+        cp "$file" "$into/$file"
+    done
+    for file in */Cargo.toml; do
+        room=$(dirname "$file")
+        case " ${rooms[*]} " in *" $room "*) continue ;; esac
+        mkdir -p "$into/$room/src/bin"
+        : >"$into/$room/src/lib.rs"
+        # Every target that the manifest names must be there.
+        for path in $(sed -nE 's/^path *= *"([^"]*\.rs)".*/\1/p' "$file") $(bin_names "$file"); do
+            mkdir -p "$into/$room/$(dirname "$path")"
+            echo 'fn main() {}' >"$into/$room/$path"
+        done
+    done
+    # Reproducibility: cargo compares times, so none may be newer than its last build without cause; content decides.
+    find "$into" -exec touch -h -d @1 {} +
+}
+
+# src/bin/NAME.rs for each [[bin]] of a manifest.
+bin_names() {
+    awk -F'"' '/^\[\[/ { kind = $0 } /^\[[^[]/ { kind = "" } kind == "[[bin]]" && /^name/ { print "src/bin/" $2 ".rs" }' "$1"
+}
+
+main "$@"

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# vendor.sh: brings the crates of Cargo.lock into the cache and prints where. cargo checks each against Cargo.lock.
+# The host's cargo does it if there is one, else the locked one, with the network on.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+main() {
+    [ -s "$repo_dir/Cargo.lock" ] || die "Cargo.lock is missing" "restore it from git"
+    local vendor
+    vendor=$cache_dir/crates-$(hash_of <"$repo_dir/Cargo.lock" | cut -c1-16)
+    if [ ! -e "$vendor" ]; then
+        need_space "$cache_dir" 1024
+        exec 8>"$cache_dir/.vendor-lock"
+        flock 8
+    fi
+    if [ ! -e "$vendor" ]; then
+        say "fetching the crates of Cargo.lock"
+        rm -rf "$vendor.new"
+        cd "$repo_dir"
+        quietly "$cache_dir/vendor.log" cargo_do vendor --locked --versioned-dirs "$vendor.new" 8>&- ||
+            die "the crates could not be fetched" "check the network; if Cargo.lock is out of step: \`cargo update --workspace\`"
+        mv "$vendor.new" "$vendor"
+    fi
+    printf '%s\n' "$vendor"
+}
+
+cargo_do() {
+    if [ -z "${CLOISTER_LOCKED_CARGO:-}" ] && command -v cargo >/dev/null; then
+        cargo "$@"
+    else
+        "$image_dir/enter.sh" --tree build -- cargo "$@"
+    fi
+}
+
+main "$@"
