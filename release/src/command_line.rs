@@ -1,0 +1,254 @@
+//! The kernel command line of a release.
+//!
+//! ```text
+//! <base arguments of the image> cloister.root=verity1:… cloister.config=sha256:…
+//! ```
+//!
+//! One line of printable ASCII: neither the stub nor the kernel then changes a byte of it, and the
+//! measured text is the text that acts.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use verity::VolumeRef;
+
+/// Most bytes that an x86-64 kernel takes (`COMMAND_LINE_SIZE` less the final NUL).
+pub const MAX_BYTES: usize = 2047;
+
+/// A kernel command line that names the root volume and the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine(String);
+
+/// SHA-256 of a configuration file, as the command line names it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ConfigurationDigest(pub [u8; 32]);
+
+/// Why a text is not a command line that we boot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandLineError {
+    /// Not UTF-8.
+    #[error("the command line is not UTF-8 after byte {0}")]
+    NotUtf8(usize),
+    /// A NUL byte.
+    #[error("the command line has a NUL at byte {0}")]
+    Nul(usize),
+    /// A character that the stub or the kernel would change or read in its own way.
+    #[error("the command line has an unprintable or non-ASCII character at byte {0}")]
+    Unprintable(usize),
+    /// Space at an end, which the stub would trim.
+    #[error("the command line begins or ends with a space")]
+    Untrimmed,
+    /// Longer than the kernel takes: it would be cut short in silence.
+    #[error("the command line has {0} bytes; the kernel takes {MAX_BYTES}")]
+    TooLong(usize),
+    /// `--`: what follows it goes to init and not to the kernel.
+    #[error("the command line has the argument `--`, which ends the kernel's own arguments")]
+    Terminator,
+    /// A quotation mark, which would let one argument hold another.
+    #[error("the command line has a quotation mark at byte {0}")]
+    Quote(usize),
+    /// The base names what `assemble` alone may name.
+    #[error("the base command line already has an argument that begins with `cloister.`")]
+    Reserved,
+    /// `cloister.root` is missing, repeated or malformed.
+    #[error("the command line does not name exactly one root volume by cloister.root=verity1:…")]
+    Root,
+    /// `cloister.config` is missing, repeated or malformed.
+    #[error("the command line does not name exactly one file by cloister.config=sha256:…")]
+    Configuration,
+}
+
+impl CommandLine {
+    /// The image's base arguments, then the root volume and the configuration. One final newline
+    /// of the base, as text files have, is left out.
+    pub fn assemble(
+        base: &[u8],
+        root: &VolumeRef,
+        configuration: ConfigurationDigest,
+    ) -> Result<Self, CommandLineError> {
+        let base = checked_text(base.strip_suffix(b"\n").unwrap_or(base))?;
+        if base
+            .split(' ')
+            .any(|argument| argument.starts_with("cloister."))
+        {
+            return Err(CommandLineError::Reserved);
+        }
+        let space = if base.is_empty() { "" } else { " " };
+        let line = format!("{base}{space}cloister.root={root} cloister.config={configuration}");
+        Self::parse(line.as_bytes())
+    }
+
+    /// Reads a whole command line, as it stands in a UKI.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CommandLineError> {
+        let line = Self(checked_text(bytes)?.to_owned());
+        line.root().ok_or(CommandLineError::Root)?;
+        line.configuration()
+            .ok_or(CommandLineError::Configuration)?;
+        let ours = |argument: &&str| argument.starts_with("cloister.");
+        match line.0.split(' ').filter(ours).count() {
+            2 => Ok(line),
+            _ => Err(CommandLineError::Reserved),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The root volume; `parse` has seen that it is there.
+    pub fn root(&self) -> Option<VolumeRef> {
+        self.only("cloister.root=")?.parse().ok()
+    }
+
+    /// The configuration's digest; `parse` has seen that it is there.
+    pub fn configuration(&self) -> Option<ConfigurationDigest> {
+        let digits = self.only("cloister.config=")?.strip_prefix("sha256:")?;
+        let mut digest = [0; 32];
+        hex::decode_to_slice(digits, &mut digest).ok()?;
+        let digest = ConfigurationDigest(digest);
+        (digest.to_string().strip_prefix("sha256:") == Some(digits)).then_some(digest)
+    }
+
+    /// What the kernel's EFI stub measures: UTF-16, little-endian, with a final NUL.
+    pub fn to_load_options(&self) -> Vec<u8> {
+        let units = self.0.encode_utf16().chain([0]);
+        units.flat_map(u16::to_le_bytes).collect()
+    }
+
+    fn only(&self, key: &str) -> Option<&str> {
+        let mut values = self
+            .0
+            .split(' ')
+            .filter_map(|argument| argument.strip_prefix(key));
+        match (values.next(), values.next()) {
+            (Some(value), None) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// One printable line that neither the stub nor the kernel changes.
+fn checked_text(bytes: &[u8]) -> Result<&str, CommandLineError> {
+    let text = std::str::from_utf8(bytes);
+    let text = text.map_err(|error| CommandLineError::NotUtf8(error.valid_up_to()))?;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            0 => return Err(CommandLineError::Nul(at)),
+            b'"' => return Err(CommandLineError::Quote(at)),
+            b' '..=b'~' => {}
+            _ => return Err(CommandLineError::Unprintable(at)),
+        }
+    }
+    if text.starts_with(' ') || text.ends_with(' ') {
+        return Err(CommandLineError::Untrimmed);
+    }
+    if text.split(' ').any(|argument| argument == "--") {
+        return Err(CommandLineError::Terminator);
+    }
+    if text.len() > MAX_BYTES {
+        return Err(CommandLineError::TooLong(text.len()));
+    }
+    Ok(text)
+}
+
+impl ConfigurationDigest {
+    /// The digest of a configuration file.
+    pub fn of(file: &[u8]) -> Self {
+        Self(Sha256::digest(file).into())
+    }
+}
+
+impl fmt::Display for ConfigurationDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for ConfigurationDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigurationDigest({self})")
+    }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> VolumeRef {
+        VolumeRef::new([0xab; 32], [1; 32], 7).unwrap()
+    }
+
+    fn assemble(base: &[u8]) -> Result<CommandLine, CommandLineError> {
+        CommandLine::assemble(base, &root(), ConfigurationDigest::of(b"x"))
+    }
+
+    #[test]
+    fn both_volumes_are_named_and_found_again() {
+        let line = assemble(b"panic=-1 quiet\n").unwrap();
+        assert!(
+            line.as_str()
+                .starts_with("panic=-1 quiet cloister.root=verity1:abab")
+        );
+        assert_eq!(line.root(), Some(root()));
+        assert_eq!(line.configuration(), Some(ConfigurationDigest::of(b"x")));
+        assert_eq!(CommandLine::parse(line.as_str().as_bytes()), Ok(line));
+    }
+
+    #[test]
+    fn load_options_are_utf_16_with_a_nul() {
+        let options = assemble(b"a").unwrap().to_load_options();
+        assert_eq!(&options[..4], b"a\0 \0");
+        assert_eq!(&options[options.len() - 2..], [0, 0]);
+    }
+
+    #[test]
+    fn each_fault_has_its_own_refusal() {
+        use CommandLineError as E;
+        let long = vec![b'a'; MAX_BYTES - 100];
+        let cases: [(&[u8], E); 12] = [
+            (b"a\xff", E::NotUtf8(1)),
+            (b"a\0b", E::Nul(1)),
+            (b"a\0", E::Nul(1)),
+            (b"a\tb", E::Unprintable(1)),
+            (b"a\n\n", E::Unprintable(1)),
+            ("a\u{e9}".as_bytes(), E::Unprintable(1)),
+            (b" a", E::Untrimmed),
+            (b"a ", E::Untrimmed),
+            (b"a -- b", E::Terminator),
+            (b"a=\"b c\"", E::Quote(2)),
+            (b"cloister.debug=1", E::Reserved),
+            (&long, E::TooLong(MAX_BYTES + 142)),
+        ];
+        for (base, error) in cases {
+            assert_eq!(
+                assemble(base),
+                Err(error),
+                "{:?}",
+                String::from_utf8_lossy(base)
+            );
+        }
+    }
+
+    #[test]
+    fn a_whole_line_names_each_volume_once() {
+        let line = assemble(b"a").unwrap().to_string();
+        let twice = format!("{line} cloister.root={}", root());
+        let parse = |text: &str| CommandLine::parse(text.as_bytes());
+        assert_eq!(parse(&twice), Err(CommandLineError::Root));
+        assert_eq!(parse("a"), Err(CommandLineError::Root));
+        let no_config = format!("cloister.root={}", root());
+        assert_eq!(parse(&no_config), Err(CommandLineError::Configuration));
+        let upper = line.replace("sha256:2d", "sha256:2D");
+        assert_ne!(upper, line);
+        assert_eq!(parse(&upper), Err(CommandLineError::Configuration));
+        let other = format!("{line} cloister.debug=1");
+        assert_eq!(parse(&other), Err(CommandLineError::Reserved));
+    }
+}
