@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use sha2::{Digest, Sha256};
+use attest::Digest;
 use verity::VolumeRef;
 
 /// Most bytes that an x86-64 kernel takes (`COMMAND_LINE_SIZE` less the final NUL).
@@ -18,10 +18,6 @@ pub const MAX_BYTES: usize = 2047;
 /// A kernel command line that names the root volume and the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine(String);
-
-/// SHA-256 of a configuration file, as the command line names it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ConfigurationDigest(pub [u8; 32]);
 
 /// Why a text is not a command line that we boot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +60,7 @@ impl CommandLine {
     pub fn assemble(
         base: &[u8],
         root: &VolumeRef,
-        configuration: ConfigurationDigest,
+        configuration: Digest<32>,
     ) -> Result<Self, CommandLineError> {
         let base = checked_text(base.strip_suffix(b"\n").unwrap_or(base))?;
         if base
@@ -74,7 +70,8 @@ impl CommandLine {
             return Err(CommandLineError::Reserved);
         }
         let space = if base.is_empty() { "" } else { " " };
-        let line = format!("{base}{space}cloister.root={root} cloister.config={configuration}");
+        let line =
+            format!("{base}{space}cloister.root={root} cloister.config=sha256:{configuration}");
         Self::parse(line.as_bytes())
     }
 
@@ -102,12 +99,11 @@ impl CommandLine {
     }
 
     /// The configuration's digest; `parse` has seen that it is there.
-    pub fn configuration(&self) -> Option<ConfigurationDigest> {
-        let digits = self.only("cloister.config=")?.strip_prefix("sha256:")?;
-        let mut digest = [0; 32];
-        hex::decode_to_slice(digits, &mut digest).ok()?;
-        let digest = ConfigurationDigest(digest);
-        (digest.to_string().strip_prefix("sha256:") == Some(digits)).then_some(digest)
+    pub fn configuration(&self) -> Option<Digest<32>> {
+        self.only("cloister.config=")?
+            .strip_prefix("sha256:")?
+            .parse()
+            .ok()
     }
 
     /// What the kernel's EFI stub measures: UTF-16, little-endian, with a final NUL.
@@ -152,25 +148,6 @@ fn checked_text(bytes: &[u8]) -> Result<&str, CommandLineError> {
     Ok(text)
 }
 
-impl ConfigurationDigest {
-    /// The digest of a configuration file.
-    pub fn of(file: &[u8]) -> Self {
-        Self(Sha256::digest(file).into())
-    }
-}
-
-impl fmt::Display for ConfigurationDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for ConfigurationDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConfigurationDigest({self})")
-    }
-}
-
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -186,7 +163,7 @@ mod tests {
     }
 
     fn assemble(base: &[u8]) -> Result<CommandLine, CommandLineError> {
-        CommandLine::assemble(base, &root(), ConfigurationDigest::of(b"x"))
+        CommandLine::assemble(base, &root(), Digest::sha256(b"x"))
     }
 
     #[test]
@@ -197,7 +174,7 @@ mod tests {
                 .starts_with("panic=-1 quiet cloister.root=verity1:abab")
         );
         assert_eq!(line.root(), Some(root()));
-        assert_eq!(line.configuration(), Some(ConfigurationDigest::of(b"x")));
+        assert_eq!(line.configuration(), Some(Digest::sha256(b"x")));
         assert_eq!(CommandLine::parse(line.as_str().as_bytes()), Ok(line));
     }
 

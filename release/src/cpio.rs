@@ -125,13 +125,17 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry<'_>>, CpioError> {
 /// The last archive of an initrd, where it is one that [`write()`] made; at most `limit` bytes
 /// from the end are searched.
 pub fn last_archive(initrd: &[u8], limit: usize) -> Option<Vec<Entry<'_>>> {
-    let end = initrd.len() - initrd.len() % 4;
-    let first = end.saturating_sub(limit).next_multiple_of(4);
-    let starts = (first..end).step_by(4).rev();
-    let headers = starts.filter(|&at| initrd[at..].starts_with(MAGIC));
-    // Nearest to the end first; the trailer alone reads as an empty archive, so the whole one is
-    // the last that parses. Inodes count from 1: a start in its middle is refused at once.
-    headers.filter_map(|at| parse(&initrd[at..end]).ok()).last()
+    if !initrd.len().is_multiple_of(4) {
+        return None;
+    }
+    let first = initrd.len().saturating_sub(limit).next_multiple_of(4);
+    let mut starts = (first..initrd.len()).step_by(4);
+    // Inodes count from 1 and nothing may follow the trailer: at most one start holds.
+    starts.find_map(|at| {
+        parse(&initrd[at..])
+            .ok()
+            .filter(|entries| !entries.is_empty())
+    })
 }
 
 fn push_trailer(out: &mut Vec<u8>, digits: Digits) {

@@ -2,10 +2,26 @@
 //!
 //! The way of a release, each step a function that the command line, the demo and the tests call:
 //!
-//! 1. [`measure`]: the registers that a boot of that UKI will show, from the file alone.
+//! 1. [`assemble::assemble`]: image parts and a configuration become a UKI and a disk, in seconds;
+//! 2. [`measure::measure`]: the registers that a boot of that UKI shows, from the file alone;
+//! 3. [`statement::make`] and [`statement::sign`]: what the release states, and who says so;
+//! 4. [`log::Log::append`]: the statement becomes public, and a bundle proves it;
+//! 5. [`verify::verify`]: what a client will say of that bundle;
+//! 6. [`disk::attach`]: the bundle goes onto the disk, for the machine to show to its clients.
+//!
+//! The formats of statement, envelope, checkpoint and bundle, and their verification, are
+//! [`attest::release`]'s: here they are only made.
 
+pub mod assemble;
 pub mod command_line;
 pub mod cpio;
+pub mod disk;
+mod esp;
+pub mod files;
+pub mod key;
+pub mod log;
 pub mod measure;
 pub mod pe;
+pub mod statement;
 pub mod uki;
+pub mod verify;

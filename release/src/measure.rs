@@ -15,10 +15,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256, Sha384};
+use attest::Digest;
+use attest::configuration::MAX_CONFIGURATION_BYTES;
+use attest::release::statement::{Registers, TpmReferenceValues};
+use sha2::{Sha256, Sha384};
 use verity::VolumeRef;
 
-use crate::command_line::{CommandLine, CommandLineError, ConfigurationDigest};
+use crate::command_line::{CommandLine, CommandLineError};
 use crate::cpio;
 use crate::pe::{Image, PeError};
 
@@ -31,13 +34,13 @@ pub const PCRS: [u8; 5] = [4, 9, 11, 12, 13];
 /// Path of the configuration in the initrd.
 pub const CONFIGURATION_PATH: &str = "cloister/config.toml";
 /// Most bytes of an initrd's last archive: the largest configuration and its headers.
-const LAST_ARCHIVE_BYTES: usize = 128 << 10;
+const LAST_ARCHIVE_BYTES: usize = MAX_CONFIGURATION_BYTES + 1024;
 
 /// What one UKI is measured as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measurement {
     /// SHA-256 of the file.
-    pub file_sha256: [u8; 32],
+    pub file_sha256: Digest<32>,
     /// Bytes of the file.
     pub file_bytes: usize,
     /// The command line.
@@ -45,7 +48,7 @@ pub struct Measurement {
     /// The root volume that the command line names.
     pub root: VolumeRef,
     /// The configuration that the command line names and the initrd holds.
-    pub configuration: ConfigurationDigest,
+    pub configuration: Digest<32>,
     /// Everything that is extended, in order within each register.
     pub events: Vec<Event>,
     /// The registers' final values.
@@ -64,12 +67,12 @@ pub struct Event {
 }
 
 /// A value in both banks.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Digests {
     /// SHA-256 bank.
-    pub sha256: [u8; 32],
+    pub sha256: Digest<32>,
     /// SHA-384 bank.
-    pub sha384: [u8; 48],
+    pub sha384: Digest<48>,
 }
 
 /// Why a file's measurement is not predicted.
@@ -97,9 +100,9 @@ pub enum MeasureError {
     #[error("the command line names configuration {expected}, the initrd holds {found}")]
     Configuration {
         /// From the command line.
-        expected: ConfigurationDigest,
+        expected: Digest<32>,
         /// Of the file in the initrd.
-        found: ConfigurationDigest,
+        found: Digest<32>,
     },
     /// A phase that cannot be a word of systemd's.
     #[error("{0:?} is not a boot phase: give words such as enter-initrd, sysinit, ready")]
@@ -142,7 +145,7 @@ pub fn measure(uki: &[u8], phases: &[String]) -> Result<Measurement, MeasureErro
     inputs.extend(phase_inputs(phases)?);
     let events = hash(&inputs);
     Ok(Measurement {
-        file_sha256: Sha256::digest(uki).into(),
+        file_sha256: Digest::sha256(uki),
         file_bytes: uki.len(),
         command_line,
         root,
@@ -153,10 +156,7 @@ pub fn measure(uki: &[u8], phases: &[String]) -> Result<Measurement, MeasureErro
 }
 
 /// The configuration at an initrd's end, checked against the command line.
-fn configuration(
-    command_line: &CommandLine,
-    initrd: &[u8],
-) -> Result<ConfigurationDigest, MeasureError> {
+fn configuration(command_line: &CommandLine, initrd: &[u8]) -> Result<Digest<32>, MeasureError> {
     let expected = command_line
         .configuration()
         .ok_or(CommandLineError::Configuration)?;
@@ -164,7 +164,7 @@ fn configuration(
     let archive = archive.ok_or(MeasureError::NoConfiguration)?;
     let found = match &archive[..] {
         [folder, file] if folder.path == "cloister" && file.path == CONFIGURATION_PATH => {
-            ConfigurationDigest::of(file.data)
+            Digest::sha256(file.data)
         }
         _ => return Err(MeasureError::NoConfiguration),
     };
@@ -276,13 +276,13 @@ fn input<'a>(pcr: u8, what: &str, data: &'a [u8]) -> Input<'a> {
 
 /// Hashes everything, one bank on a thread of its own.
 fn hash(inputs: &[Input<'_>]) -> Vec<Event> {
-    fn bank<D: Digest, const N: usize>(inputs: &[Input<'_>]) -> Vec<[u8; N]> {
+    fn bank<D: sha2::Digest, const N: usize>(inputs: &[Input<'_>]) -> Vec<Digest<N>> {
         let one = |input: &Input<'_>| {
             let mut hasher = D::new();
             input.pieces.iter().for_each(|piece| hasher.update(piece));
             let mut digest = [0; N];
             digest.copy_from_slice(&hasher.finalize());
-            digest
+            Digest(digest)
         };
         inputs.iter().map(one).collect()
     }
@@ -306,30 +306,38 @@ fn hash(inputs: &[Input<'_>]) -> Vec<Event> {
 
 /// Extends every event into its register; a register without one stays zero.
 fn replay(events: &[Event]) -> BTreeMap<u8, Digests> {
-    let zero = Digests {
-        sha256: [0; 32],
-        sha384: [0; 48],
-    };
-    let mut values: BTreeMap<u8, Digests> = PCRS.iter().map(|&pcr| (pcr, zero)).collect();
+    let start = PCRS.iter().map(|&pcr| (pcr, Digests::default()));
+    let mut values: BTreeMap<u8, Digests> = start.collect();
     for event in events {
-        let value = values.entry(event.pcr).or_insert(zero);
-        let (old, new) = (*value, &event.digests);
-        value.sha256 = Sha256::new()
-            .chain_update(old.sha256)
-            .chain_update(new.sha256)
-            .finalize()
-            .into();
-        value.sha384 = Sha384::new()
-            .chain_update(old.sha384)
-            .chain_update(new.sha384)
-            .finalize()
-            .into();
+        let old = values.entry(event.pcr).or_default();
+        let new = &event.digests;
+        *old = Digests {
+            sha256: Digest::sha256(&[old.sha256.as_ref(), new.sha256.as_ref()].concat()),
+            sha384: Digest::sha384(&[old.sha384.as_ref(), new.sha384.as_ref()].concat()),
+        };
     }
     values
 }
 
-impl std::fmt::Debug for Digests {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", hex::encode(self.sha256))
+impl Measurement {
+    /// The registers in the form of a release statement.
+    pub fn reference_values(&self) -> TpmReferenceValues {
+        let of = |pcr: u8| self.values.get(&pcr).copied().unwrap_or_default();
+        TpmReferenceValues {
+            sha256: Registers {
+                pcr4: of(4).sha256,
+                pcr9: of(9).sha256,
+                pcr11: of(11).sha256,
+                pcr12: of(12).sha256,
+                pcr13: of(13).sha256,
+            },
+            sha384: Registers {
+                pcr4: of(4).sha384,
+                pcr9: of(9).sha384,
+                pcr11: of(11).sha384,
+                pcr12: of(12).sha384,
+                pcr13: of(13).sha384,
+            },
+        }
     }
 }

@@ -269,7 +269,9 @@ fn parse_optional_header(
     let length = field(112 + 4 * 8 + 4)? as usize;
     let certificates = match (start, length) {
         (0, 0) => bytes.len()..bytes.len(),
-        _ if start % 8 == 0 && start.checked_add(length) == Some(bytes.len()) => start..bytes.len(),
+        _ if start.is_multiple_of(8) && start.checked_add(length) == Some(bytes.len()) => {
+            start..bytes.len()
+        }
         _ => return Err(PeError::Certificates),
     };
     Ok(Headers {

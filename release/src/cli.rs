@@ -1,0 +1,57 @@
+//! The command line: arguments in, a report or a failure with its next step out.
+
+mod arguments;
+mod commands;
+mod failure;
+mod report;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command, LogCommand};
+use failure::Failure;
+use report::Report;
+
+/// Runs the program and says how it went.
+pub(crate) fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = u8::from(error.use_stderr());
+            // A closed pipe is no reason to fail twice.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = execute(&arguments.command);
+    let written = match &result {
+        Ok(report) if arguments.json => writeln!(std::io::stdout(), "{}", report.json()),
+        Ok(report) => write!(std::io::stdout(), "{report}"),
+        Err(failure) if arguments.json => writeln!(std::io::stderr(), "{}", failure.json()),
+        Err(failure) => write!(std::io::stderr(), "{failure}"),
+    };
+    match (result, written) {
+        (Ok(_), Ok(())) => ExitCode::SUCCESS,
+        (Ok(_), Err(_)) => ExitCode::from(failure::MISUSE),
+        (Err(failure), _) => ExitCode::from(failure.code()),
+    }
+}
+
+fn execute(command: &Command) -> Result<Report, Failure> {
+    match command {
+        Command::Assemble(arguments) => commands::assemble(arguments),
+        Command::Attach(arguments) => commands::attach(arguments),
+        Command::Measure(arguments) => commands::measure(arguments),
+        Command::Keygen(arguments) => commands::keygen(arguments),
+        Command::PublicKey(arguments) => commands::public_key(arguments),
+        Command::Statement(arguments) => commands::statement(arguments),
+        Command::Sign(arguments) => commands::sign(arguments),
+        Command::Log(LogCommand::Create(arguments)) => commands::log_create(arguments),
+        Command::Log(LogCommand::Append(arguments)) => commands::log_append(arguments),
+        Command::Log(LogCommand::Show(arguments)) => commands::log_show(arguments),
+        Command::Log(LogCommand::Checkpoint(arguments)) => commands::log_checkpoint(arguments),
+        Command::Verify(arguments) => commands::verify(arguments),
+    }
+}

@@ -1,0 +1,161 @@
+//! The commands: read what was named, call the library, report.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use attest::release::{Envelope, Statement};
+use attest::{Policy, ReleaseFloor};
+use release::key::SigningKey;
+use release::log::Log;
+use release::{disk, files, statement as statements};
+
+use super::arguments::{
+    AssembleArguments, AttachArguments, KeygenArguments, LogAppendArguments, LogCreateArguments,
+    LogReadArguments, MeasureArguments, PublicKeyArguments, SignArguments, StatementArguments,
+    VerifyArguments,
+};
+use super::failure::Failure;
+use super::report::Report;
+
+type Outcome = Result<Report, Failure>;
+
+pub(super) fn assemble(arguments: &AssembleArguments) -> Outcome {
+    let AssembleArguments {
+        image,
+        config,
+        output,
+    } = arguments;
+    let measured = release::assemble::assemble(image, config, output)?;
+    Ok(Report::measurement(&measured))
+}
+
+pub(super) fn attach(arguments: &AttachArguments) -> Outcome {
+    disk::attach(&arguments.disk, &read(&arguments.bundle)?)?;
+    Ok(Report::facts(&[
+        ("disk", arguments.disk.display().to_string()),
+        ("bundle", arguments.bundle.display().to_string()),
+    ]))
+}
+
+pub(super) fn measure(arguments: &MeasureArguments) -> Outcome {
+    let uki = read(&arguments.uki)?;
+    let measured = release::measure::measure(&uki, &arguments.phases)?;
+    Ok(Report::measurement(&measured))
+}
+
+pub(super) fn keygen(arguments: &KeygenArguments) -> Outcome {
+    let key = SigningKey::create(&arguments.output)?;
+    Ok(key_report(&key, &arguments.output))
+}
+
+pub(super) fn public_key(arguments: &PublicKeyArguments) -> Outcome {
+    let key = SigningKey::read(&arguments.key)?;
+    Ok(key_report(&key, &arguments.key))
+}
+
+fn key_report(key: &SigningKey, path: &Path) -> Report {
+    let facts = [
+        ("file", path.display().to_string()),
+        ("public key", key.public().to_string()),
+    ];
+    Report::facts(&facts)
+}
+
+pub(super) fn statement(arguments: &StatementArguments) -> Outcome {
+    let source_revision = statements::source_revision(&arguments.source, arguments.allow_dirty)?;
+    let statement = statements::make(&statements::Release {
+        name: &arguments.name,
+        version: arguments.version,
+        profile: &arguments.profile,
+        assembled: &arguments.assembled,
+        image: &arguments.image,
+        lock: &arguments.lock,
+        source_revision: &source_revision,
+    })?;
+    write(&arguments.output, &statement.encode())?;
+    Ok(Report::facts(&[
+        ("statement", arguments.output.display().to_string()),
+        ("source", source_revision.to_string()),
+        ("artifacts", statement.subject.len().to_string()),
+    ]))
+}
+
+pub(super) fn sign(arguments: &SignArguments) -> Outcome {
+    let key = SigningKey::read(&arguments.key)?;
+    let statement = Statement::decode(&read(&arguments.statement)?).map_err(|error| {
+        let hint = "give a file that `cloister-release statement` wrote";
+        Failure::input(&arguments.statement, &error, hint)
+    })?;
+    let envelope = statements::sign(&statement, &key);
+    write(&arguments.output, &envelope.encode())?;
+    Ok(Report::facts(&[
+        ("envelope", arguments.output.display().to_string()),
+        ("signed by", key.public().to_string()),
+    ]))
+}
+
+pub(super) fn log_create(arguments: &LogCreateArguments) -> Outcome {
+    let key = SigningKey::read(&arguments.key)?;
+    let log = Log::create(&arguments.log, &arguments.origin, &key)?;
+    Ok(Report::log(&log))
+}
+
+pub(super) fn log_append(arguments: &LogAppendArguments) -> Outcome {
+    let key = SigningKey::read(&arguments.key)?;
+    let bytes = read(&arguments.envelope)?;
+    let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|error| {
+        let hint = "give an envelope that `cloister-release sign` wrote";
+        Failure::input(&arguments.envelope, &error, hint)
+    })?;
+    let (log, bundle) = Log::append(&arguments.log, &arguments.origin, &key, &envelope)?;
+    write(&arguments.output, &bundle.encode())?;
+    Ok(Report::facts(&[
+        ("bundle", arguments.output.display().to_string()),
+        (
+            "entry",
+            format!("{} of {}", bundle.log.index, log.checkpoint().size),
+        ),
+        ("log", arguments.origin.to_string()),
+        ("root", log.checkpoint().root.to_string()),
+    ]))
+}
+
+pub(super) fn log_show(arguments: &LogReadArguments) -> Outcome {
+    let log = Log::open(&arguments.log, &arguments.origin, &arguments.log_key)?;
+    Ok(Report::log(&log))
+}
+
+pub(super) fn log_checkpoint(arguments: &LogReadArguments) -> Outcome {
+    let log = Log::open(&arguments.log, &arguments.origin, &arguments.log_key)?;
+    Ok(Report::note("checkpoint", log.checkpoint_note()))
+}
+
+pub(super) fn verify(arguments: &VerifyArguments) -> Outcome {
+    let policy = Policy::parse(&read(&arguments.policy)?);
+    let policy = policy
+        .map_err(|error| Failure::input(&arguments.policy, &error, "correct the policy file"))?;
+    let bundle = read(&arguments.bundle)?;
+    let floor = ReleaseFloor::at(arguments.seen);
+    let verified = release::verify::verify(&bundle, &policy.release, floor)?;
+    let artifacts = match &arguments.artifacts {
+        Some(folder) => Some(release::verify::check_artifacts(
+            folder,
+            verified.statement(),
+        )?),
+        None => None,
+    };
+    Ok(Report::verified(&verified, artifacts))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|error| access(path, &error))
+}
+
+fn write(path: &Path, contents: &[u8]) -> Result<(), Failure> {
+    files::write_whole(path, contents).map_err(|error| access(path, &error))
+}
+
+fn access(path: &Path, error: &(dyn Error + 'static)) -> Failure {
+    Failure::input(path, error, "")
+}

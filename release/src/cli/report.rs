@@ -1,0 +1,189 @@
+//! What a command has to say: a table for people, JSON for machines.
+
+use std::fmt::{self, Write as _};
+
+use attest::release::VerifiedRelease;
+use release::log::Log;
+use release::measure::Measurement;
+use serde_json::{Map, Value, json};
+
+use super::failure::printable;
+
+/// A report in both forms.
+#[derive(Debug)]
+pub(super) struct Report {
+    text: String,
+    json: Value,
+}
+
+impl Report {
+    /// A report of a few named facts.
+    pub(super) fn facts(facts: &[(&str, String)]) -> Self {
+        let width = facts
+            .iter()
+            .map(|(name, _)| name.len())
+            .max()
+            .unwrap_or_default();
+        let mut text = String::new();
+        let mut object = Map::new();
+        for (name, value) in facts {
+            // Writing to memory cannot fail.
+            let _ = writeln!(text, "{name:<width$}  {}", printable(value));
+            object.insert(name.replace(' ', "_"), Value::from(value.as_str()));
+        }
+        Self {
+            text,
+            json: object.into(),
+        }
+    }
+
+    /// Every predicted register with the events behind it.
+    pub(super) fn measurement(measured: &Measurement) -> Self {
+        Self {
+            text: measurement_text(measured),
+            json: measurement_json(measured),
+        }
+    }
+
+    /// A log's entries.
+    pub(super) fn log(log: &Log) -> Self {
+        let checkpoint = log.checkpoint();
+        let mut text = format!("log   {}\nsize  {}\n", checkpoint.origin, checkpoint.size);
+        let _ = writeln!(text, "root  {}", checkpoint.root);
+        let mut entries = Vec::new();
+        for (index, entry) in log.releases().enumerate() {
+            let _ = match &entry {
+                Some(release) => writeln!(
+                    text,
+                    "{index:>4}  {} version {} ({}), source {}",
+                    release.name, release.version, release.profile, release.source_revision
+                ),
+                None => writeln!(text, "{index:>4}  not a release statement"),
+            };
+            entries.push(json!({ "index": index, "release": entry }));
+        }
+        let json = json!({
+            "origin": checkpoint.origin,
+            "size": checkpoint.size,
+            "root": checkpoint.root,
+            "entries": entries,
+        });
+        Self { text, json }
+    }
+
+    /// A text of its own, such as a checkpoint.
+    pub(super) fn note(name: &str, note: &str) -> Self {
+        Self {
+            text: note.to_owned(),
+            json: json!({ name: note }),
+        }
+    }
+
+    /// A release that was verified.
+    pub(super) fn verified(release: &VerifiedRelease, artifacts: Option<usize>) -> Self {
+        let stated = &release.statement().predicate;
+        let checkpoint = release.checkpoint();
+        let entry = format!("entry {} of {}", release.index(), checkpoint.size);
+        let mut facts = vec![
+            (
+                "release",
+                format!("{} version {}", stated.name, stated.version),
+            ),
+            ("profile", stated.profile.to_string()),
+            ("source", stated.source_revision.to_string()),
+            (
+                "configuration",
+                format!("sha256:{}", stated.configuration_digest),
+            ),
+            ("signed by", release.signer().to_string()),
+            ("logged", format!("{entry} in {}", checkpoint.origin)),
+        ];
+        if let Some(count) = artifacts {
+            facts.push((
+                "artifacts",
+                format!("{count} files are those of the release"),
+            ));
+        }
+        let mut report = Self::facts(&facts);
+        report.text.insert_str(0, "verified\n");
+        report.json["version"] = stated.version.into();
+        report.json["verified"] = true.into();
+        report
+    }
+
+    /// The report for machines.
+    pub(super) fn json(&self) -> &Value {
+        &self.json
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn measurement_text(measured: &Measurement) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<14} {value}");
+    };
+    line(
+        "UKI",
+        &format!(
+            "sha256:{}, {} bytes",
+            measured.file_sha256, measured.file_bytes
+        ),
+    );
+    line("command line", measured.command_line.as_str());
+    line("root", &measured.root.to_string());
+    line(
+        "configuration",
+        &format!("sha256:{}", measured.configuration),
+    );
+    for (pcr, value) in &measured.values {
+        let events = measured.events.iter().filter(|event| event.pcr == *pcr);
+        let count = events.clone().count();
+        let what = if count == 0 {
+            ", which must stay empty"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "\nPCR {pcr}{what}");
+        let _ = writeln!(text, "  sha256  {}", value.sha256);
+        let _ = writeln!(text, "  sha384  {}", value.sha384);
+        for event in events {
+            let _ = writeln!(
+                text,
+                "    {}…  {}",
+                short(&event.digests.sha384),
+                event.what
+            );
+        }
+    }
+    text
+}
+
+fn short(digest: &impl ToString) -> String {
+    digest.to_string().chars().take(16).collect()
+}
+
+fn measurement_json(measured: &Measurement) -> Value {
+    let registers = measured.reference_values();
+    let events = measured.events.iter().map(|event| {
+        json!({
+            "pcr": event.pcr,
+            "what": event.what,
+            "sha256": event.digests.sha256,
+            "sha384": event.digests.sha384,
+        })
+    });
+    json!({
+        "uki": { "sha256": measured.file_sha256, "bytes": measured.file_bytes },
+        "command_line": measured.command_line.as_str(),
+        "root": measured.root.to_string(),
+        "configuration": format!("sha256:{}", measured.configuration),
+        "registers": registers,
+        "events": events.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,252 @@
+//! What a release states, made from its artifacts, and its signature.
+//!
+//! A statement is made only of artifacts that belong together: the UKI holds exactly the kernel,
+//! initrd, command line and configuration that stand beside it, and the disk boots exactly that
+//! UKI.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use attest::release::envelope::{EnvelopeSignature, PayloadType, pae};
+use attest::release::statement::{
+    MAX_STATEMENT_BYTES, Predicate, ReferenceValues, Subject, SubjectDigest,
+};
+use attest::release::{Envelope, Statement};
+use attest::{Digest, Name};
+
+use crate::assemble::OUTPUT_FILES;
+use crate::disk::{self, DiskError};
+use crate::files::digest_of_file;
+use crate::key::SigningKey;
+use crate::measure::{self, MeasureError, Measurement};
+use crate::pe::Image;
+
+/// What a statement is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Release<'a> {
+    /// Name of the release.
+    pub name: &'a Name,
+    /// Its version: higher than every one before.
+    pub version: u64,
+    /// Profile of the image.
+    pub profile: &'a Name,
+    /// Folder that `assemble` made.
+    pub assembled: &'a Path,
+    /// Folder of the image that was assembled.
+    pub image: &'a Path,
+    /// The lock of everything that went into the image.
+    pub lock: &'a Path,
+    /// Revision of the sources.
+    pub source_revision: &'a Name,
+}
+
+/// Why no statement is made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The UKI's measurement cannot be predicted.
+    #[error("cloister.efi: {0}")]
+    Measure(#[from] MeasureError),
+    /// The disk cannot be read.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Artifacts that do not belong together.
+    #[error("{path} is not what cloister.efi holds")]
+    Mismatch {
+        /// The artifact that differs.
+        path: PathBuf,
+    },
+    /// A file name that cannot stand in a statement.
+    #[error("{0} has a name that cannot stand in a statement")]
+    FileName(PathBuf),
+    /// Version 0, which no client's floor can tell from none at all.
+    #[error("a version is at least 1")]
+    Version,
+    /// The statement would be larger than clients read.
+    #[error("the statement has {0} bytes; {MAX_STATEMENT_BYTES} is the most")]
+    TooLarge(usize),
+}
+
+/// Why the sources' revision is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Git cannot be run.
+    #[error("cannot run git")]
+    Git(#[source] io::Error),
+    /// Git refuses.
+    #[error("{path} is no git checkout with a commit")]
+    NoCheckout {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There are changes that are not committed.
+    #[error("{path} has {changes} uncommitted change(s): nobody could rebuild this")]
+    Dirty {
+        /// The folder.
+        path: PathBuf,
+        /// How many files differ.
+        changes: usize,
+    },
+}
+
+/// Makes the statement of a release.
+pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
+    if release.version == 0 {
+        return Err(MakeError::Version);
+    }
+    let uki = read(&release.assembled.join("cloister.efi"))?;
+    let measurement = measure::measure(&uki, &[])?;
+    check_together(release.assembled, &uki, &measurement)?;
+    let predicate = Predicate {
+        name: release.name.clone(),
+        version: release.version,
+        profile: release.profile.clone(),
+        source_revision: release.source_revision.clone(),
+        lock_digest: Digest::sha256(&read(release.lock)?),
+        configuration_digest: measurement.configuration,
+        reference_values: ReferenceValues {
+            tpm: measurement.reference_values(),
+        },
+    };
+    let statement = Statement::new(subjects(release)?, predicate);
+    match statement.encode().len() {
+        bytes if bytes > MAX_STATEMENT_BYTES => Err(MakeError::TooLarge(bytes)),
+        _ => Ok(statement),
+    }
+}
+
+/// Signs a statement.
+pub fn sign(statement: &Statement, key: &SigningKey) -> Envelope {
+    let payload = statement.encode();
+    let sig = key.sign(&pae(&payload)).to_vec();
+    let signature = EnvelopeSignature {
+        keyid: key.public(),
+        sig,
+    };
+    Envelope {
+        payload,
+        payload_type: PayloadType::InToto,
+        signatures: vec![signature],
+    }
+}
+
+/// The commit that is checked out in `folder`. Uncommitted changes are refused, or, if
+/// `allow_dirty`, shown by the ending `-dirty`.
+pub fn source_revision(folder: &Path, allow_dirty: bool) -> Result<Name, SourceError> {
+    let no_checkout = || SourceError::NoCheckout {
+        path: folder.to_owned(),
+    };
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(folder)
+            .args(arguments)
+            .output();
+        let output = output.map_err(SourceError::Git)?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout)
+                .trim_end()
+                .to_owned()),
+            false => Err(no_checkout()),
+        }
+    };
+    let revision = git(&["rev-parse", "--verify", "HEAD"])?;
+    let revision = match git(&["status", "--porcelain"])?.lines().count() {
+        0 => revision,
+        _ if allow_dirty => revision + "-dirty",
+        changes => {
+            return Err(SourceError::Dirty {
+                path: folder.to_owned(),
+                changes,
+            });
+        }
+    };
+    revision.parse().map_err(|_| no_checkout())
+}
+
+/// Digests of everything that is assembled, as in a statement's subjects. The disk counts as it
+/// was before a release bundle was attached.
+pub fn assembled_digests(folder: &Path) -> Result<Vec<(String, Digest<32>)>, MakeError> {
+    let one = |name: &&str| {
+        let path = folder.join(name);
+        let digest = match *name {
+            "disk.img" => disk::digest_without_bundle(&path)?,
+            _ => digest(&path)?,
+        };
+        Ok(((*name).to_owned(), digest))
+    };
+    OUTPUT_FILES.iter().map(one).collect()
+}
+
+/// Assembled files under their own names, the image's under `image-…`, sorted by name.
+fn subjects(release: &Release<'_>) -> Result<Vec<Subject>, MakeError> {
+    let mut digests = assembled_digests(release.assembled)?;
+    let entries = release
+        .image
+        .read_dir()
+        .map_err(unreadable(release.image))?;
+    for entry in entries {
+        let path = entry.map_err(unreadable(release.image))?.path();
+        if path.is_file() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            digests.push((format!("image-{name}"), digest(&path)?));
+        }
+    }
+    digests.sort();
+    let subject = |(name, sha256): (String, Digest<32>)| {
+        let name = name.parse().map_err(|_| MakeError::FileName(name.into()))?;
+        let digest = SubjectDigest { sha256 };
+        Ok(Subject { name, digest })
+    };
+    digests.into_iter().map(subject).collect()
+}
+
+/// Every assembled file is what the UKI holds, and the disk boots that UKI.
+fn check_together(folder: &Path, uki: &[u8], measured: &Measurement) -> Result<(), MakeError> {
+    let image = Image::parse(uki).map_err(MeasureError::Uki)?;
+    let section = |name| {
+        image
+            .section(name)
+            .and_then(|section| image.contents(section))
+    };
+    for (file, name) in [
+        ("cmdline", ".cmdline"),
+        ("initrd", ".initrd"),
+        ("vmlinuz", ".linux"),
+    ] {
+        let path = folder.join(file);
+        if section(name) != Some(&read(&path)?[..]) {
+            return Err(MakeError::Mismatch { path });
+        }
+    }
+    let path = folder.join("config.toml");
+    if Digest::sha256(&read(&path)?) != measured.configuration {
+        return Err(MakeError::Mismatch { path });
+    }
+    let path = folder.join("disk.img");
+    match disk::uki(&path)? == uki {
+        true => Ok(()),
+        false => Err(MakeError::Mismatch { path }),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, MakeError> {
+    std::fs::read(path).map_err(unreadable(path))
+}
+
+fn digest(path: &Path) -> Result<Digest<32>, MakeError> {
+    digest_of_file(path).map_err(unreadable(path))
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> MakeError {
+    let path = path.to_owned();
+    move |source| MakeError::Read { path, source }
+}
