@@ -108,7 +108,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry<'_>>, CpioError> {
         let inode = if last { 0 } else { entries.len() as u32 + 1 };
         let mut canonical = Vec::with_capacity(end - at);
         push_entry(&mut canonical, inode, &entry, Digits::Upper);
-        if bytes.get(at..end) != Some(&canonical[..]) {
+        let bare = entry.mode == 0 && entry.data.is_empty();
+        if bytes.get(at..end) != Some(&canonical[..]) || (last && !bare) {
             return Err(CpioError::NotCanonical(at));
         }
         if last {
