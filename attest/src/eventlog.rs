@@ -130,8 +130,8 @@ pub enum EventLogError {
         /// Digest in the log.
         found: Digest<48>,
     },
-    /// The log does not say, exactly once and in due form, whether Secure Boot is on.
-    #[error("it does not say exactly once whether Secure Boot is on")]
+    /// The first event of PCR 7 does not say whether Secure Boot is on.
+    #[error("the first event of PCR 7 does not say whether Secure Boot is on")]
     SecureBoot,
 }
 
@@ -163,44 +163,40 @@ impl<'a> EventLog<'a> {
     #[must_use]
     pub fn replay(&self, register: Register) -> Digest<48> {
         let start = self.initial_value(register);
-        let extended = self.events.iter().filter(|event| event.extends(register));
-        extended.fold(start, |value, event| {
-            Digest(
-                Sha384::new()
-                    .chain_update(value)
-                    .chain_update(event.digest)
-                    .finalize()
-                    .into(),
-            )
+        self.extending(register).fold(start, |value, event| {
+            let hash = Sha384::new().chain_update(value).chain_update(event.digest);
+            Digest(hash.finalize().into())
         })
     }
 
     /// How many events a register has.
     #[must_use]
     pub fn count(&self, register: Register) -> usize {
-        self.events
-            .iter()
-            .filter(|event| event.extends(register))
-            .count()
+        self.extending(register).count()
     }
 
-    /// Whether Secure Boot is on, by the variable that the firmware measures into PCR 7 before
-    /// anything else. The replay of PCR 7 has to fit for this to mean anything.
+    /// Whether Secure Boot is on: the firmware measures that variable into PCR 7 before anything
+    /// else. The type of an event is not measured, but order and digests are; so the first event
+    /// decides, and none that follows can pose as it. It means something once the replay of PCR 7
+    /// fits.
     pub fn secure_boot(&self) -> Result<SecureBoot, EventLogError> {
-        let mut values = self
-            .events
-            .iter()
-            .take_while(|event| event.kind != EventKind::SEPARATOR || event.register.0 != 7)
-            .filter(|event| event.register.0 == 7)
+        let first = self.extending(Register(7)).next();
+        let variable = first
             .filter(|event| event.kind == EventKind::EFI_VARIABLE_DRIVER_CONFIG)
-            .filter_map(|event| Variable::parse(event.data))
-            .filter(Variable::is_secure_boot)
-            .map(|variable| variable.value);
-        match (values.next(), values.next()) {
-            (Some([1]), None) => Ok(SecureBoot::Enabled),
-            (Some([] | [0]), None) => Ok(SecureBoot::Disabled),
+            .and_then(|event| Variable::parse(event.data))
+            .filter(Variable::is_secure_boot);
+        match variable.map(|variable| variable.value) {
+            Some([1]) => Ok(SecureBoot::Enabled),
+            Some([] | [0]) => Ok(SecureBoot::Disabled),
             _ => Err(EventLogError::SecureBoot),
         }
+    }
+
+    fn extending(&self, register: Register) -> impl Iterator<Item = &Event<'a>> {
+        let extends = move |event: &&Event<'_>| {
+            event.register == register && event.kind != EventKind::NO_ACTION
+        };
+        self.events.iter().filter(extends)
     }
 
     /// Zero, except that PCR 0 starts with the locality that the TPM was started from.
@@ -219,10 +215,6 @@ impl<'a> EventLog<'a> {
 }
 
 impl Event<'_> {
-    fn extends(&self, register: Register) -> bool {
-        self.register == register && self.kind != EventKind::NO_ACTION
-    }
-
     /// The digest is the hash of the data, for types of which that is known.
     fn check(&self, number: usize) -> Result<(), EventLogError> {
         let measured = match self.kind {

@@ -1,6 +1,8 @@
 //! What must hold for any bytes at all. The fuzz targets call these functions, and so do the
 //! ordinary tests with mutated valid input.
 
+use std::sync::LazyLock;
+
 use attest::cbor::Decoder;
 use attest::eventlog::EventLog;
 use attest::release::{Bundle, SignedCheckpoint, Statement};
@@ -8,6 +10,51 @@ use attest::tpm::{Register, TpmEvidence, chain, quote};
 use attest::{Configuration, Evidence, Expectation, Policy, ReleaseFloor, verify};
 
 use crate::{NOW, World};
+
+static WORLD: LazyLock<World> = LazyLock::new(World::new);
+static POLICY: LazyLock<Policy> = LazyLock::new(|| WORLD.policy());
+
+/// Calls `check` with `valid` and with `count` mutations of it, the same ones at every call.
+pub fn mutate(valid: &[u8], count: u64, check: fn(&[u8])) {
+    check(valid);
+    for seed in 1..=count {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut bytes = valid.to_vec();
+        for _ in 0..=random.below(3) {
+            change(&mut bytes, &mut random);
+        }
+        check(&bytes);
+    }
+}
+
+/// Flips a bit, sets a byte, removes a part, repeats a part or cuts the end off.
+fn change(bytes: &mut Vec<u8>, random: &mut Random) {
+    let (start, length) = (random.below(bytes.len()), random.below(64));
+    let end = bytes.len().min(start + length);
+    match random.below(8) {
+        0..=2 if start < bytes.len() => bytes[start] ^= 1 << random.below(8),
+        3 if start < bytes.len() => bytes[start] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
+        4 | 5 => drop(bytes.drain(start..end)),
+        6 => {
+            let part = bytes[start..end].to_vec();
+            bytes.splice(start..start, part);
+        }
+        _ => bytes.truncate(start),
+    }
+}
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let wide = u128::from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        (wide * limit as u128 >> 64) as usize
+    }
+}
 
 /// No sequence of reads panics or runs for ever.
 pub fn cbor(bytes: &[u8]) {
@@ -36,22 +83,20 @@ pub fn evidence(bytes: &[u8]) {
 
 /// No structure is taken for a quote by a key that did not sign it.
 pub fn quote(bytes: &[u8]) {
-    let world = World::new();
     let half = bytes.len() / 2;
     let evidence = TpmEvidence {
         attest: bytes[..half].to_vec(),
         signature: bytes[half..].to_vec(),
         ..TpmEvidence::default()
     };
-    let key = world.attestation_key.verifying_key();
+    let key = WORLD.attestation_key.verifying_key();
     assert!(quote::verify(&evidence, key, &[0; 48]).is_err());
 }
 
 /// No certificate that the authority did not issue is accepted.
 pub fn certificate(bytes: &[u8]) {
-    let world = World::new();
-    let sound = world.authority.issue(&world.certificate);
-    let accepted = chain::verify(&[bytes.to_vec()], &world.policy().tpm.roots, NOW).is_ok();
+    let sound = WORLD.authority.issue(&WORLD.certificate);
+    let accepted = chain::verify(&[bytes.to_vec()], &POLICY.tpm.roots, NOW).is_ok();
     assert!(!accepted || bytes == sound);
 }
 
@@ -77,8 +122,7 @@ pub fn bundle(bytes: &[u8]) {
 
 /// A note that parses is still not believed.
 pub fn checkpoint(bytes: &[u8]) {
-    let world = World::new();
-    let policy = world.policy().release;
+    let policy = &POLICY.release;
     if let Ok(checkpoint) = std::str::from_utf8(bytes).map(SignedCheckpoint::parse) {
         let _ = checkpoint.map(|signed| signed.verify(&policy.log_origin, &policy.log_key));
     }
@@ -103,14 +147,13 @@ pub fn configuration(bytes: &[u8]) {
 
 /// Whatever verifies says what the genuine evidence says.
 pub fn verify_all(bytes: &[u8]) {
-    let world = World::new();
-    let binding = world.nonce_binding([0; 32]);
+    let binding = WORLD.nonce_binding([0; 32]);
     let Ok(evidence) = Evidence::decode(bytes) else {
         return;
     };
-    let (expectation, policy) = (Expectation { binding }, world.policy());
-    if verify(&evidence, &expectation, &policy, ReleaseFloor::UNSEEN, NOW).is_ok() {
-        let genuine = world.evidence(&binding);
+    let expectation = Expectation { binding };
+    if verify(&evidence, &expectation, &POLICY, ReleaseFloor::UNSEEN, NOW).is_ok() {
+        let genuine = WORLD.evidence(&binding);
         assert_eq!(evidence.configuration, genuine.configuration);
         assert_eq!(evidence.release, genuine.release);
     }

@@ -1,0 +1,53 @@
+//! What the fuzz targets check, over mutations of valid input: the same ones in every run.
+
+use attest::Platform;
+use attest::release::Bundle;
+use signer::fuzz::{self, mutate};
+use signer::{World, boot};
+
+#[test]
+fn cbor_and_evidence() {
+    let world = World::new();
+    let evidence = world.evidence(&world.nonce_binding([0; 32])).encode();
+    mutate(&evidence[..2000], 2000, fuzz::cbor);
+    mutate(&evidence, 2000, fuzz::evidence);
+}
+
+#[test]
+fn quotes_and_certificates() {
+    let world = World::new();
+    let evidence = world.evidence(&world.nonce_binding([0; 32]));
+    let Platform::Tpm(tpm) = evidence.platform else {
+        unreachable!()
+    };
+    mutate(&[tpm.attest, tpm.signature].concat(), 300, fuzz::quote);
+    mutate(&tpm.certificates[0], 1000, fuzz::certificate);
+}
+
+#[test]
+fn event_logs() {
+    mutate(&boot::encode(&boot::events()), 3000, fuzz::event_log);
+}
+
+#[test]
+fn bundles_and_checkpoints() {
+    let bundle = World::new().bundle();
+    mutate(&bundle, 2000, fuzz::bundle);
+    let bundle = Bundle::decode(&bundle).unwrap();
+    mutate(&bundle.envelope.payload, 2000, fuzz::bundle);
+    mutate(bundle.log.checkpoint.as_bytes(), 2000, fuzz::checkpoint);
+}
+
+#[test]
+fn policies_and_configurations() {
+    let world = World::new();
+    mutate(world.policy_toml().as_bytes(), 1000, fuzz::policy);
+    mutate(&world.configuration, 2000, fuzz::configuration);
+}
+
+#[test]
+fn whole_verifications() {
+    let world = World::new();
+    let evidence = world.evidence(&world.nonce_binding([0; 32])).encode();
+    mutate(&evidence, 300, fuzz::verify_all);
+}

@@ -1,0 +1,208 @@
+//! Policies and configurations: complete, strict and within their ranges.
+
+use attest::configuration::ConfigurationError;
+use attest::policy::{List, PolicyError, SecureBootPolicy};
+use attest::{Configuration, Policy};
+use signer::World;
+
+fn policy(text: &str) -> Result<Policy, PolicyError> {
+    Policy::parse(text.as_bytes())
+}
+
+fn configuration(text: &str) -> Result<Configuration, ConfigurationError> {
+    Configuration::parse(text.as_bytes())
+}
+
+fn sound_configuration() -> String {
+    String::from_utf8(World::new().configuration).unwrap()
+}
+
+#[test]
+fn a_complete_policy_is_read() {
+    let text = World::new().policy_toml();
+    let read = policy(&text).unwrap();
+    assert_eq!(read.tpm.secure_boot, SecureBootPolicy::Required);
+    let relaxed = policy(&text.replace("\"required\"", "\"not-required\"")).unwrap();
+    assert_eq!(relaxed.tpm.secure_boot, SecureBootPolicy::NotRequired);
+}
+
+/// Every line that gives a value is needed: without it there is no policy.
+#[test]
+fn no_field_of_a_policy_or_a_configuration_is_optional() {
+    let policy_text = World::new().policy_toml();
+    let root = policy_text.find("roots = ").unwrap()..policy_text.find("secure_boot").unwrap();
+    let mut without_roots = policy_text.clone();
+    without_roots.replace_range(root, "");
+    assert!(matches!(policy(&without_roots), Err(PolicyError::Toml(_))));
+    for line in without_roots.lines().filter(|line| line.contains(" = ")) {
+        let verdict = policy(&policy_text.replacen(&format!("{line}\n"), "", 1));
+        assert!(matches!(verdict, Err(PolicyError::Toml(_))), "{line}");
+    }
+    let text = sound_configuration();
+    for line in text.lines().filter(|line| line.contains(" = ")) {
+        let verdict = configuration(&text.replacen(&format!("{line}\n"), "", 1));
+        assert!(
+            matches!(verdict, Err(ConfigurationError::Toml(_))),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused_everywhere() {
+    let policy_text = World::new().policy_toml();
+    for section in ["", "[release]\n", "[tpm]\n", "[evidence]\n", "[channel]\n"] {
+        let text = policy_text.replacen(section, &format!("{section}surplus = 1\n"), 1);
+        assert!(
+            matches!(policy(&text), Err(PolicyError::Toml(_))),
+            "{section}"
+        );
+    }
+    let text = sound_configuration();
+    for section in ["", "[model]\n", "[limits]\n", "[server]\n"] {
+        let text = text.replacen(section, &format!("{section}surplus = 1\n"), 1);
+        assert!(
+            matches!(configuration(&text), Err(ConfigurationError::Toml(_))),
+            "{section}"
+        );
+    }
+}
+
+#[test]
+fn a_policy_must_name_signers_roots_and_platforms() {
+    let text = World::new().policy_toml();
+    let cut = |from: &str, to: &str| {
+        let start = text.find(from).unwrap() + from.len();
+        let end = start + text[start..].find(to).unwrap();
+        [&text[..start], "]", &text[end + 1..]].concat()
+    };
+    for (text, list) in [
+        (cut("signers = [", "]"), List::Signers),
+        (cut("roots = [", "]\nsecure"), List::TpmRoots),
+        (cut("platforms = [", "]"), List::Platforms),
+    ] {
+        assert_eq!(policy(&text), Err(PolicyError::Empty(list)), "{text}");
+    }
+}
+
+#[test]
+fn values_of_a_policy_are_checked() {
+    let text = World::new().policy_toml();
+    for (from, to) in [
+        ("\"required\"", "\"maybe\""),
+        ("\"per-handshake\"", "\"none\""),
+        ("[\"tpm\"]", "[\"sgx\"]"),
+        ("signers = [\"ed25519:", "signers = [\"rsa:"),
+        ("BEGIN CERTIFICATE", "BEGIN PUBLIC KEY"),
+        ("log.example.org/cloister", "log example"),
+        ("name = \"cloister\"", "name = \"a/b\""),
+        ("minimum_version = 1", "minimum_version = -1"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let verdict = policy(&text.replacen(from, to, 1));
+        assert!(matches!(verdict, Err(PolicyError::Toml(_))), "{to}");
+    }
+    let verdict = policy(&text.replacen("version = 1", "version = 2", 1));
+    assert_eq!(verdict, Err(PolicyError::Version { found: 2 }));
+    let found = (256 << 10) + 1;
+    assert_eq!(
+        Policy::parse(&vec![b'#'; found]),
+        Err(PolicyError::TooLarge { found })
+    );
+    assert_eq!(Policy::parse(b"\xff"), Err(PolicyError::Text));
+}
+
+#[test]
+fn a_line_of_releases_is_its_name_and_its_signers() {
+    let world = World::new();
+    let policy = world.policy().release;
+    let mut same = policy.clone();
+    same.signers.push(same.signers[0]);
+    same.minimum_version = 9;
+    assert_eq!(same.line(), policy.line());
+    let mut other = policy.clone();
+    other.name = "other".parse().unwrap();
+    assert_ne!(other.line(), policy.line());
+    let mut other = policy.clone();
+    other.signers.push(policy.log_key);
+    assert_ne!(other.line(), policy.line());
+    let mut reordered = other.clone();
+    reordered.signers.reverse();
+    assert_eq!(other.line(), reordered.line());
+}
+
+#[test]
+fn values_of_a_configuration_are_within_their_ranges() {
+    let text = sound_configuration();
+    let read = configuration(&text).unwrap();
+    assert_eq!(read.model.name.as_str(), "cloister-demo");
+    assert_eq!((read.limits.context_tokens, read.server.port), (1024, 8080));
+    for (line, wrong) in [
+        ("context_tokens = 1024", "0"),
+        ("context_tokens = 1024", "1048577"),
+        ("max_sessions = 64", "0"),
+        ("max_sessions = 64", "65537"),
+        ("max_body_bytes = 1048576", "1023"),
+        ("max_body_bytes = 1048576", "67108865"),
+        ("max_new_tokens = 512", "0"),
+        ("max_new_tokens = 512", "1025"),
+        ("port = 8080", "0"),
+    ] {
+        let key = line.split(' ').next().unwrap();
+        let verdict = configuration(&text.replace(line, &format!("{key} = {wrong}")));
+        let error = verdict.unwrap_err();
+        assert!(
+            matches!(error, ConfigurationError::Range { .. }),
+            "{line} {wrong}"
+        );
+        assert!(
+            error.to_string().contains(&format!("{key} = {wrong}, ")),
+            "{error}"
+        );
+    }
+    for wrong in [
+        "port = 65536",
+        "port = -1",
+        "port = \"8080\"",
+        "port = 8080.0",
+    ] {
+        let verdict = configuration(&text.replace("port = 8080", wrong));
+        assert!(
+            matches!(verdict, Err(ConfigurationError::Toml(_))),
+            "{wrong}"
+        );
+    }
+    let verdict = configuration(&text.replacen("version = 1", "version = 2", 1));
+    assert_eq!(verdict, Err(ConfigurationError::Version { found: 2 }));
+    let found = (64 << 10) + 1;
+    let verdict = Configuration::parse(&vec![b'#'; found]);
+    assert_eq!(verdict, Err(ConfigurationError::TooLarge { found }));
+    assert_eq!(Configuration::parse(b"\xff"), Err(ConfigurationError::Text));
+}
+
+#[test]
+fn a_volume_has_one_spelling() {
+    let text = sound_configuration();
+    let (root, salt) = ("ab".repeat(32), "cd".repeat(32));
+    let sound = format!("verity1:{root}:{salt}:256");
+    assert_eq!(configuration(&text).unwrap().model.volume.as_str(), sound);
+    for wrong in [
+        "",
+        "verity1",
+        &sound.replace("verity1", "verity2"),
+        &sound.replace("ab", "AB"),
+        &sound.replacen("ab", "", 1),
+        &sound.replacen(":256", "", 1),
+        &sound.replacen(":256", ":0", 1),
+        &sound.replacen(":256", ":0256", 1),
+        &sound.replacen(":256", ":+256", 1),
+        &sound.replacen(":256", ":256:", 1),
+        &sound.replacen(":256", ":18446744073709551616", 1),
+    ] {
+        let verdict = configuration(&text.replace(&sound, wrong));
+        assert!(
+            matches!(verdict, Err(ConfigurationError::Toml(_))),
+            "{wrong}"
+        );
+    }
+}

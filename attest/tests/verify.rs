@@ -1,0 +1,317 @@
+//! Verdicts of `verify` over evidence that is signed at run time, right and wrong.
+
+use attest::evidence::EvidenceError;
+use attest::policy::SecureBootPolicy;
+use attest::{
+    Assurance, Binding, Class, Configuration, Digest, Evidence, Expectation, Platform, Policy,
+    Refusal, ReleaseFloor, VerifiedPeer, verify,
+};
+use signer::boot::{self, Event};
+use signer::{NOW, World};
+
+fn judge(evidence: &Evidence, binding: Binding, policy: &Policy) -> Result<VerifiedPeer, Refusal> {
+    verify(
+        evidence,
+        &Expectation { binding },
+        policy,
+        ReleaseFloor::UNSEEN,
+        NOW,
+    )
+}
+
+/// The verdict on a world's own evidence under its own policy.
+fn verdict(world: &World) -> Result<VerifiedPeer, Refusal> {
+    let binding = world.handshake_binding();
+    judge(&world.evidence(&binding), binding, &world.policy())
+}
+
+fn refusal(world: &World) -> Refusal {
+    let refusal = verdict(world).expect_err("must be refused");
+    assert!(!refusal.to_string().is_empty() && !refusal.hint().is_empty());
+    refusal
+}
+
+#[test]
+fn sound_evidence_makes_a_verified_peer() {
+    let world = World::new();
+    let peer = verdict(&world).unwrap();
+    assert_eq!(peer.assurance(), Assurance::PerHandshake);
+    assert_eq!(
+        peer.configuration(),
+        &Configuration::parse(&world.configuration).unwrap()
+    );
+    assert_eq!(peer.release().statement().predicate, world.predicate);
+    let data = attest::ReportData::compute(&world.handshake_binding());
+    assert_eq!(peer.report_data(), &data);
+    for what in [
+        "platform",
+        "release signer",
+        "release log",
+        "release version",
+        "configuration",
+        "attestation key",
+        "binding to this connection",
+        "PCR 4 (boot loader and kernel)",
+        "PCR 9 (command line and initrd)",
+        "PCR 12 (additions to the command line, credentials)",
+        "Secure Boot",
+        "assurance",
+    ] {
+        assert!(
+            peer.claims().iter().any(|claim| claim.what == what),
+            "{what}"
+        );
+    }
+    assert!(peer.claims().iter().all(|claim| !claim.rests_on.is_empty()));
+}
+
+#[test]
+fn evidence_for_a_nonce_speaks_of_the_platform_only() {
+    let world = World::new();
+    let binding = world.nonce_binding([7; 32]);
+    let peer = judge(&world.evidence(&binding), binding, &world.policy()).unwrap();
+    assert_eq!(peer.assurance(), Assurance::PlatformOnly);
+}
+
+#[test]
+fn bytes_that_are_no_evidence_are_refused() {
+    let refusal = Refusal::from(Evidence::decode(b"GET / HTTP/1.1").unwrap_err());
+    assert!(matches!(refusal, Refusal::Evidence(EvidenceError::Cbor(_))));
+    assert_eq!(refusal.class(), Class::Signature);
+}
+
+#[test]
+fn a_platform_that_the_policy_does_not_name_is_refused() {
+    let world = World::new();
+    let binding = world.handshake_binding();
+    let mut policy = world.policy();
+    policy.evidence.platforms.clear();
+    let refusal = judge(&world.evidence(&binding), binding, &policy).unwrap_err();
+    assert!(matches!(refusal, Refusal::Platform { .. }));
+    assert_eq!(refusal.class(), Class::Policy);
+}
+
+#[test]
+fn evidence_for_another_handshake_or_nonce_is_refused() {
+    let world = World::new();
+    let made_for = world.handshake_binding();
+    let evidence = world.evidence(&made_for);
+    let mut others = vec![world.nonce_binding([7; 32])];
+    for part in 0..3 {
+        let mut other = made_for;
+        let Binding::Handshake {
+            message1_hash,
+            server_static,
+            ciphertext_digest,
+            ..
+        } = &mut other
+        else {
+            unreachable!()
+        };
+        [message1_hash, server_static, ciphertext_digest][part][31] ^= 1;
+        others.push(other);
+    }
+    for other in others {
+        let refusal = judge(&evidence, other, &world.policy()).unwrap_err();
+        assert!(
+            refusal
+                .to_string()
+                .starts_with("quote: made for another handshake"),
+            "{refusal}"
+        );
+        assert_eq!(refusal.class(), Class::Signature);
+    }
+}
+
+/// The platform vouches for one configuration, the envelope shows another.
+#[test]
+fn a_binding_to_another_configuration_or_other_gpus_is_refused() {
+    let world = World::new();
+    for gpu in [false, true] {
+        let mut binding = world.nonce_binding([7; 32]);
+        let Binding::Nonce {
+            configuration_digest,
+            gpu_digest,
+            ..
+        } = &mut binding
+        else {
+            unreachable!()
+        };
+        (if gpu {
+            gpu_digest
+        } else {
+            configuration_digest
+        })[0] ^= 1;
+        let refusal = judge(&world.evidence(&binding), binding, &world.policy()).unwrap_err();
+        assert!(matches!(refusal, Refusal::Binding { .. }), "{refusal}");
+        assert_eq!(refusal.to_string().starts_with("GPU"), gpu);
+        assert_eq!(refusal.class(), Class::Signature);
+    }
+}
+
+#[test]
+fn a_configuration_that_is_none_is_refused() {
+    let world = World::with_configuration(b"version = 2");
+    let refusal = refusal(&world);
+    assert!(matches!(refusal, Refusal::Configuration(_)));
+    assert_eq!(refusal.class(), Class::Policy);
+}
+
+#[test]
+fn a_configuration_that_the_release_does_not_state_is_refused() {
+    let mut world = World::new();
+    world.configuration.extend(b"# changed\n");
+    let refusal = refusal(&world);
+    assert!(matches!(refusal, Refusal::ConfigurationDigest { .. }));
+    assert_eq!(refusal.class(), Class::Policy);
+}
+
+#[test]
+fn another_name_or_profile_is_refused() {
+    let world = World::new();
+    let mut policy = world.policy();
+    policy.release.name = "other".parse().unwrap();
+    let binding = world.handshake_binding();
+    let evidence = world.evidence(&binding);
+    let refusal = judge(&evidence, binding, &policy).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "release name: other expected, found cloister"
+    );
+    assert_eq!(refusal.class(), Class::Policy);
+
+    let mut policy = world.policy();
+    policy.release.profile = "demo".parse().unwrap();
+    let refusal = judge(&evidence, binding, &policy).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "release profile: demo expected, found production"
+    );
+    assert_eq!(refusal.class(), Class::Policy);
+}
+
+#[test]
+fn old_versions_are_refused_by_policy_and_by_floor() {
+    let world = World::new();
+    let (binding, mut policy) = (world.handshake_binding(), world.policy());
+    let evidence = world.evidence(&binding);
+    let at = |policy: &Policy, floor| {
+        verify(
+            &evidence,
+            &Expectation { binding },
+            policy,
+            ReleaseFloor::at(floor),
+            NOW,
+        )
+    };
+    assert!(at(&policy, 7).is_ok());
+    let refusal = at(&policy, 8).unwrap_err();
+    assert_eq!(refusal, Refusal::Rollback { seen: 8, found: 7 });
+    assert_eq!(refusal.class(), Class::Policy);
+    policy.release.minimum_version = 7;
+    assert!(at(&policy, 0).is_ok());
+    policy.release.minimum_version = 8;
+    let refusal = at(&policy, 0).unwrap_err();
+    assert_eq!(
+        refusal,
+        Refusal::Version {
+            minimum: 8,
+            found: 7
+        }
+    );
+    assert_eq!(refusal.class(), Class::Policy);
+}
+
+#[test]
+fn another_kernel_command_line_or_image_is_refused_and_the_register_named() {
+    for (register, kind, text) in [
+        (4, 0x8000_0003, "PCR 4 (boot loader and kernel): "),
+        (9, 6, "PCR 9 (command line and initrd): "),
+        (11, 0xd, "PCR 11 (sections of the unified kernel image): "),
+    ] {
+        let mut world = World::new();
+        world
+            .events
+            .push(Event::other(register, kind, b"more", b"more"));
+        let refusal = refusal(&world);
+        let Refusal::Register {
+            expected, found, ..
+        } = &refusal
+        else {
+            panic!("{refusal}")
+        };
+        let shown = format!("{text}{expected} expected by the release, found {found}");
+        assert_eq!(refusal.to_string(), shown);
+        assert_eq!(refusal.class(), Class::Policy);
+    }
+}
+
+#[test]
+fn whatever_the_host_adds_to_the_boot_is_refused() {
+    for (register, what) in [
+        (12, "command line extra, credential"),
+        (13, "system extension"),
+    ] {
+        let mut world = World::new();
+        world
+            .events
+            .push(Event::plain(register, 0xd, what.as_bytes()));
+        // Even a release that states such a value changes nothing.
+        let [.., pcr12, pcr13, _, _] = boot::registers(&world.events);
+        let stated = &mut world.predicate.reference_values.tpm.sha384;
+        (stated.pcr12, stated.pcr13) = (pcr12, pcr13);
+        let refusal = refusal(&world);
+        assert!(matches!(refusal, Refusal::NotEmpty { .. }), "{refusal}");
+        assert_eq!(refusal.class(), Class::Policy);
+    }
+}
+
+/// A release that states something in registers 12 or 13 cannot be met by an empty register.
+#[test]
+fn a_release_cannot_ask_for_additions_to_the_boot() {
+    let mut world = World::new();
+    world.predicate.reference_values.tpm.sha384.pcr12 = Digest::sha384(b"addition");
+    assert!(matches!(refusal(&world), Refusal::Register { .. }));
+}
+
+#[test]
+fn a_register_that_the_log_does_not_explain_is_refused() {
+    for register in [0, 1, 2, 3, 5, 6, 7, 8, 14, 15] {
+        let world = World::new();
+        let binding = world.handshake_binding();
+        let mut evidence = world.evidence(&binding);
+        let Platform::Tpm(tpm) = &mut evidence.platform else {
+            unreachable!()
+        };
+        let mut events = world.events.clone();
+        events.push(Event::plain(register, 0xd, b"unmeasured"));
+        tpm.event_log = boot::encode(&events);
+        let refusal = judge(&evidence, binding, &world.policy()).unwrap_err();
+        assert!(matches!(refusal, Refusal::Replay { .. }), "{refusal}");
+        assert!(
+            refusal.to_string().starts_with(&format!("PCR {register} ")),
+            "{refusal}"
+        );
+        assert_eq!(refusal.class(), Class::Signature);
+    }
+}
+
+#[test]
+fn secure_boot_off_is_refused_unless_the_policy_says_so() {
+    let mut world = World::new();
+    for off in [&[][..], &[0]] {
+        world.events[3] = boot::secure_boot(off);
+        assert_eq!(refusal(&world), Refusal::SecureBoot);
+        assert_eq!(refusal(&world).class(), Class::Policy);
+        let (binding, mut policy) = (world.handshake_binding(), world.policy());
+        policy.tpm.secure_boot = SecureBootPolicy::NotRequired;
+        let peer = judge(&world.evidence(&binding), binding, &policy).unwrap();
+        let claim = peer
+            .claims()
+            .iter()
+            .find(|claim| claim.what == "Secure Boot")
+            .unwrap();
+        assert_eq!(claim.expected, "not required (relaxed by the policy)");
+        assert_eq!(claim.found, "disabled");
+    }
+}
