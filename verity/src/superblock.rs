@@ -166,7 +166,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_is_canonical(changes in prop::collection::vec((0usize..512, any::<u8>()), 0..4)) {
+        fn what_parses_is_canonical(
+            changes in prop::collection::vec((0usize..512, any::<u8>()), 0..4),
+        ) {
             let mut bytes = example().encode();
             for (at, byte) in changes {
                 bytes[at] = byte;

@@ -30,11 +30,7 @@ fn layout() -> Layout {
 }
 
 fn table_bytes() -> Vec<u8> {
-    let image = tempfile::tempfile().unwrap();
-    layout().write_tables(&image).unwrap();
-    let mut bytes = vec![0; TABLE_BYTES];
-    image.read_exact_at(&mut bytes, 0).unwrap();
-    bytes
+    layout().encode_start()
 }
 
 /// CRC-32, bit by bit, so that a test can mend the checksums of what it damaged.
@@ -64,81 +60,83 @@ fn what_is_written_is_read_back() {
     assert_eq!(table.backup_sector(), layout().image_bytes() / 512 - 1);
 }
 
+type Check = fn(&GptError) -> bool;
+
+/// Byte to change, whether to mend the checksums, what must be said.
+const FAULTS: [(usize, bool, Check); 16] = [
+    (510, false, |e| matches!(e, GptError::ProtectiveMbr)),
+    (450, false, |e| matches!(e, GptError::ProtectiveMbr)),
+    (454, false, |e| matches!(e, GptError::ProtectiveMbr)),
+    (512, true, |e| matches!(e, GptError::Signature)),
+    (512 + 8, true, |e| {
+        matches!(
+            e,
+            GptError::Header {
+                field: "Revision",
+                ..
+            }
+        )
+    }),
+    (512 + 12, true, |e| {
+        matches!(
+            e,
+            GptError::Header {
+                field: "HeaderSize",
+                ..
+            }
+        )
+    }),
+    (512 + 20, true, |e| {
+        matches!(
+            e,
+            GptError::Header {
+                field: "Reserved",
+                ..
+            }
+        )
+    }),
+    (512 + 24, true, |e| {
+        matches!(e, GptError::Header { field: "MyLBA", .. })
+    }),
+    (512 + 72, true, |e| {
+        matches!(
+            e,
+            GptError::Header {
+                field: "PartitionEntryLBA",
+                ..
+            }
+        )
+    }),
+    (512 + 81, true, |e| {
+        matches!(
+            e,
+            GptError::Header {
+                field: "NumberOfPartitionEntries",
+                ..
+            }
+        )
+    }),
+    (512 + 84, true, |e| {
+        matches!(
+            e,
+            GptError::Header {
+                field: "SizeOfPartitionEntry",
+                ..
+            }
+        )
+    }),
+    (512 + 60, false, |e| matches!(e, GptError::HeaderChecksum)),
+    (1024 + 60, false, |e| matches!(e, GptError::EntriesChecksum)),
+    (512 + 55, true, |e| matches!(e, GptError::UsableRange)),
+    (1024 + 128 + 39, true, |e| {
+        matches!(e, GptError::PartitionRange(2))
+    }),
+    (1024 + 41, true, |e| matches!(e, GptError::Overlap(1, 2))),
+];
+
 #[test]
 fn each_fault_has_its_own_refusal() {
-    type Check = fn(&GptError) -> bool;
-    // Byte to change, whether to mend the checksums, what must be said.
-    let cases: [(usize, bool, Check); 16] = [
-        (510, false, |e| matches!(e, GptError::ProtectiveMbr)),
-        (450, false, |e| matches!(e, GptError::ProtectiveMbr)),
-        (454, false, |e| matches!(e, GptError::ProtectiveMbr)),
-        (512, true, |e| matches!(e, GptError::Signature)),
-        (512 + 8, true, |e| {
-            matches!(
-                e,
-                GptError::Header {
-                    field: "Revision",
-                    ..
-                }
-            )
-        }),
-        (512 + 12, true, |e| {
-            matches!(
-                e,
-                GptError::Header {
-                    field: "HeaderSize",
-                    ..
-                }
-            )
-        }),
-        (512 + 20, true, |e| {
-            matches!(
-                e,
-                GptError::Header {
-                    field: "Reserved",
-                    ..
-                }
-            )
-        }),
-        (512 + 24, true, |e| {
-            matches!(e, GptError::Header { field: "MyLBA", .. })
-        }),
-        (512 + 72, true, |e| {
-            matches!(
-                e,
-                GptError::Header {
-                    field: "PartitionEntryLBA",
-                    ..
-                }
-            )
-        }),
-        (512 + 81, true, |e| {
-            matches!(
-                e,
-                GptError::Header {
-                    field: "NumberOfPartitionEntries",
-                    ..
-                }
-            )
-        }),
-        (512 + 84, true, |e| {
-            matches!(
-                e,
-                GptError::Header {
-                    field: "SizeOfPartitionEntry",
-                    ..
-                }
-            )
-        }),
-        (512 + 60, false, |e| matches!(e, GptError::HeaderChecksum)),
-        (1024 + 60, false, |e| matches!(e, GptError::EntriesChecksum)),
-        (512 + 55, true, |e| matches!(e, GptError::UsableRange)),
-        (1024 + 128 + 39, true, |e| {
-            matches!(e, GptError::PartitionRange(2))
-        }),
-        (1024 + 41, true, |e| matches!(e, GptError::Overlap(1, 2))),
-    ];
-    for (at, mended, check) in cases {
+    for (at, mended, check) in FAULTS {
         let mut bytes = table_bytes();
         bytes[at] ^= 0x18;
         if mended {

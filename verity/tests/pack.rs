@@ -196,91 +196,93 @@ fn a_folder_of_many_blocks_is_read_back_whole() {
     }
 }
 
+type Damage = fn(&Path);
+type Check = fn(&FolderError) -> bool;
+
+/// What is done to a good folder, and what must be said.
+const DAMAGES: [(Damage, Check); 10] = [
+    (
+        |f| fs::remove_dir_all(f).unwrap(),
+        |e| matches!(e, FolderError::List { .. }),
+    ),
+    (
+        |f| fs::remove_file(f.join("config.json")).unwrap(),
+        |e| matches!(e, FolderError::Missing("config.json")),
+    ),
+    (
+        |f| fs::remove_file(f.join("tokenizer.json")).unwrap(),
+        |e| matches!(e, FolderError::Missing("tokenizer.json")),
+    ),
+    (
+        |f| {
+            fs::remove_file(f.join("model-1.safetensors")).unwrap();
+            fs::remove_file(f.join("model-2.safetensors")).unwrap();
+        },
+        |e| matches!(e, FolderError::NoWeights),
+    ),
+    (
+        |f| fs::remove_file(f.join("model-2.safetensors")).unwrap(),
+        |e| matches!(e, FolderError::MissingShard { shard, .. } if shard.contains("-2.")),
+    ),
+    (
+        |f| fs::write(f.join("config.json"), "[]").unwrap(),
+        |e| matches!(e, FolderError::NotJson(name) if name == "config.json"),
+    ),
+    (
+        |f| {
+            let file = File::options()
+                .write(true)
+                .open(f.join("model-1.safetensors"));
+            file.unwrap().set_len(9_000).unwrap();
+        },
+        |e| {
+            let length = |s: &TensorError| matches!(s, TensorError::Length { found: 9_000, .. });
+            matches!(e, FolderError::Tensors { source, .. } if length(source))
+        },
+    ),
+    (
+        |f| {
+            let path = f.join("model-1.safetensors");
+            File::options()
+                .append(true)
+                .open(path)
+                .unwrap()
+                .write_all(b"x")
+                .unwrap();
+        },
+        |e| {
+            let length = |s: &TensorError| matches!(s, TensorError::Length { .. });
+            matches!(e, FolderError::Tensors { source, .. } if length(source))
+        },
+    ),
+    (
+        |f| {
+            let file = File::options()
+                .write(true)
+                .open(f.join("model-1.safetensors"));
+            file.unwrap()
+                .write_all_at(&u64::MAX.to_le_bytes(), 0)
+                .unwrap();
+        },
+        |e| {
+            matches!(
+                e,
+                FolderError::Tensors {
+                    source: TensorError::Header,
+                    ..
+                }
+            )
+        },
+    ),
+    (
+        |f| std::os::unix::fs::symlink("nowhere", f.join("dangling.json")).unwrap(),
+        |e| matches!(e, FolderError::Read { .. }),
+    ),
+];
+
 #[test]
 fn a_folder_that_is_no_model_is_refused() {
-    type Damage = fn(&Path);
-    type Check = fn(&FolderError) -> bool;
-    let cases: [(Damage, Check); 10] = [
-        (
-            |f| fs::remove_dir_all(f).unwrap(),
-            |e| matches!(e, FolderError::List { .. }),
-        ),
-        (
-            |f| fs::remove_file(f.join("config.json")).unwrap(),
-            |e| matches!(e, FolderError::Missing("config.json")),
-        ),
-        (
-            |f| fs::remove_file(f.join("tokenizer.json")).unwrap(),
-            |e| matches!(e, FolderError::Missing("tokenizer.json")),
-        ),
-        (
-            |f| {
-                fs::remove_file(f.join("model-1.safetensors")).unwrap();
-                fs::remove_file(f.join("model-2.safetensors")).unwrap();
-            },
-            |e| matches!(e, FolderError::NoWeights),
-        ),
-        (
-            |f| fs::remove_file(f.join("model-2.safetensors")).unwrap(),
-            |e| matches!(e, FolderError::MissingShard { shard, .. } if shard == "model-2.safetensors"),
-        ),
-        (
-            |f| fs::write(f.join("config.json"), "[]").unwrap(),
-            |e| matches!(e, FolderError::NotJson(name) if name == "config.json"),
-        ),
-        (
-            |f| {
-                let file = File::options()
-                    .write(true)
-                    .open(f.join("model-1.safetensors"));
-                file.unwrap().set_len(9_000).unwrap();
-            },
-            |e| {
-                let length =
-                    |s: &TensorError| matches!(s, TensorError::Length { found: 9_000, .. });
-                matches!(e, FolderError::Tensors { source, .. } if length(source))
-            },
-        ),
-        (
-            |f| {
-                let path = f.join("model-1.safetensors");
-                File::options()
-                    .append(true)
-                    .open(path)
-                    .unwrap()
-                    .write_all(b"x")
-                    .unwrap();
-            },
-            |e| {
-                let length = |s: &TensorError| matches!(s, TensorError::Length { .. });
-                matches!(e, FolderError::Tensors { source, .. } if length(source))
-            },
-        ),
-        (
-            |f| {
-                let file = File::options()
-                    .write(true)
-                    .open(f.join("model-1.safetensors"));
-                file.unwrap()
-                    .write_all_at(&u64::MAX.to_le_bytes(), 0)
-                    .unwrap();
-            },
-            |e| {
-                matches!(
-                    e,
-                    FolderError::Tensors {
-                        source: TensorError::Header,
-                        ..
-                    }
-                )
-            },
-        ),
-        (
-            |f| std::os::unix::fs::symlink("nowhere", f.join("dangling.json")).unwrap(),
-            |e| matches!(e, FolderError::Read { .. }),
-        ),
-    ];
-    for (number, (damage, check)) in cases.into_iter().enumerate() {
+    for (number, (damage, check)) in DAMAGES.into_iter().enumerate() {
         let place = tempfile::tempdir().unwrap();
         model(place.path());
         damage(place.path());

@@ -107,18 +107,24 @@ impl Layout {
         self.image_sectors * SECTOR_BYTES
     }
 
+    /// The disk's first [`super::TABLE_BYTES`]: protective MBR, header and entries.
+    pub fn encode_start(&self) -> Vec<u8> {
+        let entries = self.encode_entries();
+        let mut start = self.encode_mbr().to_vec();
+        start.extend(self.encode_header(1, self.image_sectors - 1, 2, &entries));
+        start.extend(entries);
+        start
+    }
+
     /// Sets the image's length and writes the protective MBR and both tables; no partition content.
     pub fn write_tables(&self, image: &File) -> io::Result<()> {
-        let entries = self.encode_entries();
         let last = self.image_sectors - 1;
-        image.set_len(self.image_bytes())?;
-        image.write_all_at(&self.encode_mbr(), 0)?;
-        image.write_all_at(&self.encode_header(1, last, 2, &entries), SECTOR_BYTES)?;
-        image.write_all_at(&entries, 2 * SECTOR_BYTES)?;
         let backup_entries = last - ENTRIES_SECTORS;
-        image.write_all_at(&entries, backup_entries * SECTOR_BYTES)?;
-        let backup = self.encode_header(last, 1, backup_entries, &entries);
-        image.write_all_at(&backup, last * SECTOR_BYTES)
+        let mut end = self.encode_entries();
+        end.extend(self.encode_header(last, 1, backup_entries, &end));
+        image.set_len(self.image_bytes())?;
+        image.write_all_at(&self.encode_start(), 0)?;
+        image.write_all_at(&end, backup_entries * SECTOR_BYTES)
     }
 
     fn encode_mbr(&self) -> [u8; 512] {

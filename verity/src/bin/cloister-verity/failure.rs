@@ -132,7 +132,10 @@ impl Failure {
 
 /// File names may hold anything; a terminal gets no control characters from us.
 pub(crate) fn printable(text: &str) -> String {
-    let direction = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let direction = |c: char| {
+        let embeds = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        embeds || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
+    };
     let odd = |c: char| c.is_control() || direction(c);
     text.chars()
         .map(|c| {
