@@ -26,11 +26,18 @@ inputs() {
 
 sources() {
     {
-        printf '%s\n' Cargo.toml Cargo.lock */Cargo.toml image/rust.sh image/vendor.sh
+        printf '%s\n' Cargo.lock image/rust.sh image/vendor.sh
+        manifests
         find "${rooms[@]}" -name target -prune -o -type f -path '*/src/*' -print
         # What a crate takes in with include_str! and the like.
         find "${rooms[@]}" -maxdepth 1 -name build.rs
     } | sort -u
+}
+
+# Those of the workspace; a fuzz folder is its own.
+manifests() {
+    find . -maxdepth 3 \( -name target -o -name build -o -name fuzz -o -name '.?*' \) -prune \
+        -o -name Cargo.toml -printf '%P\n'
 }
 
 make_programs() {
@@ -87,7 +94,7 @@ stage() {
         mkdir -p "$into/$(dirname "$file")"
         cp "$file" "$into/$file"
     done
-    for file in */Cargo.toml; do
+    for file in $(manifests | grep /); do
         room=$(dirname "$file")
         case " ${rooms[*]} " in *" $room "*) continue ;; esac
         mkdir -p "$into/$room/src/bin"
