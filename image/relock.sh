@@ -93,11 +93,16 @@ write_lock() {
     } END { for (key in sets) print key, sets[key] }' | sort
 }
 
+# By name, version and sets: the columns that a person reviews. The hashes follow from signed
+# indexes.
 show_diff() {
+    local changes
     [ -e "$lock_file" ] || return 0
-    # By name, version and sets: the columns that a person reviews. The hashes follow from signed indexes.
-    diff -U0 <(awk '!/^#/ { print $1, $2, $7 }' "$lock_file") <(awk '!/^#/ { print $1, $2, $7 }' "$work/deb.lock") |
-        grep -E '^[-+][^-+]' || say "nothing changed"
+    changes=$(diff -U0 <(reviewed "$lock_file") <(reviewed "$work/deb.lock") |
+        grep -E '^[-+][^-+]' || true)
+    printf '%s\n' "${changes:-nothing changed}"
 }
+
+reviewed() { awk '!/^#/ { print $1, $2, $7 }' "$1"; }
 
 main "$@"

@@ -57,6 +57,11 @@ by_hand() {
     # Mount points for the host's own files; see enter.sh.
     : >"$t/etc/resolv.conf"
     : >"$t/etc/hosts"
+    # The bundle of certificates, with which a machine without cargo fetches crates.
+    if [ -d "$t/usr/share/ca-certificates" ]; then
+        mkdir -p "$t/etc/ssl/certs"
+        cat "$t"/usr/share/ca-certificates/mozilla/*.crt >"$t/etc/ssl/certs/ca-certificates.crt"
+    fi
     # dpkg's alternatives.
     if [ -e "$t/usr/bin/mawk" ]; then ln -sf mawk "$t/usr/bin/awk"; fi
     if [ -e "$t/usr/bin/gcc" ]; then ln -sf gcc "$t/usr/bin/cc"; fi

@@ -27,7 +27,14 @@ cargo_do() {
     if [ -z "${CLOISTER_LOCKED_CARGO:-}" ] && command -v cargo >/dev/null; then
         cargo "$@"
     else
-        "$image_dir/enter.sh" --tree build -- cargo "$@"
+        # Behind a proxy that has an authority of its own, the host's bundle knows it.
+        local bundle=certs/ca-certificates.crt
+        if [ -r "/etc/ssl/$bundle" ]; then
+            "$image_dir/enter.sh" --tree build --at /etc/ssl:/host-ssl -- \
+                env CARGO_HTTP_CAINFO="/host-ssl/$bundle" cargo "$@"
+        else
+            "$image_dir/enter.sh" --tree build -- cargo "$@"
+        fi
     fi
 }
 
