@@ -1,11 +1,33 @@
 //! The engine's front: open, render, submit.
 
-use std::io;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
-use crate::error::{LoadError, PromptError, SubmitError};
+use serde_json::Value;
+
+use crate::cache::{BLOCK_TOKENS, block_bytes};
+use crate::config::Fields;
+use crate::error::{ConfigError, LoadError, Name, PromptError, SubmitError};
+use crate::folder;
+use crate::model::Model;
 use crate::request::{ChatMessage, Generation, Prompt, Request};
+use crate::scheduler::{Job, Scheduler, Shared};
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
+const MAX_TEMPERATURE: f32 = 2.0;
+const MAX_STOP_COUNT: usize = 16;
+const MAX_STOP_BYTES: usize = 256;
 
 /// Bounds on what the engine uses and accepts.
 #[derive(Clone, Debug)]
@@ -18,9 +40,9 @@ pub struct EngineLimits {
     pub max_active: u32,
     /// Requests that may wait for a slot.
     pub max_queued: u32,
-    /// Memory for the KV cache.
+    /// Memory for the KV cache; it is taken from the system as it is used.
     pub kv_bytes: u64,
-    /// Prompt tokens that one step reads.
+    /// Prompt tokens that one step reads, of all requests together.
     pub prefill_chunk_tokens: u32,
     /// Threads that compute; `None` takes one per processor.
     pub threads: Option<NonZeroUsize>,
@@ -49,6 +71,8 @@ pub struct EngineInfo {
     pub vocabulary: u32,
     /// The context in force.
     pub context_tokens: u32,
+    /// The most new tokens of one request.
+    pub max_new_tokens: u32,
     /// Whether [`Engine::render_chat`] can work.
     pub has_chat_template: bool,
 }
@@ -68,19 +92,62 @@ pub struct EngineStats {
     pub finished: u64,
 }
 
-/// A loaded model with its scheduler thread. Share it in an `Arc`; dropping it stops the thread.
-#[derive(Debug)]
+/// A loaded model with its scheduler thread. Share it in an `Arc`; dropping it ends all generations
+/// and stops the thread.
 pub struct Engine {
     info: EngineInfo,
+    limits: EngineLimits,
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    shared: Arc<Shared>,
+    /// `None` only while the engine is being dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Engine {
     /// Loads the Hugging Face style folder `model` and starts the scheduler.
     pub fn open(model: &Path, limits: EngineLimits) -> Result<Self, LoadError> {
-        let _ = (model, limits);
-        Err(LoadError::Read {
-            file: "config.json",
-            source: io::ErrorKind::Unsupported.into(),
+        check_limits(&limits)?;
+        let loaded = Model::open(model, limits.threads)?;
+        check_room(&limits, &loaded)?;
+        let tokenizer = Arc::new(Tokenizer::read(
+            &folder::read(model, TOKENIZER)?,
+            loaded.vocabulary(),
+        )?);
+        let template = read_template(model)?;
+        let end_tokens = read_end_tokens(model, &loaded)?;
+        let info = EngineInfo {
+            parameters: loaded.parameters(),
+            vocabulary: loaded.vocabulary(),
+            context_tokens: limits.context_tokens,
+            max_new_tokens: limits.max_new_tokens,
+            has_chat_template: template.is_some(),
+        };
+
+        let shared = Arc::new(Shared::default());
+        let (jobs, received) = mpsc::channel();
+        let scheduler = Scheduler::new(
+            loaded,
+            Arc::clone(&tokenizer),
+            end_tokens,
+            limits.clone(),
+            Arc::clone(&shared),
+            received,
+        );
+        let thread = std::thread::Builder::new().name("scheduler".to_owned());
+        let thread = thread
+            .spawn(move || scheduler.run())
+            .map_err(LoadError::Thread)?;
+        let (jobs, thread) = (Some(jobs), Some(thread));
+        Ok(Self {
+            info,
+            limits,
+            tokenizer,
+            template,
+            shared,
+            jobs,
+            thread,
         })
     }
 
@@ -91,24 +158,207 @@ impl Engine {
 
     /// The engine's state at this moment.
     pub fn stats(&self) -> EngineStats {
-        EngineStats::default()
+        self.shared.stats()
     }
 
     /// Renders a conversation with the model's chat template, ready for its next answer.
     pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
-        let _ = messages;
-        Err(PromptError::NoChatTemplate)
+        let template = self.template.as_ref().ok_or(PromptError::NoChatTemplate)?;
+        self.tokenizer.encode(&template.render(messages)?, false)
     }
 
-    /// Encodes plain text.
+    /// Encodes plain text, with the special tokens that the tokenizer puts around a text.
     pub fn encode_text(&self, text: &str) -> Result<Prompt, PromptError> {
-        let _ = text;
-        Err(PromptError::NoChatTemplate)
+        self.tokenizer.encode(text, true)
     }
 
     /// Queues a request.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
-        let (_sender, receiver) = tokio::sync::mpsc::channel(1);
-        Ok(Generation::new(receiver, request.prompt.len() as u32))
+        self.check(&request)?;
+        let limit = self.limits.max_queued;
+        let more = |queued: u32| (queued < limit).then_some(queued + 1);
+        self.shared
+            .queued
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .map_err(|_| SubmitError::QueueFull { limit })?;
+        let prompt_tokens = request.prompt.len() as u32;
+        // One chunk for each token, and one that ends.
+        let (sender, receiver) = tokio::sync::mpsc::channel(request.max_new_tokens as usize + 1);
+        let jobs = self.jobs.as_ref().ok_or(SubmitError::Stopped)?;
+        jobs.send(Job { request, sender })
+            .map_err(|_| SubmitError::Stopped)?;
+        Ok(Generation::new(receiver, prompt_tokens))
     }
+
+    fn check(&self, request: &Request) -> Result<(), SubmitError> {
+        let Request {
+            prompt,
+            sampling,
+            max_new_tokens,
+            stop,
+            deadline: _,
+        } = request;
+        let (asked, limit) = (*max_new_tokens, self.limits.max_new_tokens);
+        let vocabulary = self.info.vocabulary;
+        let context_tokens = self.limits.context_tokens;
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        if prompt.is_empty() {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if asked == 0 || asked > limit {
+            return Err(SubmitError::NewTokens { asked, limit });
+        }
+        if prompt_tokens.saturating_add(asked) > context_tokens {
+            let max_new_tokens = asked;
+            return Err(SubmitError::ContextLength {
+                prompt_tokens,
+                max_new_tokens,
+                context_tokens,
+            });
+        }
+        if prompt.tokens().iter().any(|token| *token >= vocabulary) {
+            return Err(SubmitError::UnknownToken { vocabulary });
+        }
+        if !(0.0..=MAX_TEMPERATURE).contains(&sampling.temperature) {
+            return Err(SubmitError::Temperature);
+        }
+        if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
+            return Err(SubmitError::TopP);
+        }
+        let fits = |stop: &String| (1..=MAX_STOP_BYTES).contains(&stop.len());
+        if stop.len() > MAX_STOP_COUNT || !stop.iter().all(fits) {
+            let (max_count, max_bytes) = (MAX_STOP_COUNT, MAX_STOP_BYTES);
+            return Err(SubmitError::Stop {
+                max_count,
+                max_bytes,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A scheduler that panicked has nothing left to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_limits(limits: &EngineLimits) -> Result<(), LoadError> {
+    let positive = [
+        ("context_tokens", limits.context_tokens),
+        ("max_new_tokens", limits.max_new_tokens),
+        ("max_active", limits.max_active),
+        ("max_queued", limits.max_queued),
+        ("prefill_chunk_tokens", limits.prefill_chunk_tokens),
+    ];
+    match positive.into_iter().find(|(_, value)| *value == 0) {
+        Some((limit, _)) => Err(LoadError::ZeroLimit { limit }),
+        None => Ok(()),
+    }
+}
+
+/// One full context fits the model and the cache.
+fn check_room(limits: &EngineLimits, model: &Model) -> Result<(), LoadError> {
+    let (asked, model_tokens) = (limits.context_tokens, model.context_tokens());
+    if asked > model_tokens {
+        return Err(LoadError::ContextTokens {
+            asked,
+            model: model_tokens,
+        });
+    }
+    let blocks = u64::from(asked).div_ceil(BLOCK_TOKENS as u64);
+    let needed = blocks.saturating_mul(block_bytes(&model.decoder.spec));
+    if needed > limits.kv_bytes {
+        return Err(LoadError::KvBytes {
+            needed,
+            limit: limits.kv_bytes,
+        });
+    }
+    Ok(())
+}
+
+/// `chat_template.jinja`, or the default one of `tokenizer_config.json`.
+fn read_template(model: &Path) -> Result<Option<ChatTemplate>, LoadError> {
+    let config = folder::json_optional(model, TOKENIZER_CONFIG)?.unwrap_or(Value::Null);
+    let source = match folder::read_optional(model, CHAT_TEMPLATE)? {
+        Some(bytes) => {
+            let source = String::from_utf8(bytes);
+            Some(source.map_err(|_| LoadError::ChatTemplate { line: 0 })?)
+        }
+        None => default_template(&config),
+    };
+    let tokens = special_tokens(&config);
+    source
+        .map(|source| ChatTemplate::compile(source, tokens))
+        .transpose()
+}
+
+/// One template, or the one of a list that is called "default".
+fn default_template(config: &Value) -> Option<String> {
+    let template = match config.get("chat_template")? {
+        Value::Array(named) => {
+            let default = named
+                .iter()
+                .find(|entry| entry.get("name") == Some(&"default".into()));
+            default?.get("template")?
+        }
+        template => template,
+    };
+    template.as_str().map(str::to_owned)
+}
+
+/// `bos_token` and its like, as text or as an object with `content`.
+fn special_tokens(config: &Value) -> BTreeMap<String, String> {
+    const NAMES: [&str; 7] = [
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "sep_token",
+        "pad_token",
+        "cls_token",
+        "mask_token",
+    ];
+    let text = |name: &str| {
+        let token = config.get(name)?;
+        let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
+        Some((name.to_owned(), text.to_owned()))
+    };
+    NAMES.into_iter().filter_map(text).collect()
+}
+
+/// The tokens that end a turn: by `generation_config.json`, else by `config.json`.
+fn read_end_tokens(model: &Path, loaded: &Model) -> Result<Vec<u32>, LoadError> {
+    let wrong = |source| LoadError::Config {
+        file: Name::new(GENERATION_CONFIG),
+        source,
+    };
+    let mut tokens = match folder::json_optional(model, GENERATION_CONFIG)? {
+        Some(config) => Fields::new(config)
+            .and_then(|mut f| f.token_ids("eos_token_id"))
+            .map_err(wrong)?,
+        None => Vec::new(),
+    };
+    if tokens.is_empty() {
+        tokens = loaded.end_tokens().to_vec();
+    }
+    if tokens.iter().any(|token| *token >= loaded.vocabulary()) {
+        let expected = "tokens of the vocabulary";
+        return Err(wrong(ConfigError::Invalid {
+            field: Name::new("eos_token_id"),
+            expected,
+        }));
+    }
+    Ok(tokens)
 }

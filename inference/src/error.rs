@@ -1,40 +1,314 @@
 //! One small enum per operation, each variant with its cause.
 
-use std::io;
+use std::{fmt, io};
+
+/// A name that came from a foreign file: escaped and cut when it is shown.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Name(Box<str>);
+
+impl Name {
+    pub(crate) fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 96;
+        let mut characters = self.0.chars();
+        for character in characters.by_ref().take(SHOWN) {
+            match character {
+                ' '..='~' => write!(f, "{character}")?,
+                _ => write!(f, "{}", character.escape_unicode())?,
+            }
+        }
+        if characters.next().is_some() {
+            f.write_str("...")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
 
 /// Why a model folder cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// A file is missing.
+    #[error("{file} is missing from the model folder")]
+    Missing {
+        /// The file's name inside the folder.
+        file: Name,
+    },
     /// A file cannot be read.
-    #[error("cannot read {file}")]
+    #[error("cannot read {file}: {source}")]
     Read {
         /// The file's name inside the folder.
-        file: &'static str,
+        file: Name,
         /// What the operating system said.
-        #[source]
         source: io::Error,
     },
+    /// A text file is larger than any real one.
+    #[error("{file} is larger than {limit} bytes")]
+    TooLarge {
+        /// The file's name inside the folder.
+        file: Name,
+        /// The limit.
+        limit: u64,
+    },
+    /// A file is not JSON, or has a duplicate key.
+    #[error("{file}: {source}")]
+    Json {
+        /// The file's name inside the folder.
+        file: Name,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A configuration file says what this engine does not do.
+    #[error("{file}: {source}")]
+    Config {
+        /// The file's name inside the folder.
+        file: Name,
+        /// The field and the reason.
+        source: ConfigError,
+    },
+    /// A safetensors file is malformed.
+    #[error("{file}: {source}")]
+    Safetensors {
+        /// The file's name inside the folder.
+        file: Name,
+        /// What is wrong.
+        source: SafetensorsError,
+    },
+    /// The tensors are not those that the configuration asks for.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The tokenizer cannot be used.
+    #[error("tokenizer.json: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template does not compile.
+    #[error("the chat template does not compile, line {line}")]
+    ChatTemplate {
+        /// The line of the template.
+        line: usize,
+    },
+    /// The limits ask for what this model cannot do.
+    #[error("the limits allow {asked} context tokens, the model has {model}")]
+    ContextTokens {
+        /// What the limits say.
+        asked: u32,
+        /// `max_position_embeddings`.
+        model: u32,
+    },
+    /// A limit is zero.
+    #[error("the limit {limit} is zero")]
+    ZeroLimit {
+        /// Which limit.
+        limit: &'static str,
+    },
+    /// The KV cache cannot hold one full context.
+    #[error("a full context needs {needed} bytes of KV cache, the limit is {limit}")]
+    KvBytes {
+        /// Bytes that one context of the allowed length takes.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// What is wrong with a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not a JSON object.
+    #[error("not a JSON object")]
+    NotAnObject,
+    /// A needed field is missing.
+    #[error("the field {0} is missing")]
+    Missing(Name),
+    /// A field has a value of the wrong type or outside its bounds.
+    #[error("the field {field} is not {expected}")]
+    Invalid {
+        /// The field, with dots for nesting.
+        field: Name,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// A field asks for something that this engine does not do.
+    #[error("the field {0} has a value that is not supported")]
+    Unsupported(Name),
+    /// A field that this engine does not know.
+    #[error("the field {0} is not known")]
+    Unknown(Name),
+}
+
+/// What is wrong with a safetensors file.
+#[derive(Debug, thiserror::Error)]
+pub enum SafetensorsError {
+    /// Shorter than its header says.
+    #[error("truncated: {needed} bytes are needed, {found} are there")]
+    Truncated {
+        /// Bytes that the header asks for.
+        needed: u64,
+        /// Bytes in the file.
+        found: u64,
+    },
+    /// Longer than its header says.
+    #[error("{extra} bytes follow the last tensor")]
+    TrailingBytes {
+        /// How many.
+        extra: u64,
+    },
+    /// The header is larger than any real one.
+    #[error("a header of {found} bytes, at most {limit} are allowed")]
+    HeaderTooLarge {
+        /// What the file says.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The header is not JSON, or names a tensor twice.
+    #[error("the header is malformed: {0}")]
+    Header(#[from] serde_json::Error),
+    /// An entry of the header lacks a part or has one too many.
+    #[error("the header's entry for {0} is malformed")]
+    Entry(Name),
+    /// An element type that the format does not have.
+    #[error("{0} has an unknown element type")]
+    Dtype(Name),
+    /// Shape, element type and byte range do not agree.
+    #[error("{0}: shape and byte range do not agree")]
+    Length(Name),
+    /// Two tensors share bytes.
+    #[error("{first} and {second} overlap")]
+    Overlap {
+        /// The earlier tensor.
+        first: Name,
+        /// The later one.
+        second: Name,
+    },
+    /// Bytes before a tensor belong to none.
+    #[error("there is a hole before {0}")]
+    Hole(Name),
+}
+
+/// Why the tensors do not make the model that the configuration describes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    /// No file has it.
+    #[error("the tensor {0} is missing")]
+    Missing(Name),
+    /// Two files have it.
+    #[error("the tensor {0} stands in two files")]
+    Duplicate(Name),
+    /// The architecture has no use for it.
+    #[error("the tensor {0} has no place in this architecture")]
+    Unexpected(Name),
+    /// The index names another file for it.
+    #[error("model.safetensors.index.json is wrong about the tensor {0}")]
+    Index(Name),
+    /// Neither f32, f16 nor bf16.
+    #[error("the tensor {0} is not f32, f16 or bf16")]
+    Dtype(Name),
+    /// Not the shape that the configuration asks for.
+    #[error("the tensor {name} has shape {found:?}, the configuration asks for {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: Name,
+        /// The shape in the file.
+        found: Vec<u64>,
+        /// The shape that is needed.
+        expected: Vec<u64>,
+    },
+    /// A weight is infinite or not a number.
+    #[error("the tensor {0} has a weight that is not finite")]
+    NotFinite(Name),
+}
+
+/// Why a tokenizer cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizerError {
+    /// Not a tokenizer of the `tokenizers` library.
+    #[error("not a tokenizer")]
+    Malformed,
+    /// It has ids that the model lacks.
+    #[error("it has token {token}, the model's vocabulary has {vocabulary} tokens")]
+    Vocabulary {
+        /// The highest id.
+        token: u32,
+        /// `vocab_size`.
+        vocabulary: u32,
+    },
+    /// It decodes in a way that cannot be streamed byte by byte here.
+    #[error("the decoder {0} is not supported")]
+    Decoder(Name),
 }
 
 /// Why messages or text do not become a prompt.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PromptError {
     /// The model's folder has no chat template.
     #[error("the model has no chat template: use plain completions")]
     NoChatTemplate,
+    /// The chat template called `raise_exception`; its words are for the asker's eyes only.
+    #[error("the chat template refused the messages")]
+    Refused(Objection),
+    /// The chat template failed on these messages.
+    #[error("the chat template failed on these messages, line {line}")]
+    Template {
+        /// The line of the template.
+        line: usize,
+    },
+    /// The chat template took too many steps or wrote too much.
+    #[error("the chat template took too many steps or wrote too much")]
+    TooMuchWork,
+    /// More text than any context holds.
+    #[error("the text has {found} bytes, at most {limit} are allowed")]
+    TooLong {
+        /// Bytes of text.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The tokenizer failed on this text.
+    #[error("the tokenizer failed on this text")]
+    Tokenizer,
+}
+
+/// What a chat template objects to, in the template's words. They may quote the messages, so
+/// `Debug` does not show them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Objection(pub(crate) Box<str>);
+
+impl Objection {
+    /// The words, for the one who sent the messages. They are the template's: escape them.
+    pub fn words(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Objection")
+    }
 }
 
 /// Why a request is not accepted.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// The prompt has no token.
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// A token id is not in the vocabulary.
-    #[error("token {token} is not in the vocabulary of {vocabulary} tokens")]
+    #[error("a token of the prompt is not in the vocabulary of {vocabulary} tokens")]
     UnknownToken {
-        /// The offending id.
-        token: u32,
         /// The size of the vocabulary.
         vocabulary: u32,
     },

@@ -8,10 +8,32 @@
 //! batch-invariant: a request gives the same bits alone, in any batch, at any chunking and with
 //! any number of threads. No type that holds content shows it in `Debug`.
 
+mod cache;
+mod config;
+mod cpu;
+mod decoder;
 mod engine;
 mod error;
+mod folder;
+mod json;
+mod llama;
+mod map;
+mod model;
 mod request;
+mod rope;
+mod safetensors;
+mod sample;
+mod scheduler;
+mod spec;
+mod template;
+mod text;
+mod tokenizer;
+mod weights;
 
 pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
-pub use error::{LoadError, PromptError, SubmitError};
+pub use error::{
+    ConfigError, LoadError, Name, Objection, PromptError, SafetensorsError, SubmitError,
+    TensorError, TokenizerError,
+};
+pub use model::{Model, Session};
 pub use request::{ChatMessage, Chunk, Finish, Generation, Prompt, Request, Role, Sampling, Usage};

@@ -1,0 +1,73 @@
+//! One source, three versions: which vector instructions the compiler may use for it.
+
+/// The vector instructions of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// What every x86-64 machine has.
+    Baseline,
+    /// 8 lanes at once.
+    Avx2,
+    /// 16 lanes at once.
+    Avx512,
+}
+
+impl Level {
+    /// The best level that this machine has.
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                return Self::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Self::Avx2;
+            }
+        }
+        Self::Baseline
+    }
+}
+
+/// Makes `fn name(level, arguments)` run its body compiled for that level. The body is the same
+/// source each time, and Rust neither reorders nor fuses floating-point operations: the bits agree.
+macro_rules! leveled {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?)
+        $(-> $result:ty)? $body:block
+    ) => {
+        $(#[$attribute])*
+        #[allow(unsafe_code, clippy::too_many_arguments)]
+        $visibility fn $name(level: $crate::cpu::Level, $($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn body($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            fn avx2($($argument: $type),*) $(-> $result)? {
+                body($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($argument: $type),*) $(-> $result)? {
+                body($($argument),*)
+            }
+
+            match level {
+                // SAFETY (both): the only obligation is that the machine has the instructions, and
+                // `Level::detect` makes these variants only after asking the processor.
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::Level::Avx2 => unsafe { avx2($($argument),*) },
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::Level::Avx512 => unsafe { avx512($($argument),*) },
+                _ => body($($argument),*),
+            }
+        }
+    };
+}
+
+pub(super) use leveled;

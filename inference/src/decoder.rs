@@ -1,0 +1,451 @@
+//! The forward pass: one decoder for every family, driven by its description.
+
+use zeroize::Zeroize;
+
+use crate::cache::{self, KvCache};
+use crate::cpu::{self, Heads, Pool, Query, linear};
+use crate::error::{LoadError, TensorError};
+use crate::rope;
+use crate::spec::{DecoderSpec, LayerSpec};
+use crate::weights::{Linear, Matrix, Norm, Tensors};
+
+/// A decoder with its weights.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    pub(crate) spec: DecoderSpec,
+    pub(crate) parameters: u64,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    final_norm: Norm,
+    head: Option<Matrix>,
+    /// For each layer.
+    layouts: Vec<Heads>,
+    /// Distinct tables of rotary frequencies.
+    frequencies: Vec<Vec<f32>>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    /// Index into the tables of frequencies.
+    rope: usize,
+    attention_norm: Norm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    mlp_norm: Norm,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// The part of one sequence that a step reads.
+pub(crate) struct Part<'a> {
+    pub(crate) tokens: &'a [u32],
+    /// Position of the first of them; all before it are in the cache.
+    pub(crate) start: usize,
+    /// The sequence's blocks, enough for all of its positions.
+    pub(crate) blocks: &'a [u32],
+    pub(crate) logits: Logits,
+}
+
+/// After which tokens of a part the distribution is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Logits {
+    None,
+    Last,
+    Every,
+}
+
+/// Buffers that steps share. They hold content until they are cleared.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    mixed: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    delta: Vec<f32>,
+    /// The wanted distributions, one after the other.
+    pub(crate) logits: Vec<f32>,
+}
+
+impl Workspace {
+    /// Zeroes everything.
+    pub(crate) fn clear(&mut self) {
+        let Self {
+            hidden,
+            normed,
+            query,
+            key,
+            value,
+            mixed,
+            gate,
+            up,
+            delta,
+            logits,
+        } = self;
+        for buffer in [
+            hidden, normed, query, key, value, mixed, gate, up, delta, logits,
+        ] {
+            buffer.zeroize();
+        }
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Decoder {
+    /// Takes its weights out of the files, and refuses files with others.
+    pub(crate) fn bind(
+        spec: DecoderSpec,
+        mut tensors: Tensors,
+        pool: &Pool,
+    ) -> Result<Self, LoadError> {
+        let mut ropes = Vec::new();
+        let embedding = tensors.matrix(&spec.embedding, pool)?;
+        let mut layers = Vec::with_capacity(spec.layers.len());
+        for layer in &spec.layers {
+            let rope = ropes.iter().position(|rope| *rope == layer.attention.rope);
+            let rope = rope.unwrap_or_else(|| {
+                ropes.push(layer.attention.rope);
+                ropes.len() - 1
+            });
+            layers.push(bind_layer(layer, rope, spec.hidden, &mut tensors, pool)?);
+        }
+        let final_norm = tensors.norm(&spec.final_norm, spec.hidden, pool)?;
+        let head = match &spec.head {
+            Some(head) => Some(tensors.matrix(head, pool)?),
+            None => None,
+        };
+        Ok(Self {
+            parameters: tensors.finish(&spec.ignored)?,
+            layouts: cache::layouts(&spec),
+            frequencies: ropes.iter().map(|rope| rope.frequencies()).collect(),
+            spec,
+            embedding,
+            layers,
+            final_norm,
+            head,
+        })
+    }
+
+    /// Reads some tokens of some sequences: fills their cache, and `work.logits` with the wanted
+    /// distributions in order. What a sequence gets does not depend on the others.
+    pub(crate) fn forward(
+        &self,
+        pool: &Pool,
+        cache: &mut KvCache,
+        parts: &[Part<'_>],
+        work: &mut Workspace,
+    ) {
+        let queries = queries(parts);
+        let angles = self.angles(&queries);
+        self.embed(parts, &mut work.hidden);
+        for (layer, layout) in self.layers.iter().zip(&self.layouts) {
+            self.attention(
+                pool,
+                cache,
+                layer,
+                *layout,
+                &queries,
+                &angles[layer.rope],
+                work,
+            );
+            self.mlp(pool, layer, work);
+        }
+        self.distributions(pool, parts, work);
+    }
+
+    fn embed(&self, parts: &[Part<'_>], hidden: &mut Vec<f32>) {
+        let tokens = parts.iter().flat_map(|part| part.tokens);
+        hidden.clear();
+        hidden.resize(tokens.clone().count() * self.spec.hidden, 0.0);
+        for (token, row) in tokens.zip(hidden.chunks_exact_mut(self.spec.hidden)) {
+            self.embedding.copy_row(*token as usize, row);
+        }
+    }
+
+    /// For each table of frequencies: the angles of all tokens, one after the other.
+    fn angles(&self, queries: &[Query<'_>]) -> Vec<Vec<(f32, f32)>> {
+        let tables = self.frequencies.iter().map(|frequencies| {
+            let mut angles = Vec::with_capacity(queries.len() * frequencies.len());
+            for query in queries {
+                rope::angles(frequencies, query.position, &mut angles);
+            }
+            angles
+        });
+        tables.collect()
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self,
+        pool: &Pool,
+        cache: &mut KvCache,
+        layer: &Layer,
+        layout: Heads,
+        queries: &[Query<'_>],
+        angles: &[(f32, f32)],
+        work: &mut Workspace,
+    ) {
+        self.norm(&layer.attention_norm, &work.hidden, &mut work.normed);
+        apply(pool, &layer.query, &work.normed, &mut work.query);
+        apply(pool, &layer.key, &work.normed, &mut work.key);
+        apply(pool, &layer.value, &work.normed, &mut work.value);
+        rotate(&mut work.query, layout.heads, layout.head_dim, angles);
+        rotate(&mut work.key, layout.kv_heads, layout.head_dim, angles);
+
+        let width = layout.kv_heads * layout.head_dim;
+        let stored = work
+            .key
+            .chunks_exact(width)
+            .zip(work.value.chunks_exact(width));
+        for (query, (keys, values)) in queries.iter().zip(stored) {
+            cache.store(layout, query.blocks, query.position, keys, values);
+        }
+        resize(&mut work.mixed, work.query.len());
+        cpu::attend(
+            pool,
+            layout,
+            cache.data(),
+            queries,
+            &work.query,
+            &mut work.mixed,
+        );
+        apply(pool, &layer.output, &work.mixed, &mut work.delta);
+        cpu::add(&mut work.hidden, &work.delta);
+    }
+
+    fn mlp(&self, pool: &Pool, layer: &Layer, work: &mut Workspace) {
+        self.norm(&layer.mlp_norm, &work.hidden, &mut work.normed);
+        apply(pool, &layer.gate, &work.normed, &mut work.gate);
+        apply(pool, &layer.up, &work.normed, &mut work.up);
+        cpu::gate(pool.level, &mut work.gate, &work.up);
+        apply(pool, &layer.down, &work.gate, &mut work.delta);
+        cpu::add(&mut work.hidden, &work.delta);
+    }
+
+    fn norm(&self, norm: &Norm, x: &[f32], out: &mut Vec<f32>) {
+        resize(out, x.len());
+        let rows = x
+            .chunks_exact(norm.scale.len())
+            .zip(out.chunks_exact_mut(norm.scale.len()));
+        for (x, out) in rows {
+            cpu::rms_norm(x, &norm.scale, norm.epsilon, out);
+        }
+    }
+
+    fn distributions(&self, pool: &Pool, parts: &[Part<'_>], work: &mut Workspace) {
+        let mut wanted = Vec::new();
+        let mut end = 0;
+        for part in parts {
+            let start = end;
+            end += part.tokens.len();
+            match part.logits {
+                Logits::None => {}
+                Logits::Last => wanted.push(end - 1),
+                Logits::Every => wanted.extend(start..end),
+            }
+        }
+        work.delta.clear();
+        for token in &wanted {
+            let row = &work.hidden[token * self.spec.hidden..][..self.spec.hidden];
+            work.delta.extend_from_slice(row);
+        }
+        self.norm(&self.final_norm, &work.delta, &mut work.normed);
+        resize(
+            &mut work.logits,
+            wanted.len() * self.spec.vocabulary as usize,
+        );
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        linear(pool, head.view(), None, &work.normed, &mut work.logits);
+    }
+}
+
+fn bind_layer(
+    spec: &LayerSpec,
+    rope: usize,
+    hidden: usize,
+    tensors: &mut Tensors,
+    pool: &Pool,
+) -> Result<Layer, TensorError> {
+    Ok(Layer {
+        rope,
+        attention_norm: tensors.norm(&spec.attention_norm, hidden, pool)?,
+        query: tensors.linear(&spec.attention.query, pool)?,
+        key: tensors.linear(&spec.attention.key, pool)?,
+        value: tensors.linear(&spec.attention.value, pool)?,
+        output: tensors.linear(&spec.attention.output, pool)?,
+        mlp_norm: tensors.norm(&spec.mlp_norm, hidden, pool)?,
+        gate: tensors.linear(&spec.mlp.gate, pool)?,
+        up: tensors.linear(&spec.mlp.up, pool)?,
+        down: tensors.linear(&spec.mlp.down, pool)?,
+    })
+}
+
+/// One query for each token, in order.
+fn queries<'a>(parts: &[Part<'a>]) -> Vec<Query<'a>> {
+    let queries = parts.iter().flat_map(|part| {
+        let positions = part.start..part.start + part.tokens.len();
+        positions.map(|position| Query {
+            position,
+            blocks: part.blocks,
+        })
+    });
+    queries.collect()
+}
+
+fn apply(pool: &Pool, layer: &Linear, x: &[f32], out: &mut Vec<f32>) {
+    let tokens = x.len() / layer.weight.columns;
+    resize(out, tokens * layer.weight.rows);
+    linear(pool, layer.weight.view(), layer.bias.as_deref(), x, out);
+}
+
+/// Rotates every head of every token.
+fn rotate(x: &mut [f32], heads: usize, head_dim: usize, angles: &[(f32, f32)]) {
+    let tokens = x
+        .chunks_exact_mut(heads * head_dim)
+        .zip(angles.chunks_exact(head_dim / 2));
+    for (token, angles) in tokens {
+        token
+            .chunks_exact_mut(head_dim)
+            .for_each(|head| rope::rotate(head, angles));
+    }
+}
+
+/// Contents do not matter: every element is written next.
+fn resize(buffer: &mut Vec<f32>, size: usize) {
+    buffer.resize(size, 0.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::path::Path;
+
+    use super::*;
+    use crate::cache::BLOCK_TOKENS;
+    use crate::cpu::Level;
+    use crate::model::Model;
+
+    const MODELS: [&str; 3] = ["f32-tied-llama3", "bf16-sharded", "f16-linear"];
+
+    fn open(name: &str, threads: usize, level: Level) -> Model {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama");
+        let mut model = Model::open(&folder.join(name), NonZeroUsize::new(threads))
+            .expect("a fixture of this repository");
+        model.pool.level = level;
+        model
+    }
+
+    /// Levels that this machine has.
+    fn levels() -> Vec<Level> {
+        let best = Level::detect();
+        let levels = [Level::Baseline, Level::Avx2, Level::Avx512];
+        levels
+            .into_iter()
+            .take_while(|level| *level != best)
+            .chain([best])
+            .collect()
+    }
+
+    fn requests() -> Vec<Vec<u32>> {
+        let token = |request: usize, index: usize| ((request * 977 + index * 131) % 304) as u32;
+        (0..20)
+            .map(|r| (0..1 + r * 7 % 60).map(|i| token(r, i)).collect())
+            .collect()
+    }
+
+    /// All logits of all requests, as bits, with up to `batch` requests in a step and each reading
+    /// up to `chunk` tokens.
+    fn score(model: &Model, batch: usize, chunk: usize) -> Vec<Vec<u32>> {
+        let requests = requests();
+        let spec = &model.decoder.spec;
+        let mut cache = KvCache::new(spec, cache::block_bytes(spec) * 200);
+        let blocks: Vec<_> = requests
+            .iter()
+            .map(|r| cache.take(r.len()).expect("room"))
+            .collect();
+        let mut read = vec![0; requests.len()];
+        let mut bits = vec![Vec::new(); requests.len()];
+        let mut work = Workspace::default();
+        loop {
+            let open = (0..requests.len()).filter(|r| read[*r] < requests[*r].len());
+            let open: Vec<usize> = open.take(batch).collect();
+            if open.is_empty() {
+                assert!(blocks.iter().flatten().max().expect("blocks") * 16 >= BLOCK_TOKENS as u32);
+                return bits;
+            }
+            let parts = open.iter().enumerate().map(|(place, r)| {
+                // Shares differ within a step.
+                let end = requests[*r]
+                    .len()
+                    .min(read[*r] + 1 + (chunk - 1 + place) % chunk);
+                let (start, tokens) = (read[*r], &requests[*r][read[*r]..end]);
+                Part {
+                    tokens,
+                    start,
+                    blocks: &blocks[*r],
+                    logits: Logits::Every,
+                }
+            });
+            let parts: Vec<Part<'_>> = parts.collect();
+            model
+                .decoder
+                .forward(&model.pool, &mut cache, &parts, &mut work);
+            let mut logits = work.logits.chunks_exact(spec.vocabulary as usize);
+            for (r, part) in open.iter().zip(&parts) {
+                let own = logits.by_ref().take(part.tokens.len()).flatten();
+                bits[*r].extend(own.map(|logit| logit.to_bits()));
+                read[*r] += part.tokens.len();
+            }
+        }
+    }
+
+    #[test]
+    fn batch_chunk_threads_and_instructions_change_no_bit() {
+        for name in MODELS {
+            let alone = score(&open(name, 1, Level::Baseline), 1, 64);
+            for (threads, batch, chunk) in
+                [(1, 1, 1), (2, 2, 5), (3, 8, 16), (4, 20, 3), (2, 5, 64)]
+            {
+                for level in levels() {
+                    let found = score(&open(name, threads, level), batch, chunk);
+                    assert!(found == alone, "{name} {threads} {batch} {chunk} {level:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_zero_when_they_are_free() {
+        let model = open(MODELS[0], 1, Level::Baseline);
+        let spec = &model.decoder.spec;
+        let mut cache = KvCache::new(spec, cache::block_bytes(spec) * 4);
+        assert!(cache.take(65).is_none());
+        let blocks = cache.take(40).expect("room");
+        assert_eq!((cache.used_blocks(), cache.free_blocks()), (3, 1));
+        let tokens: Vec<u32> = (0..33).collect();
+        let part = Part {
+            tokens: &tokens,
+            start: 0,
+            blocks: &blocks,
+            logits: Logits::None,
+        };
+        model
+            .decoder
+            .forward(&model.pool, &mut cache, &[part], &mut Workspace::default());
+        assert!(cache.data().iter().any(|value| *value != 0.0));
+        cache.give_back(blocks, tokens.len());
+        assert!(cache.data().iter().all(|value| *value == 0.0));
+        assert_eq!((cache.used_blocks(), cache.free_blocks()), (0, 4));
+    }
+}

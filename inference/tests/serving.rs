@@ -1,0 +1,337 @@
+//! Many requests at once: what they get, what is refused, and what is left behind.
+
+#![allow(clippy::expect_used)] // a test's helpers may fail, too
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use inference::{
+    ChatMessage, Chunk, Engine, EngineLimits, EngineStats, Finish, Generation, Prompt, Request,
+    Role, Sampling, SubmitError,
+};
+
+fn open(limits: EngineLimits) -> Engine {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama/f32-tied-llama3");
+    Engine::open(&folder, limits).expect("a fixture of this repository")
+}
+
+fn limits() -> EngineLimits {
+    EngineLimits {
+        context_tokens: 256,
+        max_new_tokens: 250,
+        ..Default::default()
+    }
+}
+
+fn request(prompt: &[u32], max_new_tokens: u32) -> Request {
+    Request {
+        prompt: Prompt::from_tokens(prompt.to_vec()),
+        sampling: Sampling::GREEDY,
+        max_new_tokens,
+        stop: Vec::new(),
+        deadline: None,
+    }
+}
+
+/// Sampled and greedy requests of many lengths. Whether token 2, which ends a turn, comes is chance.
+fn twenty() -> Vec<Request> {
+    let one = |index: u32| {
+        let length = 1 + index * 13 % 90;
+        let prompt: Vec<u32> = (0..length)
+            .map(|place| (index * 31 + place * 17) % 304)
+            .collect();
+        let sampling = Sampling {
+            temperature: [0.0, 0.7, 1.0, 2.0][index as usize % 4],
+            top_p: [1.0, 0.9, 0.5][index as usize % 3],
+            seed: u64::from(index % 5),
+        };
+        Request {
+            sampling,
+            ..request(&prompt, 5 + index * 7 % 60)
+        }
+    };
+    (0..20).map(one).collect()
+}
+
+fn drain(mut generation: Generation) -> Vec<Chunk> {
+    std::iter::from_fn(|| generation.blocking_next()).collect()
+}
+
+fn finish(chunks: &[Chunk]) -> Option<Finish> {
+    let (last, others) = chunks.split_last().expect("at least one chunk");
+    assert!(
+        others
+            .iter()
+            .all(|chunk| chunk.finish.is_none() && !chunk.text.is_empty())
+    );
+    last.finish
+}
+
+fn text(chunks: &[Chunk]) -> String {
+    chunks.iter().map(|chunk| chunk.text.as_str()).collect()
+}
+
+fn wait_until(engine: &Engine, good: impl Fn(EngineStats) -> bool) {
+    let started = Instant::now();
+    while !good(engine.stats()) {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            engine.stats()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn company_changes_nothing() {
+    let engine = open(limits());
+    let answers = |engine: &Engine, together: bool| -> Vec<(String, Option<Finish>)> {
+        let submit = |request| engine.submit(request).expect("accepted");
+        let answers: Vec<Vec<Chunk>> = match together {
+            true => {
+                let started: Vec<Generation> = twenty().into_iter().map(submit).collect();
+                started.into_iter().map(drain).collect()
+            }
+            false => twenty()
+                .into_iter()
+                .map(|request| drain(submit(request)))
+                .collect(),
+        };
+        answers
+            .iter()
+            .map(|chunks| (text(chunks), finish(chunks)))
+            .collect()
+    };
+    let alone = answers(&engine, false);
+    assert!(alone.iter().any(|(text, _)| text.len() > 20));
+    for (max_active, prefill_chunk_tokens, threads) in
+        [(1, 7, 2), (3, 1, 1), (8, 16, 4), (20, 300, 2)]
+    {
+        let threads = NonZeroUsize::new(threads);
+        let arranged = EngineLimits {
+            max_active,
+            prefill_chunk_tokens,
+            threads,
+            ..limits()
+        };
+        assert_eq!(answers(&open(arranged), true), alone);
+    }
+}
+
+#[test]
+fn a_dropped_generation_frees_its_slot_and_cache() {
+    let engine = open(EngineLimits {
+        max_active: 2,
+        ..limits()
+    });
+    let all = engine.stats();
+    assert_eq!((all.active, all.used_blocks), (0, 0));
+    let mut running: Vec<Generation> = (0..5)
+        .map(|_| engine.submit(request(&[1, 5], 250)).expect("accepted"))
+        .collect();
+    wait_until(&engine, |stats| {
+        stats.active == 2 && stats.used_blocks == 32
+    });
+    running.clear();
+    wait_until(&engine, |stats| stats.active == 0 && stats.queued == 0);
+    let now = engine.stats();
+    assert_eq!((now.used_blocks, now.free_blocks), (0, all.free_blocks));
+    assert_eq!(now.finished, 5);
+    // And the engine goes on.
+    assert_eq!(
+        finish(&drain(engine.submit(request(&[1], 3)).expect("accepted"))),
+        Some(Finish::Length)
+    );
+}
+
+#[test]
+fn the_cache_bounds_how_many_run() {
+    let one = open(limits()).stats().free_blocks;
+    let bytes_of_a_block = (256 << 20) / u64::from(one);
+    // Two requests of 64 tokens fit; the third waits for the first.
+    let engine = open(EngineLimits {
+        kv_bytes: bytes_of_a_block * 16,
+        ..limits()
+    });
+    assert_eq!(engine.stats().free_blocks, 16);
+    let running: Vec<Generation> = (0..6)
+        .map(|_| engine.submit(request(&[7; 60], 60)).expect("accepted"))
+        .collect();
+    for generation in running {
+        drain(generation);
+        assert!(engine.stats().active <= 2);
+    }
+    wait_until(&engine, |stats| stats.free_blocks == 16);
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let engine = open(EngineLimits {
+        max_active: 1,
+        max_queued: 3,
+        ..limits()
+    });
+    let mut running = Vec::new();
+    let refusal = (0..50).find_map(|_| match engine.submit(request(&[1], 250)) {
+        Ok(generation) => {
+            running.push(generation);
+            None
+        }
+        Err(refusal) => Some(refusal),
+    });
+    assert_eq!(refusal, Some(SubmitError::QueueFull { limit: 3 }));
+    drop(running);
+    wait_until(&engine, |stats| stats.queued == 0);
+    assert!(engine.submit(request(&[1], 1)).is_ok());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_counts() {
+    let engine = open(EngineLimits {
+        max_new_tokens: 64,
+        ..limits()
+    });
+    let refusal = |request| engine.submit(request).expect_err("a refusal");
+    let (prompt_tokens, max_new_tokens, context_tokens) = (250, 7, 256);
+    assert_eq!(
+        refusal(request(&[1; 250], 7)),
+        SubmitError::ContextLength {
+            prompt_tokens,
+            max_new_tokens,
+            context_tokens
+        }
+    );
+    // Exactly the context is right.
+    let generation = engine.submit(request(&[1; 250], 6)).expect("accepted");
+    assert!(finish(&drain(generation)).is_some());
+    assert_eq!(refusal(request(&[], 1)), SubmitError::EmptyPrompt);
+    assert_eq!(
+        refusal(request(&[1], 0)),
+        SubmitError::NewTokens {
+            asked: 0,
+            limit: 64
+        }
+    );
+    assert_eq!(
+        refusal(request(&[1], 65)),
+        SubmitError::NewTokens {
+            asked: 65,
+            limit: 64
+        }
+    );
+    assert_eq!(
+        refusal(request(&[304], 1)),
+        SubmitError::UnknownToken { vocabulary: 304 }
+    );
+    for temperature in [-0.1, 2.1, f32::NAN, f32::INFINITY] {
+        let sampling = Sampling {
+            temperature,
+            ..Sampling::GREEDY
+        };
+        assert_eq!(
+            refusal(Request {
+                sampling,
+                ..request(&[1], 1)
+            }),
+            SubmitError::Temperature
+        );
+    }
+    for top_p in [0.0, -1.0, 1.1, f32::NAN] {
+        let sampling = Sampling {
+            top_p,
+            ..Sampling::GREEDY
+        };
+        assert_eq!(
+            refusal(Request {
+                sampling,
+                ..request(&[1], 1)
+            }),
+            SubmitError::TopP
+        );
+    }
+    for stop in [
+        vec![String::new()],
+        vec!["x".repeat(257)],
+        vec!["x".into(); 17],
+    ] {
+        let refused = refusal(Request {
+            stop,
+            ..request(&[1], 1)
+        });
+        assert!(matches!(refused, SubmitError::Stop { .. }));
+    }
+}
+
+#[test]
+fn stop_strings_end_the_answer_before_them() {
+    let engine = open(limits());
+    let whole = text(&drain(
+        engine.submit(request(&[3, 1, 4], 60)).expect("accepted"),
+    ));
+    let characters: Vec<char> = whole.chars().collect();
+    assert!(characters.len() > 30);
+    let stop: String = characters[20..24].iter().collect();
+    let stopped = Request {
+        stop: vec!["never".into(), stop.clone()],
+        ..request(&[3, 1, 4], 60)
+    };
+    let chunks = drain(engine.submit(stopped).expect("accepted"));
+    assert_eq!(finish(&chunks), Some(Finish::Stop));
+    assert_eq!(Some(text(&chunks).as_str()), whole.split(&stop).next());
+}
+
+#[test]
+fn deadlines_end_what_runs_and_what_waits() {
+    let engine = open(EngineLimits {
+        max_active: 1,
+        ..limits()
+    });
+    let late = Request {
+        deadline: Some(Instant::now()),
+        ..request(&[1; 6], 250)
+    };
+    let chunks = drain(engine.submit(late).expect("accepted"));
+    assert_eq!(
+        (text(&chunks).as_str(), finish(&chunks)),
+        ("", Some(Finish::Deadline))
+    );
+    wait_until(&engine, |stats| stats.active + stats.queued == 0);
+}
+
+#[test]
+fn usage_counts_and_debug_shows_no_content() {
+    let engine = open(limits());
+    let messages = [ChatMessage {
+        role: Role::User,
+        content: "a secret".into(),
+    }];
+    let prompt = engine.render_chat(&messages).expect("a prompt");
+    let prompt_tokens = prompt.len() as u32;
+    let asked = Request {
+        prompt,
+        stop: vec!["a secret".into()],
+        ..request(&[], 9)
+    };
+    let shown = format!("{messages:?} {asked:?} {engine:?}");
+    let mut generation = engine.submit(asked).expect("accepted");
+    let mut said = String::new();
+    while let Some(chunk) = generation.blocking_next() {
+        assert!(chunk.text.is_empty() || !format!("{chunk:?}").contains(&chunk.text));
+        said += &chunk.text;
+    }
+    let usage = generation.usage();
+    assert_eq!(usage.prompt_tokens, prompt_tokens);
+    assert!((1..=9).contains(&usage.completion_tokens));
+    assert!(!shown.contains("secret") && !said.is_empty());
+}
+
+#[test]
+fn dropping_the_engine_ends_its_generations() {
+    let engine = open(limits());
+    let mut generation = engine.submit(request(&[1], 250)).expect("accepted");
+    drop(engine);
+    while generation.blocking_next().is_some() {}
+}
