@@ -62,6 +62,14 @@ const UNSAFE: &[(&str, &str)] = &[
         "inference/src/map.rs",
         "a memory map is only as stable as the file behind it",
     ),
+    (
+        "inference/src/cpu/pool.rs",
+        "threads that outlive a step borrow its data without a copy",
+    ),
+    (
+        "inference/src/cpu/level.rs",
+        "calling what is compiled for AVX needs proof that the processor has it",
+    ),
 ];
 
 /// Longer than the rule allows, each with its reason.
