@@ -1,1 +1,4 @@
-//! Test support: QEMU, swtpm, certificate authorities, demo.
+//! Test support: what an operator makes, QEMU, swtpm, certificate authorities.
+
+pub mod failure;
+pub mod site;

@@ -1,0 +1,261 @@
+//! What an operator makes of an image and a model, ready to boot, and what a client needs to
+//! check it: pack, assemble, sign, log, attach.
+//!
+//! ```text
+//! FOLDER/model.img              the model's volume
+//! FOLDER/assembled/             UKI, disk and what they were made of
+//! FOLDER/release.json           the bundle that is attached to the disk
+//! FOLDER/keys/, FOLDER/log      made once, kept from run to run
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use attest::release::{Origin, PublicKey};
+use attest::{Digest, Name};
+use release::key::SigningKey;
+use release::log::Log;
+use release::measure::Measurement;
+use release::{assemble, disk, files, statement};
+use verity::VolumeRef;
+use verity::pack::{self, ModelFolder};
+
+use crate::failure::{Failure, Outcome, Step};
+
+/// Name of the releases that the demo and the tests make.
+pub const RELEASE_NAME: &str = "cloister-demo";
+/// Name of their log.
+pub const LOG_ORIGIN: &str = "cloister.example/demo-log";
+/// Port in the machine.
+pub const GUEST_PORT: u16 = 8080;
+
+/// What a site is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Ingredients<'a> {
+    /// Folder that `image/build.sh` filled.
+    pub image: &'a Path,
+    /// Profile of that image.
+    pub profile: &'a str,
+    /// Model in Hugging Face format.
+    pub model: &'a Path,
+    /// The lock that the image was built from.
+    pub lock: &'a Path,
+    /// Revision of the sources.
+    pub source_revision: &'a str,
+}
+
+/// A site on disk.
+#[derive(Debug)]
+pub struct Site {
+    folder: PathBuf,
+    profile: String,
+    signer: PublicKey,
+    log_key: PublicKey,
+    version: u64,
+    measurement: Measurement,
+}
+
+impl Site {
+    /// Makes the site in `folder`, or brings it up to date. A new version is logged only if
+    /// something changed.
+    pub fn make(folder: &Path, from: &Ingredients<'_>) -> Outcome<Self> {
+        fs::create_dir_all(folder.join("keys"))
+            .step(format!("cannot make {}", folder.display()))?;
+        let volume = pack_model(from.model, &folder.join("model.img"))?;
+        let configuration = configuration(&volume, context_tokens(from.model)?);
+        let site_toml = folder.join("site.toml");
+        files::write_whole(&site_toml, configuration.as_bytes()).step("cannot write site.toml")?;
+        let assembled = folder.join("assembled");
+        let measurement =
+            assemble::assemble(from.image, &site_toml, &assembled).step("cannot assemble")?;
+        let mut site = Self {
+            folder: folder.to_owned(),
+            profile: from.profile.to_owned(),
+            signer: key(&folder.join("keys/release.pem"))?.public(),
+            log_key: key(&folder.join("keys/log.pem"))?.public(),
+            version: 0,
+            measurement,
+        };
+        site.version = site.release(from)?;
+        Ok(site)
+    }
+
+    /// States, signs and logs what was assembled, and attaches the bundle to the disk.
+    fn release(&self, from: &Ingredients<'_>) -> Outcome<u64> {
+        let origin = origin();
+        let log_key = key(&self.folder.join("keys/log.pem"))?;
+        let path = self.folder.join("log");
+        let log = match path.exists() {
+            true => Log::open(&path, &origin, &log_key.public()),
+            false => Log::create(&path, &origin, &log_key),
+        }
+        .step("cannot open the log")?;
+        let last = log
+            .highest_version(RELEASE_NAME, &self.profile)
+            .unwrap_or(0);
+        let signing_key = key(&self.folder.join("keys/release.pem"))?;
+        let envelope = |version| -> Outcome<_> {
+            let made = statement::make(&statement::Release {
+                name: &name(RELEASE_NAME)?,
+                version,
+                profile: &name(&self.profile)?,
+                assembled: &self.assembled(),
+                image: from.image,
+                lock: from.lock,
+                source_revision: &name(from.source_revision)?,
+            });
+            Ok(statement::sign(
+                &made.step("cannot state the release")?,
+                &signing_key,
+            ))
+        };
+        // Ed25519 signs the same bytes the same way: an unchanged release is found in the log.
+        let again = match last {
+            0 => None,
+            last => Some(envelope(last)?).filter(|envelope| {
+                log.entries()
+                    .iter()
+                    .any(|entry| *entry == envelope.encode())
+            }),
+        };
+        let (version, envelope) = match again {
+            Some(envelope) => (last, envelope),
+            None => (last + 1, envelope(last + 1)?),
+        };
+        let (_, bundle) =
+            Log::append(&path, &origin, &log_key, &envelope).step("cannot log the release")?;
+        files::write_whole(&self.bundle(), &bundle.encode()).step("cannot write the bundle")?;
+        disk::attach(&self.disk(), &bundle.encode()).step("cannot attach the bundle")?;
+        Ok(version)
+    }
+
+    /// The disk to boot from.
+    pub fn disk(&self) -> PathBuf {
+        self.assembled().join("disk.img")
+    }
+
+    /// The UKI and what it was made of.
+    pub fn assembled(&self) -> PathBuf {
+        self.folder.join("assembled")
+    }
+
+    /// The disk that holds the model.
+    pub fn model_disk(&self) -> PathBuf {
+        self.folder.join("model.img")
+    }
+
+    /// The signed and logged release.
+    pub fn bundle(&self) -> PathBuf {
+        self.folder.join("release.json")
+    }
+
+    /// The release's version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What a boot will be measured as.
+    pub fn measurement(&self) -> &Measurement {
+        &self.measurement
+    }
+
+    /// A policy that accepts this site's releases on TPMs that `authority` (PEM) certifies.
+    pub fn policy(&self, authority: &str) -> String {
+        format!(
+            r#"version = 1
+
+[release]
+name = "{RELEASE_NAME}"
+profile = "{}"
+signers = ["{}"]
+log_origin = "{LOG_ORIGIN}"
+log_key = "{}"
+minimum_version = 1
+
+[tpm]
+roots = ["""
+{}
+"""]
+secure_boot = "not-required" # the demo's firmware has no keys enrolled
+
+[evidence]
+platforms = ["tpm"]
+
+[channel]
+assurance = "per-handshake"
+"#,
+            self.profile,
+            self.signer,
+            self.log_key,
+            authority.trim(),
+        )
+    }
+}
+
+/// Packs a model's folder, and names the volume.
+pub fn pack_model(model: &Path, output: &Path) -> Outcome<VolumeRef> {
+    let folder = ModelFolder::open(model).step(format!(
+        "{} is not a model that can be served",
+        model.display()
+    ))?;
+    pack::pack(&folder, output, &|_| ()).step("cannot pack the model")
+}
+
+/// The configuration file of a site that serves `volume`.
+pub fn configuration(volume: &VolumeRef, context_tokens: u64) -> String {
+    format!(
+        r#"version = 1
+
+[model]
+name = "{RELEASE_NAME}"
+volume = "{volume}"
+
+[limits]
+context_tokens = {context_tokens}
+max_sessions = 64
+max_body_bytes = 1048576
+max_new_tokens = {}
+
+[server]
+port = {GUEST_PORT}
+"#,
+        context_tokens / 2
+    )
+}
+
+/// What the model allows, but no more than a small machine holds.
+fn context_tokens(model: &Path) -> Outcome<u64> {
+    let path = model.join("config.json");
+    let text = fs::read(&path).step(format!("cannot read {}", path.display()))?;
+    let config: serde_json::Value =
+        serde_json::from_slice(&text).step(format!("{} is no JSON", path.display()))?;
+    config["max_position_embeddings"]
+        .as_u64()
+        .map(|most| most.clamp(16, 4096))
+        .ok_or_else(|| Failure::new(format!("{}: no max_position_embeddings", path.display())))
+}
+
+fn key(path: &Path) -> Outcome<SigningKey> {
+    let key = if path.exists() {
+        SigningKey::read(path)
+    } else {
+        SigningKey::create(path)
+    };
+    key.step(format!("cannot use the key {}", path.display()))
+}
+
+fn name(text: &str) -> Outcome<Name> {
+    Name::try_from(text.to_owned()).step(format!("{text:?} cannot stand in a release"))
+}
+
+/// The log's name.
+pub fn origin() -> Origin {
+    Origin::try_from(LOG_ORIGIN.to_owned()).unwrap_or_else(|_| unreachable!("a constant"))
+}
+
+/// SHA-256 of a file, for tests that compare.
+pub fn digest(path: &Path) -> Outcome<Digest<32>> {
+    fs::read(path)
+        .map(|bytes| Digest::sha256(&bytes))
+        .step(format!("cannot read {}", path.display()))
+}
