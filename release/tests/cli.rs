@@ -1,0 +1,239 @@
+//! The program: a whole release by its commands, and what a person reads when it fails.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use common::{ORIGIN, Site};
+
+/// Runs the program in the site's folder.
+fn run(site: &Site, arguments: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
+    command
+        .args(arguments.split_whitespace())
+        .current_dir(site.path(""));
+    command.output().unwrap()
+}
+
+fn done(site: &Site, arguments: &str) -> serde_json::Value {
+    let output = run(site, &format!("{arguments} --json"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments}: {stderr}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Checks exit code and standard error of a command that fails.
+fn fails(site: &Site, arguments: &str, code: i32, stderr: &str) {
+    let output = run(site, arguments);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        stderr,
+        "{arguments}"
+    );
+    assert_eq!(output.status.code(), Some(code), "{arguments}");
+    assert!(output.stdout.is_empty(), "{arguments}");
+}
+
+fn git(site: &Site) {
+    for arguments in ["init --quiet", "commit --quiet --allow-empty --message=x"] {
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=t", "-c", "user.email=t@example.org"]);
+        command
+            .args(arguments.split(' '))
+            .current_dir(site.path(""));
+        assert!(command.output().unwrap().status.success());
+    }
+}
+
+/// Everything up to a logged bundle; the public keys of signer and log.
+fn release(site: &Site) -> (String, String) {
+    git(site);
+    let key = |name: &str| {
+        let report = done(site, &format!("keygen --output {name}"));
+        report["public_key"].as_str().unwrap().to_owned()
+    };
+    let keys = (key("signer.pem"), key("log.pem"));
+    done(
+        site,
+        "assemble --image image --config config.toml --output out",
+    );
+    done(
+        site,
+        "statement --name cloister --version 1 --profile production --image image \
+         --assembled out --lock deb.lock --allow-dirty --output statement.json",
+    );
+    done(
+        site,
+        "sign --statement statement.json --key signer.pem --output envelope.json",
+    );
+    let log = format!("--log releases.log --origin {ORIGIN} --key log.pem");
+    done(site, &format!("log create {log}"));
+    done(
+        site,
+        &format!("log append {log} --envelope envelope.json --output bundle.json"),
+    );
+    policy(site, &keys.0, &keys.1);
+    keys
+}
+
+fn policy(site: &Site, signer: &str, log: &str) {
+    // A certificate that parses; only the release part of the policy plays a role here.
+    let root = include_str!("common/root.pem");
+    let text = format!(
+        "version = 1\n[release]\nname = \"cloister\"\nprofile = \"production\"\n\
+         signers = [\"{signer}\"]\nlog_origin = \"{ORIGIN}\"\nlog_key = \"{log}\"\n\
+         minimum_version = 1\n[tpm]\nroots = [\"\"\"\n{root}\"\"\"]\n\
+         secure_boot = \"not-required\"\n[evidence]\nplatforms = [\"tpm\"]\n[channel]\n\
+         assurance = \"per-handshake\"\n"
+    );
+    fs::write(site.path("policy.toml"), text).unwrap();
+}
+
+#[test]
+fn a_release_goes_all_the_way() {
+    let site = Site::new();
+    let (_, log_key) = release(&site);
+    let measured = done(&site, "measure --uki out/cloister.efi");
+    let statement = fs::read_to_string(site.path("statement.json")).unwrap();
+    let statement: serde_json::Value = serde_json::from_str(&statement).unwrap();
+    let stated = &statement["predicate"]["reference_values"]["tpm"];
+    assert_eq!(&measured["registers"], stated);
+    assert_eq!(measured["events"].as_array().unwrap().len(), 18);
+    let verified = done(
+        &site,
+        "verify --bundle bundle.json --policy policy.toml --artifacts out",
+    );
+    assert_eq!(verified["verified"], true);
+    done(&site, "attach --disk out/disk.img --bundle bundle.json");
+    let read = format!("--log releases.log --origin {ORIGIN} --log-key {log_key}");
+    assert_eq!(done(&site, &format!("log show {read}"))["size"], 1);
+    let note = run(&site, &format!("log checkpoint {read}")).stdout;
+    assert_eq!(
+        note,
+        fs::read(site.path("releases.log.checkpoint")).unwrap()
+    );
+}
+
+#[test]
+fn every_failure_names_its_cause_the_next_step_and_a_code() {
+    let site = Site::new();
+    release(&site);
+    fails(
+        &site,
+        "keygen --output signer.pem",
+        1,
+        "error: signer.pem exists already, and a key is never overwritten\n \
+         hint: choose another name, or move the old key away yourself\n",
+    );
+    fails(
+        &site,
+        "statement --name cloister --version 2 --profile production --image image \
+         --assembled out --lock deb.lock --output statement.json",
+        1,
+        "error: . has 12 uncommitted change(s): nobody could rebuild this\n \
+         hint: commit the changes, or mark the release by --allow-dirty\n",
+    );
+    fails(
+        &site,
+        "verify --bundle bundle.json --policy policy.toml --seen 7",
+        4,
+        "error: release version: 7 was accepted before, found 1\n \
+         hint: the operator went back to an older release: ask why\n",
+    );
+    let key = |report: serde_json::Value| report["public_key"].as_str().unwrap().to_owned();
+    let stranger = key(done(&site, "keygen --output stranger.pem"));
+    policy(
+        &site,
+        &stranger,
+        &key(done(&site, "public-key --key log.pem")),
+    );
+    fails(
+        &site,
+        "verify --bundle bundle.json --policy policy.toml",
+        2,
+        "error: release signature: by no key that the policy names\n \
+         hint: if you trust its signer, name the key in release.signers\n",
+    );
+    policy(
+        &site,
+        &key(done(&site, "public-key --key signer.pem")),
+        &stranger,
+    );
+    let output = run(&site, "verify --bundle bundle.json --policy policy.toml");
+    assert_eq!(output.status.code(), Some(5));
+    fs::write(site.path("releases.log"), "").unwrap();
+    fails(
+        &site,
+        &format!(
+            "log append --log releases.log --origin {ORIGIN} --key log.pem \
+             --envelope envelope.json --output bundle.json"
+        ),
+        5,
+        "error: releases.log has 0 entries, its checkpoint covers 1: entries were removed\n \
+         hint: restore log and checkpoint together from a copy; never edit them\n",
+    );
+    fs::set_permissions(site.path("log.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+    fails(
+        &site,
+        "public-key --key log.pem",
+        1,
+        "error: log.pem has mode 644: others than its owner can read it\n \
+         hint: chmod 600 the key file, and ask who has read it\n",
+    );
+}
+
+#[test]
+fn misuse_is_told_apart_from_refusal() {
+    let site = Site::new();
+    assert_eq!(run(&site, "measure").status.code(), Some(1));
+    assert_eq!(run(&site, "frobnicate").status.code(), Some(1));
+    assert_eq!(run(&site, "--help").status.code(), Some(0));
+    fails(
+        &site,
+        "measure --uki image/stub.efi",
+        1,
+        "error: the UKI does not have exactly one whole section .linux\n \
+         hint: give a cloister.efi that `cloister-release assemble` made\n",
+    );
+}
+
+#[test]
+fn names_from_files_cannot_write_to_the_terminal() {
+    let site = Site::new();
+    let output = run(&site, "measure --uki \u{1b}[2J");
+    assert!(!output.stderr.contains(&0x1b));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("\\u{1b}[2J"));
+}
+
+#[test]
+fn a_full_file_system_is_one_clear_line() {
+    let site = Site::new();
+    fs::create_dir(site.path("small")).unwrap();
+    let program = env!("CARGO_BIN_EXE_cloister-release");
+    let script = format!(
+        "mount -t tmpfs -o size=4m none small || exit 77; {program} assemble --image image \
+         --config config.toml --output small/out; code=$?; ls -A small; exit $code"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--user", "--map-root-user", "sh", "-c", &script]);
+    let output = command.current_dir(site.path("")).output();
+    let Some(output) = output
+        .ok()
+        .filter(|output| matches!(output.status.code(), Some(1)))
+    else {
+        eprintln!("SKIPPED, not tested: no mount namespace for a small file system");
+        return;
+    };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if !stderr.starts_with("error: ") {
+        eprintln!("SKIPPED, not tested: {stderr}");
+        return;
+    }
+    assert!(stderr.contains("No space left on device"), "{stderr}");
+    assert!(stderr.ends_with("hint: free space on that file system, then run the command again\n"));
+    assert_eq!(stderr.lines().count(), 2);
+    assert!(output.stdout.is_empty(), "something was left behind");
+}
