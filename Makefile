@@ -9,11 +9,13 @@ lint:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
 
-# The locked tools (mkosi, QEMU, swtpm, …), unpacked into the cache. `image/enter.sh CMD` runs one of them.
+# The locked tools (mkosi, QEMU, swtpm, …), unpacked into the cache. `image/enter.sh CMD` runs one
+# of them.
 tools:
 	image/tree.sh tools
 
-# The image, bit for bit the same from the same sources. PROFILE=production for the one that is shipped.
+# The image, bit for bit the same from the same sources. PROFILE=production for the one that is
+# shipped.
 PROFILE ?= demo
 image:
 	image/build.sh --profile $(PROFILE) --output build/image/$(PROFILE)

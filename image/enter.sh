@@ -4,13 +4,13 @@
 #   --offline             takes the network away
 #   --at FOLDER:PATH      lets FOLDER stand at PATH, which must not be there otherwise
 #
-# Everything else of the host (the working directory, /tmp, /home, /dev, …) stands where it stood, so paths keep their
-# meaning. Works as root and, where user namespaces are allowed, as anybody.
+# Everything else of the host (the working directory, /tmp, /home, /dev, …) stands where it stood,
+# so paths keep their meaning. Works as root and, where user namespaces are allowed, as anybody.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 main() {
     local set=tools offline='' places=()
-    local usage='usage: image/enter.sh [--tree tools|build] [--offline] [--at FOLDER:PATH] [--] CMD...'
+    local usage='usage: image/enter.sh [--tree tools|build] [--offline] [--at FOLDER:PATH] CMD...'
     while [ $# -gt 0 ]; do
         case $1 in
         --tree) set=$2; shift 2 ;;
@@ -23,15 +23,18 @@ main() {
     done
     [ $# -gt 0 ] || die "no command given" "$usage"
     case $PWD/ in
-    /usr/* | /etc/*) die "cannot work under $PWD: the tree's own /usr and /etc take its place" "clone elsewhere" ;;
+    /usr/* | /etc/*)
+        die "cannot work under $PWD: the tree's own /usr and /etc take its place" "clone elsewhere"
+        ;;
     esac
     local tree unshare=(unshare --mount)
     tree=$("$image_dir/tree.sh" "$set")
     if [ "$(id -u)" != 0 ]; then unshare+=(--user --map-root-user); fi
     if [ -n "$offline" ]; then unshare+=(--net); fi
     "${unshare[@]}" true 2>/dev/null || die "this machine does not let us make a mount namespace" \
-        "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
-    exec "${unshare[@]}" bash "$image_dir/enter-inner.sh" "$tree" "$PWD" "${#places[@]}" "${places[@]}" "$@"
+        "run as root, or allow user namespaces: see image/README.md"
+    exec "${unshare[@]}" bash "$image_dir/enter-inner.sh" "$tree" "$PWD" \
+        "${#places[@]}" "${places[@]}" "$@"
 }
 
 main "$@"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# fetch.sh SET...: brings every package of the given sets into the cache, checked against image/deb.lock.
-# What is there already is checked again and kept, so an interrupted run goes on where it stopped.
+# fetch.sh SET...: brings every package of the given sets into the cache, checked against
+# image/deb.lock. What is there already is checked again and kept, so an interrupted run goes on
+# where it stopped.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$image_dir/mirrors.sh"
 
@@ -14,7 +15,9 @@ main() {
     exec 9>"$cache_dir/debs/.lock"
     flock 9
     for set in "$@"; do lock_rows "$set"; done | sort -u >"$cache_dir/debs/.wanted"
-    [ -s "$cache_dir/debs/.wanted" ] || die "image/deb.lock has no packages for: $*" "make it anew with \`make relock\`"
+    [ -s "$cache_dir/debs/.wanted" ] ||
+        die "image/deb.lock has no packages for: $*" "make it anew with \`make relock\`"
+    : >"$cache_dir/debs/.errors"
     check_cached
     [ -s "$cache_dir/debs/.missing" ] || return 0
     need_space "$cache_dir" $(($(total_mib) + 64))
@@ -27,14 +30,20 @@ main() {
 check_cached() {
     (
         cd "$cache_dir/debs"
-        while read -r _ _ _ sha _; do [ ! -e "$sha.deb" ] || printf '%s  %s.deb\n' "$sha" "$sha"; done <.wanted >.sums
+        while read -r _ _ _ sha _; do
+            [ ! -e "$sha.deb" ] || printf '%s  %s.deb\n' "$sha" "$sha"
+        done <.wanted >.sums
         if ! sha256sum --check --quiet .sums >.bad 2>/dev/null; then
             sed -n 's/: FAILED.*//p' .bad | while read -r f; do
-                say "a cached package is damaged and is fetched again: $(awk -v s="${f%.deb}" '$4 == s { print $1 }' .wanted)"
                 rm -f "$f"
+                name=$(awk -v sha="${f%.deb}" '$4 == sha { print $1 }' .wanted)
+                say "$name in the cache is damaged and is fetched again"
             done
         fi
-        while read -r row; do set -- $row; [ -e "$4.deb" ] || printf '%s\n' "$row"; done <.wanted >.missing
+        while read -r row; do
+            set -- $row
+            [ -e "$4.deb" ] || printf '%s\n' "$row"
+        done <.wanted >.missing
     )
 }
 
@@ -43,7 +52,8 @@ total_mib() { awk '{ n += $5 } END { print int(n / 1048576) + 1 }' "$cache_dir/d
 # The security archive keeps its pool under pool/updates.
 fetch_kind() {
     local kind=$1 base bases left=$cache_dir/debs/.left
-    awk -v k="$kind" '(k == "security") == ($6 ~ /^pool\/updates\//)' "$cache_dir/debs/.missing" >"$left"
+    awk -v k="$kind" '(k == "security") == ($6 ~ /^pool\/updates\//)' \
+        "$cache_dir/debs/.missing" >"$left"
     [ -s "$left" ] || return 0
     bases=$(mirror_bases "$kind")
     [ -n "$bases" ] || die "no package mirror is known: apt has no Debian source" \
@@ -55,11 +65,15 @@ fetch_kind() {
     tick_end
     local name version
     read -r name version _ <"$left"
-    die "$(wc -l <"$left") locked packages are on no mirror, first $name $version (last error: $(last_error))" \
-        "check the network; if the archive has moved on: \`make relock\`, or name an older mirror in CLOISTER_MIRRORS"
+    die "$(wc -l <"$left") locked package(s) could not be fetched, first $name $version:$(reason)" \
+        "if the archive has moved on: \`make relock\`, or name an older mirror in CLOISTER_MIRRORS"
 }
 
-last_error() { grep -hE '^(E|Err|W):?' "$cache_dir/debs/.log" | tail -n 1 | cut -c1-160 || true; }
+# What apt said of the last file that it did not get: "E: Failed to fetch ADDRESS  REASON".
+reason() {
+    sed -nE 's/^E: Failed to fetch [^ ]+ +(.*)/ \1/p' "$cache_dir/debs/.errors" | tail -n 1 |
+        cut -c1-120
+}
 
 # Fetches the rows of LEFT from one base, a few at a time, and leaves there what it did not get.
 fetch_from() {
@@ -74,17 +88,26 @@ fetch_from() {
             rm -f "$cache_dir/debs/$4.part"
             args+=("$base/$6" "$cache_dir/debs/$4.part" "SHA256:$4")
         done <"$part"
-        # APT::Sandbox::User: the cache may be where apt's own user cannot write; the hash is checked all the same.
+        # APT::Sandbox::User: the cache may be where apt's own user cannot write; the hash is
+        # checked all the same.
         "$helper" -o APT::Sandbox::User=root -o Acquire::Retries=3 download-file "${args[@]}" \
-            >"$cache_dir/debs/.log" 2>&1 9>&- || true
+            >"$cache_dir/debs/.log" 2>&1 9>&- || cp "$cache_dir/debs/.log" "$cache_dir/debs/.errors"
         while read -r row; do
             set -- $row
-            if keep "$cache_dir/debs/$4.part" "$4"; then done=$((done + 1)); else printf '%s\n' "$row" >>"$left"; fi
+            if keep "$cache_dir/debs/$4.part" "$4"; then
+                done=$((done + 1))
+            else
+                printf '%s\n' "$row" >>"$left"
+            fi
         done <"$part"
         rm -f "$part"
         tick "fetched $done of $all packages"
         # A mirror that gave nothing of a whole batch gives nothing of the next one either.
-        if [ "$done" = 0 ]; then cat "$left".???? >>"$left" 2>/dev/null || true; rm -f "$left".????; break; fi
+        if [ "$done" = 0 ]; then
+            cat "$left".???? >>"$left" 2>/dev/null || true
+            rm -f "$left".????
+            break
+        fi
     done
 }
 

@@ -3,7 +3,7 @@
 
 usage: initrd.py --init FILE --modules LIST --kernel DIR --output FILE
 
-Times, owners and devices are zero and inode numbers count from 1. The kernel makes /dev/console itself.
+Times, owners and devices are zero, inode numbers count from 1. The kernel makes /dev/console.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def entry(number, name, mode, data=b""):
-    """One member: magic, 13 fields of 8 hexadecimal digits, the name, the data; each padded to 4 bytes."""
+    """One member: magic, 13 fields of 8 hex digits, the name, the data; each padded to 4 bytes."""
     path = name.encode() + b"\0"
     #         inode  mode  uid gid links mtime size    device   rdevice  name size  check
     fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path), 0)
@@ -29,13 +29,15 @@ def main():
     lines = (line.split("#")[0].strip() for line in Path(args.modules).read_text().splitlines())
     modules = [line for line in lines if line]
     members = [("init", 0o100755, Path(args.init).read_bytes())]
-    members += [(name, 0o040755, b"") for name in ("dev", "proc", "sys", "run", "newroot", "modules")]
+    folders = ("dev", "proc", "sys", "run", "newroot", "modules")
+    members += [(name, 0o040755, b"") for name in folders]
     order = "".join(os.path.basename(module) + "\n" for module in modules)
     members.append(("modules/order", 0o100644, order.encode()))
     for module in modules:
         file = Path(args.kernel, module)
         if not file.is_file():
-            sys.exit(f"cloister: the kernel package has no module {module}\n          correct image/initrd.modules")
+            print(f"cloister: the kernel package has no module {module}", file=sys.stderr)
+            sys.exit("          correct image/initrd.modules")
         members.append(("modules/" + file.name, 0o100644, file.read_bytes()))
     with open(args.output, "wb") as out:
         for number, (name, mode, data) in enumerate(members, 1):

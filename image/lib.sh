@@ -33,7 +33,8 @@ tick() {
 }
 tick_end() { if [ -t 2 ]; then printf '\r\033[K' >&2; fi; }
 
-# quietly LOG CMD...: runs a command with its output in LOG; shows the end of it if the command fails.
+# quietly LOG CMD...: runs a command with its output in LOG; shows the end of it if the command
+# fails.
 quietly() {
     local log=$1
     shift
@@ -45,25 +46,29 @@ quietly() {
     return "$rc"
 }
 
-# need_space DIR MIB: refuses early rather than half-way.
+# need_space DIR MIB [WAY-OUT]: refuses early rather than half-way.
 need_space() {
-    mkdir -p "$1" 2>/dev/null || die "cannot create $1" "set CLOISTER_CACHE to a folder that you can write to"
+    mkdir -p "$1" 2>/dev/null ||
+        die "cannot create $1" "set CLOISTER_CACHE to a folder that you can write to"
     local free
     free=$(df -Pm "$1" | awk 'NR == 2 { print $4 }')
     [ "$free" -ge "$2" ] ||
-        die "$1 has $free MiB free and this step needs $2" "free some space, or set CLOISTER_CACHE to another disk"
+        die "$1 has $free MiB free and this step needs $2" \
+            "free some space, or ${3:-set CLOISTER_CACHE to another disk}"
 }
 
 # lock_rows SET: the rows of the lock that belong to a set (tools, build, image).
 lock_rows() {
-    [ -s "$lock_file" ] || die "image/deb.lock is missing" "restore it from git, or make it anew with \`make relock\`"
+    [ -s "$lock_file" ] ||
+        die "image/deb.lock is missing" "restore it from git, or make it anew with \`make relock\`"
     awk -v set="$1" '!/^#/ && index("," $7 ",", "," set ",")' "$lock_file"
 }
 
 # hash_of: the SHA-256 of standard input, in hex.
 hash_of() { sha256sum | cut -d' ' -f1; }
 
-# tree_dir SET: where the unpacked tree of a set lies. Its name changes with the set's rows and with the way it is made.
+# tree_dir SET: where the unpacked tree of a set lies. Its name changes with the set's rows and with
+# the way it is made.
 tree_dir() {
     local key
     key=$({ lock_rows "$1"; cat "$image_dir/tree.sh"; } | hash_of)

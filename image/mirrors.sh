@@ -1,6 +1,6 @@
-# Where packages are fetched from. No host is named here: the answer comes from this machine's own apt sources and
-# from CLOISTER_MIRRORS. A mirror is not trusted with anything: every file is checked against the lock.
-# shellcheck shell=bash
+# Where packages are fetched from. No host is named here: the answer comes from this machine's own
+# apt sources and from CLOISTER_MIRRORS. A mirror is not trusted with anything: every file is
+# checked against the lock. shellcheck shell=bash
 
 # apt_bases: "KIND URI" for each Debian archive that apt is set up with; KIND is main or security.
 apt_bases() {
@@ -8,7 +8,7 @@ apt_bases() {
     {
         # One-line format: deb [options] URI suite component…
         cat "$etc"/sources.list "$etc"/sources.list.d/*.list 2>/dev/null |
-            sed -nE 's/^[[:space:]]*deb[[:space:]]+(\[[^]]*\][[:space:]]*)?([^[:space:]]+)[[:space:]]+([^[:space:]]+).*/\2 \3/p' ||
+            sed -nE 's/^\s*deb\s+(\[[^]]*\]\s*)?(\S+)\s+(\S+).*/\2 \3/p' ||
             true # no such file is no fault: there are two formats
         # deb822 format: stanzas with URIs: and Suites:
         for f in "$etc"/sources.list.d/*.sources; do
@@ -29,7 +29,8 @@ apt_bases() {
     } | awk '{
         sub(/\/+$/, "", $1)
         kind[$1] = ($2 ~ /-security|\/updates/) ? "security" : "main"
-        # Others publish suites of the same names; an archive with an -updates suite is surely Debian and goes first.
+        # Others publish suites of the same names; an archive with an -updates suite is surely
+        # Debian and goes first.
         if ($2 ~ /-updates$/) sure[$1] = 1
         if (!($1 in rank)) { rank[$1] = ++n; uri[n] = $1 }
     } END {
@@ -38,11 +39,13 @@ apt_bases() {
     }'
 }
 
-# mirror_bases KIND: URIs to try for a kind, best first. CLOISTER_MIRRORS (space-separated) goes first, for any kind.
+# mirror_bases KIND: URIs to try for a kind, best first. CLOISTER_MIRRORS (space-separated) goes
+# first, for any kind.
 mirror_bases() {
     local uri
     for uri in ${CLOISTER_MIRRORS:-}; do printf '%s\n' "${uri%/}"; done
     apt_bases | awk -v k="$1" '$1 == k { print $2 }'
-    # A host without security sources often has a mirror that carries that archive beside the main one.
+    # A host without security sources often has a mirror that carries that archive beside the main
+    # one.
     if [ "$1" = security ]; then apt_bases | awk '$1 == "main" { print $2 "-security" }'; fi
 }

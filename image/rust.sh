@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# rust.sh: builds the programs that stand in the image, cloister-agent and verity-init, and prints the folder with them.
+# rust.sh: builds the programs that stand in the image, cloister-agent and verity-init, and prints
+# the folder with them.
 #
-# With the locked compiler, from vendored crates, the network off. The result is kept under a key made of everything
-# that it was made from, so with nothing changed this takes a moment.
+# With the locked compiler, from vendored crates, the network off. The result is kept under a key
+# made of everything that it was made from, so with nothing changed this takes a moment.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # The rooms whose code goes into the two programs.
@@ -17,7 +18,8 @@ main() {
     printf '%s\n' "$out"
 }
 
-# Everything that decides the result: sources, manifests, the lock of crates, the compiler, this script.
+# Everything that decides the result: sources, manifests, the lock of crates, the compiler, this
+# script.
 inputs() {
     cd "$repo_dir"
     sources | while read -r file; do printf '%s  %s\n' "$(hash_of <"$file")" "$file"; done
@@ -51,17 +53,20 @@ make_programs() {
     rm -rf "$work/src"
     mkdir -p "$work/src" "$work/home"
     stage "$work/src"
-    # Object files are kept between builds with the same compiler and crates; cargo tells what to make anew.
+    # Object files are kept between builds with the same compiler and crates; cargo tells what to
+    # make anew.
     local objects
-    objects=$cache_dir/objects-$({ tree_dir build; cat "$repo_dir/Cargo.lock" "$image_dir/rust.sh"; } | hash_of | cut -c1-16)
+    objects=$({ tree_dir build; cat "$repo_dir/Cargo.lock" "$image_dir/rust.sh"; } | hash_of)
+    objects=$cache_dir/objects-${objects:0:16}
     mkdir -p "$objects"
     say "compiling cloister-agent and verity-init with the network off"
-    # Reproducibility: every path that the compiler sees is the same on every machine. The sources, the crates and the
-    # output are bound to fixed places, and those are mapped away as well.
+    # Reproducibility: every path that the compiler sees is the same on every machine. The sources,
+    # the crates and the output are bound to fixed places, and those are mapped away as well.
     quietly "$cache_dir/rust.log" "$image_dir/enter.sh" --tree build --offline \
-        --at "$work/src:/cloister/src" --at "$vendor:/cloister/crates" --at "$objects:/cloister/objects" \
-        --at "$work/home:/cloister/home" -- env -i PATH=/usr/bin HOME=/cloister/home LC_ALL=C.UTF-8 TZ=UTC \
-        CARGO_HOME=/cloister/home/.cargo CARGO_TARGET_DIR=/cloister/objects CARGO_INCREMENTAL=0 RUSTC_BOOTSTRAP=0 \
+        --at "$work/src:/cloister/src" --at "$vendor:/cloister/crates" \
+        --at "$objects:/cloister/objects" --at "$work/home:/cloister/home" -- \
+        env -i PATH=/usr/bin HOME=/cloister/home LC_ALL=C.UTF-8 TZ=UTC CARGO_INCREMENTAL=0 \
+        CARGO_HOME=/cloister/home/.cargo CARGO_TARGET_DIR=/cloister/objects \
         RUSTFLAGS="$(flags)" bash -euc "$(build_commands)" 7>&- ||
         die "the programs do not compile" "the whole output is in $cache_dir/rust.log"
     rm -rf "$out.new"
@@ -81,12 +86,19 @@ build_commands() {
     cat <<EOF
 cd /cloister/src
 mkdir -p "\$CARGO_HOME"
-printf '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "/cloister/crates"\n' >"\$CARGO_HOME/config.toml"
-cargo build --offline --locked --release --target $target -p cloister-agent --bin cloister-agent -p cloister-verity --bin verity-init
+cat >"\$CARGO_HOME/config.toml" <<'END'
+[source.crates-io]
+replace-with = "vendored"
+[source.vendored]
+directory = "/cloister/crates"
+END
+cargo build --offline --locked --release --target $target \\
+    -p cloister-agent --bin cloister-agent -p cloister-verity --bin verity-init
 EOF
 }
 
-# The rooms as they are, and of the others only the manifest with empty programs: cargo wants the workspace whole.
+# The rooms as they are, and of the others only the manifest with empty programs: cargo wants the
+# workspace whole.
 stage() {
     local into=$1 file room
     cd "$repo_dir"
@@ -105,13 +117,17 @@ stage() {
             echo 'fn main() {}' >"$into/$room/$path"
         done
     done
-    # Reproducibility: cargo compares times, so none may be newer than its last build without cause; content decides.
+    # Reproducibility: cargo compares times, so none may be newer than its last build without cause;
+    # content decides.
     find "$into" -exec touch -h -d @1 {} +
 }
 
 # src/bin/NAME.rs for each [[bin]] of a manifest.
 bin_names() {
-    awk -F'"' '/^\[\[/ { kind = $0 } /^\[[^[]/ { kind = "" } kind == "[[bin]]" && /^name/ { print "src/bin/" $2 ".rs" }' "$1"
+    awk -F'"' '
+        /^\[/ { kind = $0 }
+        kind == "[[bin]]" && /^name/ { print "src/bin/" $2 ".rs" }
+    ' "$1"
 }
 
 main "$@"

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""stage.py: lays out the root file system from files of locked packages and the literal tree, and checks it.
+"""stage.py: lays out the root file system from locked packages and the literal tree; checks it.
 
-usage: stage.py --list root.list --lock deb.lock --packages DIR --rootfs DIR --agent FILE --root DIR --manifest FILE
+usage: stage.py --list root.list --lock deb.lock --packages DIR --rootfs DIR --agent FILE
+                --root DIR --manifest FILE
 
-DIR of --packages holds each package unpacked under its name. The manifest names every path, its mode, its content and
-where it came from, so that two images can be compared file by file.
+The folder of --packages holds each package unpacked under its name. The manifest names every path,
+its mode, its content and where it came from, so that two images can be compared file by file.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from pathlib import Path
 LIBRARIES = ("usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/systemd", "usr/lib64")
 # Programs that give a foothold. None can get in but by root.list; this is the second look.
 UNWANTED = re.compile(
-    r"/(ba|da|z|k|c)?sh$|/(busybox|perl.*|python.*|apt.*|dpkg.*|login|agetty|getty|su|sudo|sshd?|gcc.*|cc|ld|strace|gdb|"
-    r"curl|wget|nc|socat|modprobe|insmod|mount|systemctl|systemd-run|journalctl)$"
+    r"/(ba|da|z|k|c)?sh$|/(busybox|perl.*|python.*|apt.*|dpkg.*|login|agetty|getty|su|sudo|sshd?|"
+    r"gcc.*|cc|ld|strace|gdb|curl|wget|nc|socat|modprobe|insmod|mount|systemctl|systemd-run|"
+    r"journalctl)$"
 )
 
 
@@ -48,22 +50,23 @@ class Root:
                 self.origin[name] = origin
 
     def add(self, source, path, origin):
-        """Takes one file or link. Owner, time and the finer mode bits of the source play no part."""
+        """Takes one file or link. Owner, time and finer mode bits of the source play no part."""
         source = Path(source)
         if path in self.origin:
-            fail(f"/{path} comes from {origin} and from {self.origin[path]}", "name it once in image/root.list")
+            fail(f"/{path} comes from {origin} and from {self.origin[path]}", "let one bring it")
         if Path(path).parent != Path("."):
             self.add_folder(Path(path).parent, origin)
         target = self.folder / path
         if source.is_symlink():
             target.symlink_to(os.readlink(source))
         elif source.is_file():
-            # Reproducibility: a checkout's modes depend on the umask of whoever made it; only the x bit counts.
+            # Reproducibility: a checkout's modes depend on the umask of whoever made it; only the x
+            # bit counts.
             mode = 0o755 if source.stat().st_mode & stat.S_IXUSR else 0o644
             shutil.copyfile(source, target)
             target.chmod(mode)
         else:
-            fail(f"{source} is neither a file nor a link", "name the files in it one by one in image/root.list")
+            fail(f"{source} is neither a file nor a link", "name its files in image/root.list")
         self.origin[path] = origin
 
 
@@ -79,11 +82,13 @@ def add_packages(root, args):
             root.add_folder(pattern, "image/root.list")
             continue
         base = Path(args.packages, package)
+        where = f"image/root.list:{number}"
         if not base.is_dir():
-            fail(f"image/root.list:{number}: there is no locked package {package}", "add it to image/packages/image and `make relock`")
+            hint = "add it to image/packages/image and run `make relock`"
+            fail(f"{where}: there is no locked package {package}", hint)
         found = sorted(glob.glob(pattern, root_dir=base, include_hidden=True))
         if not found:
-            fail(f"image/root.list:{number}: {package} has no {pattern}", "the package has changed: correct the line")
+            fail(f"{where}: {package} has no {pattern}", "the package changed: correct the line")
         for path in found:
             root.add(base / path, path, package)
 
@@ -106,7 +111,7 @@ def check_links(root):
             link = os.readlink(root.folder / target)
             if link == "/dev/null":
                 break
-            target = os.path.normpath(link.lstrip("/") if link.startswith("/") else os.path.join(os.path.dirname(target), link))
+            target = os.path.normpath(os.path.join("/", os.path.dirname(target), link)).lstrip("/")
             seen += 1
         else:
             if not (root.folder / target).exists():
@@ -132,10 +137,10 @@ def check_libraries(root):
             current = match[1]
         if match := re.search(r"\(NEEDED\).*\[(.*)\]", line):
             if not any((root.folder / folder / match[1]).exists() for folder in LIBRARIES):
-                fail(f"/{current} needs {match[1]}, which is not in the image", "name it in image/root.list")
+                fail(f"/{current} needs {match[1]}, which is not there", "see image/root.list")
         if match := re.search(r"program interpreter: (.*)\]", line):
             if not (root.folder / match[1].lstrip("/")).exists():
-                fail(f"/{current} needs {match[1]}, which is not in the image", "name it in image/root.list")
+                fail(f"/{current} needs {match[1]}, which is not there", "see image/root.list")
 
 
 def check_rights(root):
@@ -166,7 +171,8 @@ def manifest(root, args):
             if stat.S_ISREG(mode):
                 entry["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
         files.append(entry)
-    Path(args.manifest).write_text(json.dumps({"packages": packages, "files": files}, indent=1) + "\n")
+    text = json.dumps({"packages": packages, "files": files}, indent=1)
+    Path(args.manifest).write_text(text + "\n")
 
 
 def main():

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# tree.sh SET: makes the unpacked tree of a set (tools, build) from the lock and prints where it lies.
+# tree.sh SET: makes the unpacked tree of a set (tools, build) from the lock and prints where it
+# lies.
 #
-# The packages are only unpacked: none of their scripts is run. What a script would have made and we need is written
-# out by hand below. A tree is complete or absent: it is made beside its place and renamed.
+# The packages are only unpacked: none of their scripts is run. What a script would have made and we
+# need is written out by hand below. A tree is complete or absent: it is made beside its place and
+# renamed.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 main() {
@@ -15,8 +17,9 @@ main() {
 make_tree() {
     local set=$1 tree=$2 new=$2.new
     # Fail before the downloads where the tree could never be entered.
-    command -v dpkg-deb >/dev/null || die "dpkg-deb is missing" "this needs Debian: apt-get install dpkg"
-    [ "$(dpkg --print-architecture)" = amd64 ] || die "this machine is not amd64" "build on an x86-64 machine"
+    command -v dpkg-deb >/dev/null ||
+        die "dpkg-deb is missing" "this needs Debian 12 or later, or a system made from it"
+    [ "$(uname -m)" = x86_64 ] || die "this machine is not x86-64" "build on one that is"
     "$image_dir/fetch.sh" "$set"
     exec 8>"$cache_dir/.tree-lock"
     flock 8
@@ -30,19 +33,21 @@ make_tree() {
     find "$new" -xdev -type f -perm /6000 -exec chmod ug-s {} +
     by_hand "$new"
     mv "$new" "$tree"
-    # Trees of older locks are no longer reachable from this checkout; others may use them, so only name them.
+    # Trees of older locks are no longer reachable from this checkout; others may use them, so only
+    # name them.
     say "the $set tree is ready: $tree ($(du -sm "$tree" | cut -f1) MiB)"
 }
 
 # base-files goes first: it brings /bin, /lib and the like as links into /usr.
 unpack_all() {
     local set=$1 into=$2
-    lock_rows "$set" | awk '{ print ($1 == "base-files" ? 0 : 1), $1, $4 }' | sort | while read -r _ name sha; do
+    lock_rows "$set" | awk '{ print ($1 == "base-files" ? 0 : 1), $1, $4 }' | sort |
+        while read -r _ name sha; do
         tick "unpacking $name"
         dpkg-deb --fsys-tarfile "$(deb_file "$sha")" |
             tar -x -p --no-same-owner -C "$into" \
-                --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' \
-                --exclude='./usr/share/info/*' --exclude='./usr/share/lintian/*' ||
+                --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' \
+                --exclude='./usr/share/locale/*' --exclude='./usr/share/info/*' ||
             die "cannot unpack $name" "if the disk is not full: rm -r $cache_dir/debs and try again"
     done
     tick_end
@@ -52,7 +57,8 @@ unpack_all() {
 by_hand() {
     local t=$1
     mkdir -p "$t/mnt" "$t/etc" "$t/root" "$t/tmp" "$t/var/tmp" "$t/proc" "$t/sys" "$t/dev" "$t/run"
-    printf '%s\n' 'root:x:0:0:root:/root:/bin/bash' 'nobody:x:65534:65534:nobody:/nonexistent:/bin/false' >"$t/etc/passwd"
+    printf '%s\n' 'root:x:0:0:root:/root:/bin/bash' \
+        'nobody:x:65534:65534:nobody:/nonexistent:/bin/false' >"$t/etc/passwd"
     printf '%s\n' 'root:x:0:' 'nogroup:x:65534:' >"$t/etc/group"
     # Mount points for the host's own files; see enter.sh.
     : >"$t/etc/resolv.conf"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# vendor.sh: brings the crates of Cargo.lock into the cache and prints where. cargo checks each against Cargo.lock.
-# The host's cargo does it if there is one, else the locked one, with the network on.
+# vendor.sh: brings the crates of Cargo.lock into the cache and prints where. cargo checks each
+# against Cargo.lock. The host's cargo does it if there is one, else the locked one, with the
+# network on.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 main() {
@@ -16,8 +17,10 @@ main() {
         say "fetching the crates of Cargo.lock"
         rm -rf "$vendor.new"
         cd "$repo_dir"
-        quietly "$cache_dir/vendor.log" cargo_do vendor --locked --versioned-dirs "$vendor.new" 8>&- ||
-            die "the crates could not be fetched" "check the network; if Cargo.lock is out of step: \`cargo update --workspace\`"
+        quietly "$cache_dir/vendor.log" \
+            cargo_do vendor --locked --versioned-dirs "$vendor.new" 8>&- ||
+            die "the crates could not be fetched" \
+                "check the network; if Cargo.lock is out of step: \`cargo update --workspace\`"
         mv "$vendor.new" "$vendor"
     fi
     printf '%s\n' "$vendor"

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""verity-ref.py DATA HASH: prints the reference of a dm-verity volume, verity1:ROOT:SALT:BLOCKS.
+"""verity-ref.py HASH-PARTITION: prints a volume's reference, verity1:ROOT:SALT:BLOCKS.
 
-The salt and the size come from the superblock that was just written; the root hash is the hash of the tree's top block.
+The salt and the size come from the superblock that was just written; the root hash is the hash of
+the tree's top block.
 What comes out is checked by `veritysetup verify` in build.sh.
 """
 
@@ -9,17 +10,18 @@ import hashlib
 import struct
 import sys
 
-data, tree = sys.argv[1:3]
+tree = sys.argv[1]
 with open(tree, "rb") as file:
     superblock = file.read(512)
     file.seek(4096)
     top = file.read(4096)
-# magic 8, version 4, type 4, uuid 16, algorithm 32, data block 4, hash block 4, data blocks 8, salt size 2, pad 6, salt 256
-magic, version, kind, _, algorithm, data_block, hash_block, blocks, salt_size, salt = struct.unpack_from(
-    "<8sII16s32sIIQH6x256s", superblock
-)
+# magic 8, version 4, type 4, uuid 16, algorithm 32, data block 4, hash block 4, data blocks 8, salt
+# size 2, pad 6, salt 256
+fields = struct.unpack_from("<8sII16s32sIIQH6x256s", superblock)
+magic, version, kind, _, algorithm, data_block, hash_block, blocks, salt_size, salt = fields
 form = (magic, version, kind, algorithm.rstrip(b"\0"), data_block, hash_block, salt_size)
 if form != (b"verity\0\0", 1, 1, b"sha256", 4096, 4096, 32) or blocks < 2:
-    sys.exit(f"cloister: {tree} is not of the one form that we boot: {form}\n          see image/repart")
+    print(f"cloister: {tree} is not of the one form that we boot: {form}", file=sys.stderr)
+    sys.exit("          see image/repart")
 salt = salt[:salt_size]
 print(f"verity1:{hashlib.sha256(salt + top).hexdigest()}:{salt.hex()}:{blocks}")
