@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! head     = major type (3 bits) ‖ length or value, in the fewest bytes that hold it
-//! 0 uint   2 byte string   3 text   4 array of definite length   5 map with unsigned keys, ascending
+//! types    = 0 uint   2 byte string   3 text   4 array   5 map with unsigned keys, ascending
 //! ```
 //!
 //! Nothing else exists here: no negative numbers, floats, tags, simple values or indefinite

@@ -1,9 +1,9 @@
 //! Who am I talking to? Turns evidence into a verified peer.
 //!
 //! ```text
-//! evidence ──┬─ release bundle ─▶ signed? logged? new enough? ──▶ reference values ─┐
-//!            ├─ configuration  ─▶ the one that the release names? ──────────────────┤
-//!            └─ platform quote ─▶ certified key? this handshake? ──▶ registers ─────┴─▶ VerifiedPeer
+//! evidence ─┬─ release bundle ─▶ signed? logged? new enough? ─▶ reference values ─┐
+//!           ├─ configuration  ─▶ the one that the release states? ────────────────┤
+//!           └─ platform quote ─▶ certified key? this handshake? ─▶ registers ─────┴─▶ VerifiedPeer
 //! ```
 //!
 //! Nothing here reads a file, a socket or a clock: bytes and the time are arguments. Any bytes may
@@ -36,4 +36,4 @@ pub use refusal::{Class, Refusal};
 pub use release::ReleaseFloor;
 pub use report_data::{Binding, ReportData};
 pub use time::UnixTime;
-pub use verify::{Assurance, Expectation, VerifiedPeer, verify};
+pub use verify::{Assurance, Expectation, VerifiedPeer, verify, verify_release};

@@ -5,8 +5,11 @@ use std::fmt;
 
 use crate::Digest;
 
+mod appraise;
 pub mod chain;
 pub mod quote;
+
+pub(crate) use appraise::appraise;
 
 /// Registers that are quoted, in the SHA-384 bank. Register 10 belongs to the kernel's integrity
 /// measurement architecture, which goes on extending it while the machine runs.

@@ -1,10 +1,9 @@
 //! The one way from evidence to a peer that is believed.
 
-use crate::eventlog::{EventLog, SecureBoot};
-use crate::policy::{AssurancePolicy, SecureBootPolicy, TpmPolicy};
+use crate::policy::{AssurancePolicy, ReleasePolicy};
 use crate::refusal::BoundPart;
 use crate::release::{Statement, VerifiedRelease};
-use crate::tpm::{TpmEvidence, chain, quote};
+use crate::tpm;
 use crate::{
     Binding, Claim, Configuration, Digest, Evidence, Platform, Policy, Refusal, ReleaseFloor,
     ReportData, UnixTime,
@@ -50,13 +49,20 @@ pub fn verify(
     let mut claims = Vec::new();
     check_platform(evidence, policy, &mut claims)?;
     check_binding(evidence, &expectation.binding)?;
-    let release = check_release(evidence, policy, floor, &mut claims)?;
+    let release = check_release(evidence, &policy.release, floor, &mut claims)?;
     let configuration = check_configuration(evidence, release.statement(), &mut claims)?;
     let report_data = ReportData::compute(&expectation.binding);
     match &evidence.platform {
-        Platform::Tpm(tpm) => {
-            let statement = release.statement();
-            check_tpm(tpm, &report_data, statement, &policy.tpm, now, &mut claims)?;
+        Platform::Tpm(evidence) => {
+            let stated = &release.statement().predicate.reference_values.tpm;
+            tpm::appraise(
+                evidence,
+                &report_data,
+                stated,
+                &policy.tpm,
+                now,
+                &mut claims,
+            )?;
         }
     }
     let assurance = assurance(&expectation.binding, policy.channel.assurance, &mut claims);
@@ -67,6 +73,33 @@ pub fn verify(
         release,
         claims,
     })
+}
+
+/// Verifies that `bundle` holds a release that `policy` accepts: signed, logged, of the policy's
+/// name and profile, and not older than policy and `floor` allow.
+pub fn verify_release(
+    bundle: &[u8],
+    policy: &ReleasePolicy,
+    floor: ReleaseFloor,
+) -> Result<VerifiedRelease, Refusal> {
+    let release = VerifiedRelease::verify(bundle, policy)?;
+    let stated = &release.statement().predicate;
+    if stated.name != policy.name {
+        let (expected, found) = (policy.name.clone(), stated.name.clone());
+        return Err(Refusal::ReleaseName { expected, found });
+    }
+    if stated.profile != policy.profile {
+        let (expected, found) = (policy.profile.clone(), stated.profile.clone());
+        return Err(Refusal::Profile { expected, found });
+    }
+    let (minimum, seen, found) = (policy.minimum_version, floor.version(), stated.version);
+    if found < minimum {
+        return Err(Refusal::Version { minimum, found });
+    }
+    if !floor.admits(found) {
+        return Err(Refusal::Rollback { seen, found });
+    }
+    Ok(release)
 }
 
 impl VerifiedPeer {
@@ -146,42 +179,22 @@ fn check_binding(evidence: &Evidence, binding: &Binding) -> Result<(), Refusal> 
 
 fn check_release(
     evidence: &Evidence,
-    policy: &Policy,
+    policy: &ReleasePolicy,
     floor: ReleaseFloor,
     claims: &mut Vec<Claim>,
 ) -> Result<VerifiedRelease, Refusal> {
-    let policy = &policy.release;
-    let release = VerifiedRelease::verify(&evidence.release, policy)?;
-    let stated = &release.statement().predicate;
-    if stated.name != policy.name {
-        let (expected, found) = (policy.name.clone(), stated.name.clone());
-        return Err(Refusal::ReleaseName { expected, found });
-    }
-    if stated.profile != policy.profile {
-        let (expected, found) = (policy.profile.clone(), stated.profile.clone());
-        return Err(Refusal::Profile { expected, found });
-    }
-    let (minimum, found) = (policy.minimum_version, stated.version);
-    if found < minimum {
-        return Err(Refusal::Version { minimum, found });
-    }
-    if !floor.admits(found) {
-        return Err(Refusal::Rollback {
-            seen: floor.version(),
-            found,
-        });
-    }
-    let signer = release.signer();
-    let log = format_args!("log {} {}", policy.log_origin, policy.log_key).to_string();
-    let entry = format!("entry {} of {}", release.index(), release.checkpoint().size);
-    let least = format!("at least {}", minimum.max(floor.version()));
+    let release = verify_release(&evidence.release, policy, floor)?;
+    let (stated, signer) = (&release.statement().predicate, release.signer());
     let signers: Vec<_> = policy.signers.iter().map(ToString::to_string).collect();
+    let log = format!("log {} {}", policy.log_origin, policy.log_key);
+    let entry = format!("entry {} of {}", release.index(), release.checkpoint().size);
+    let least = format!("at least {}", policy.minimum_version.max(floor.version()));
     claims.extend([
         Claim::new("release signer", signers.join(" or "), signer, signer),
         Claim::new("release log", &policy.log_origin, entry, log),
         Claim::new("release name", &policy.name, &stated.name, signer),
         Claim::new("release profile", &policy.profile, &stated.profile, signer),
-        Claim::new("release version", least, found, signer),
+        Claim::new("release version", least, stated.version, signer),
     ]);
     Ok(release)
 }
@@ -215,120 +228,17 @@ fn check_configuration(
     Ok(configuration)
 }
 
-fn check_tpm(
-    evidence: &TpmEvidence,
-    report_data: &ReportData,
-    statement: &Statement,
-    policy: &TpmPolicy,
-    now: UnixTime,
-    claims: &mut Vec<Claim>,
-) -> Result<(), Refusal> {
-    let certified = chain::verify(&evidence.certificates, &policy.roots, now)?;
-    let (root, data) = (certified.root, report_data.qualifying_data());
-    claims.push(Claim::new(
-        "attestation key",
-        "certified by a root of the policy",
-        root,
-        root,
-    ));
-    quote::verify(evidence, &certified.key, &data)?;
-    claims.push(Claim::new(
-        "binding to this connection",
-        Digest(data),
-        Digest(data),
-        root,
-    ));
-    check_reference_values(evidence, statement, root, claims)?;
-    check_event_log(evidence, policy, root, claims)
-}
-
-/// Registers that the release decides, and those into which nothing may be measured.
-fn check_reference_values(
-    evidence: &TpmEvidence,
-    statement: &Statement,
-    root: &chain::TrustAnchor,
-    claims: &mut Vec<Claim>,
-) -> Result<(), Refusal> {
-    let stated = &statement.predicate.reference_values.tpm.sha384;
-    for (register, found) in evidence.registers() {
-        let expected = match register.0 {
-            4 => stated.pcr4,
-            9 => stated.pcr9,
-            11 => stated.pcr11,
-            12 => stated.pcr12,
-            13 => stated.pcr13,
-            _ => continue,
-        };
-        if matches!(register.0, 12 | 13) && found != Digest::ZERO {
-            return Err(Refusal::NotEmpty { register, found });
-        }
-        if found != expected {
-            return Err(Refusal::Register {
-                register,
-                expected,
-                found,
-            });
-        }
-        claims.push(Claim::new(register, expected, found, root));
-    }
-    Ok(())
-}
-
-/// The log explains every quoted register, and says whether Secure Boot is on.
-fn check_event_log(
-    evidence: &TpmEvidence,
-    policy: &TpmPolicy,
-    root: &chain::TrustAnchor,
-    claims: &mut Vec<Claim>,
-) -> Result<(), Refusal> {
-    let log = EventLog::parse(&evidence.event_log)?;
-    for (register, expected) in evidence.registers() {
-        let (found, events) = (log.replay(register), log.count(register));
-        if expected != found {
-            return Err(Refusal::Replay {
-                register,
-                expected,
-                found,
-                events,
-            });
-        }
-        if ![4, 9, 11, 12, 13].contains(&register.0) {
-            let found = format!("{found}, explained by the log ({events} events)");
-            claims.push(Claim::new(
-                register,
-                "whatever the log explains (not pinned)",
-                found,
-                root,
-            ));
-        }
-    }
-    let secure_boot = log.secure_boot()?;
-    let expected = match policy.secure_boot {
-        SecureBootPolicy::Required if secure_boot == SecureBoot::Disabled => {
-            return Err(Refusal::SecureBoot);
-        }
-        SecureBootPolicy::Required => "required",
-        SecureBootPolicy::NotRequired => "not required (relaxed by the policy)",
-    };
-    let found = match secure_boot {
-        SecureBoot::Enabled => "enabled",
-        SecureBoot::Disabled => "disabled",
-    };
-    claims.push(Claim::new("Secure Boot", expected, found, root));
-    Ok(())
-}
-
+/// What was asked for, a channel or a nonce, is what was signed: the platform's check of the report
+/// data has shown that. A nonce binds no channel, so the policy for channels does not apply to it.
 fn assurance(binding: &Binding, policy: AssurancePolicy, claims: &mut Vec<Claim>) -> Assurance {
     let AssurancePolicy::PerHandshake = policy;
-    let (assurance, found) = match binding {
-        Binding::Handshake { .. } => (Assurance::PerHandshake, "made for this handshake"),
-        Binding::Nonce { .. } => (Assurance::PlatformOnly, "made for a nonce: no channel"),
+    let (assurance, text) = match binding {
+        Binding::Handshake { .. } => (Assurance::PerHandshake, "evidence for this handshake"),
+        Binding::Nonce { .. } => (
+            Assurance::PlatformOnly,
+            "evidence for this nonce, no channel",
+        ),
     };
-    claims.push(Claim::new(
-        "assurance",
-        "made for this handshake",
-        found,
-        "policy",
-    ));
+    claims.push(Claim::new("assurance", text, text, "policy"));
     assurance
 }

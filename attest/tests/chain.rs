@@ -1,4 +1,5 @@
 //! Every way in which a certificate chain can be wrong.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::tpm::chain::{ChainError, ChainFault, Position, TrustAnchor, verify};
 use attest::{Class, Refusal, UnixTime};

@@ -1,7 +1,9 @@
 //! Event logs: real ones of QEMU boots, and every way in which one can be wrong.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::slice::from_ref;
 
 use attest::Digest;
 use attest::eventlog::{EventLog, EventLogError, MAX_EVENT_LOG_BYTES, SecureBoot};
@@ -233,8 +235,8 @@ fn secure_boot_is_what_the_first_event_of_register_7_says() {
             .secure_boot()
     };
     let (on, off) = (boot::secure_boot(&[1]), boot::secure_boot(&[0]));
-    assert_eq!(secure_boot(&[on.clone()]), Ok(SecureBoot::Enabled));
-    assert_eq!(secure_boot(&[off.clone()]), Ok(SecureBoot::Disabled));
+    assert_eq!(secure_boot(from_ref(&on)), Ok(SecureBoot::Enabled));
+    assert_eq!(secure_boot(from_ref(&off)), Ok(SecureBoot::Disabled));
     assert_eq!(
         secure_boot(&[boot::secure_boot(&[])]),
         Ok(SecureBoot::Disabled)

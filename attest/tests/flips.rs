@@ -8,6 +8,7 @@
 //!   has them describe what was measured. Nothing reads them, and the one that is read (Secure
 //!   Boot) is checked by digest and place.
 //! - Class, minor version, errata and word size in the log's first event: nothing depends on them.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
 //! What the fuzz targets check, over mutations of valid input: the same ones in every run.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::Platform;
 use attest::release::Bundle;

@@ -1,4 +1,5 @@
 //! Policies and configurations: complete, strict and within their ranges.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::configuration::ConfigurationError;
 use attest::policy::{List, PolicyError, SecureBootPolicy};

@@ -1,4 +1,5 @@
 //! Every way in which a quote can be wrong.
+#![allow(clippy::expect_used, reason = "a test may panic")]
 
 use attest::tpm::TpmEvidence;
 use attest::tpm::quote::{QuoteError, verify};

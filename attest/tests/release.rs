@@ -1,4 +1,5 @@
 //! Every way in which a release bundle can be wrong.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::release::envelope::{EnvelopeSignature, pae};
 use attest::release::{

@@ -1,11 +1,20 @@
 //! Verdicts of `verify` over evidence that is signed at run time, right and wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 use attest::evidence::EvidenceError;
 use attest::policy::SecureBootPolicy;
+use attest::release::ReleaseError;
+use attest::tpm::quote::QuoteError;
 use attest::{
     Assurance, Binding, Class, Configuration, Digest, Evidence, Expectation, Platform, Policy,
-    Refusal, ReleaseFloor, VerifiedPeer, verify,
+    Refusal, ReleaseFloor, UnixTime, VerifiedPeer, verify, verify_release,
 };
+use signer::authority::Authority;
 use signer::boot::{self, Event};
 use signer::{NOW, World};
 
@@ -50,7 +59,7 @@ fn sound_evidence_makes_a_verified_peer() {
         "release version",
         "configuration",
         "attestation key",
-        "binding to this connection",
+        "binding",
         "PCR 4 (boot loader and kernel)",
         "PCR 9 (command line and initrd)",
         "PCR 12 (additions to the command line, credentials)",
@@ -174,6 +183,7 @@ fn another_name_or_profile_is_refused() {
     let binding = world.handshake_binding();
     let evidence = world.evidence(&binding);
     let refusal = judge(&evidence, binding, &policy).unwrap_err();
+    assert!(matches!(refusal, Refusal::ReleaseName { .. }));
     assert_eq!(
         refusal.to_string(),
         "release name: other expected, found cloister"
@@ -183,6 +193,7 @@ fn another_name_or_profile_is_refused() {
     let mut policy = world.policy();
     policy.release.profile = "demo".parse().unwrap();
     let refusal = judge(&evidence, binding, &policy).unwrap_err();
+    assert!(matches!(refusal, Refusal::Profile { .. }));
     assert_eq!(
         refusal.to_string(),
         "release profile: demo expected, found production"
@@ -244,6 +255,94 @@ fn another_kernel_command_line_or_image_is_refused_and_the_register_named() {
         assert_eq!(refusal.to_string(), shown);
         assert_eq!(refusal.class(), Class::Policy);
     }
+}
+
+/// A changed command line changes the image too: the register that tells most is named.
+#[test]
+fn of_several_registers_the_most_telling_is_named() {
+    let named = |registers: &[u32]| {
+        let mut world = World::new();
+        world.events.extend(
+            registers
+                .iter()
+                .map(|register| Event::plain(*register, 0xd, b"more")),
+        );
+        refusal(&world).to_string()
+    };
+    assert!(named(&[4, 9, 11]).starts_with("PCR 9 "));
+    assert!(named(&[4, 11]).starts_with("PCR 4 "));
+    assert!(named(&[4, 9, 11, 13]).starts_with("PCR 13 "));
+    assert!(named(&[4, 9, 11, 12, 13]).starts_with("PCR 12 "));
+}
+
+#[test]
+fn a_peer_without_a_release_is_refused() {
+    let world = World::new();
+    let binding = world.handshake_binding();
+    let mut evidence = world.evidence(&binding);
+    evidence.release.clear();
+    let refusal = judge(&evidence, binding, &world.policy()).unwrap_err();
+    assert_eq!(refusal, Refusal::Release(ReleaseError::Missing));
+    assert_eq!(refusal.class(), Class::Log);
+    let bundle = world.bundle();
+    let floor = ReleaseFloor::UNSEEN;
+    assert!(verify_release(&bundle, &world.policy().release, floor).is_ok());
+}
+
+#[test]
+fn a_quote_by_a_key_of_an_unknown_authority_is_refused() {
+    let (mut world, policy) = (World::new(), World::new().policy());
+    world.authority = Authority::new("Stranger", 0x55);
+    world.certificate = world
+        .authority
+        .attestation_key(world.attestation_key.verifying_key());
+    let binding = world.handshake_binding();
+    let refusal = judge(&world.evidence(&binding), binding, &policy).unwrap_err();
+    assert!(matches!(refusal, Refusal::Chain(_)), "{refusal}");
+    assert_eq!(refusal.class(), Class::Signature);
+}
+
+/// The certificate is genuine, and of another key than the one that signed the quote.
+#[test]
+fn a_quote_by_another_key_than_the_certified_one_is_refused() {
+    let mut world = World::new();
+    world.attestation_key = Authority::new("another TPM", 0x56).key;
+    let refusal = refusal(&world);
+    assert_eq!(refusal, Refusal::Quote(QuoteError::Signature));
+    assert_eq!(refusal.class(), Class::Signature);
+}
+
+#[test]
+fn an_expired_certificate_is_stale_collateral() {
+    let world = World::new();
+    let binding = world.handshake_binding();
+    let year_2050 = UnixTime::from_secs(2_524_608_000);
+    let (evidence, policy) = (world.evidence(&binding), world.policy());
+    let expectation = Expectation { binding };
+    let verdict = verify(
+        &evidence,
+        &expectation,
+        &policy,
+        ReleaseFloor::UNSEEN,
+        year_2050,
+    );
+    let refusal = verdict.unwrap_err();
+    assert_eq!(refusal.class(), Class::Collateral);
+    assert!(refusal.hint().contains("clock"));
+}
+
+#[test]
+fn an_event_log_that_is_none_is_refused() {
+    let world = World::new();
+    let binding = world.handshake_binding();
+    let mut evidence = world.evidence(&binding);
+    let Platform::Tpm(tpm) = &mut evidence.platform else {
+        unreachable!()
+    };
+    tpm.event_log.truncate(100);
+    let refusal = judge(&evidence, binding, &world.policy()).unwrap_err();
+    assert!(matches!(refusal, Refusal::EventLog(_)), "{refusal}");
+    assert_eq!(refusal.class(), Class::Signature);
 }
 
 #[test]

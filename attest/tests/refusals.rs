@@ -1,0 +1,84 @@
+//! Every way to refuse has a test that provokes it: each variant of each error stands in a test.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Errors whose variants are reasons to refuse.
+const ERRORS: [&str; 12] = [
+    "BundleError",
+    "CborError",
+    "ChainFault",
+    "CheckpointError",
+    "ConfigurationError",
+    "EnvelopeError",
+    "EventLogError",
+    "EvidenceError",
+    "PolicyError",
+    "QuoteError",
+    "Refusal",
+    "StatementError",
+];
+
+fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The variants of `pub enum NAME {` in formatted code: names at the first indentation.
+fn variants(text: &str, name: &str) -> Vec<String> {
+    let Some((_, body)) = text.split_once(&format!("pub enum {name} {{\n")) else {
+        return Vec::new();
+    };
+    let body = body.split("\n}").next().unwrap_or_default();
+    let names = body.lines().filter_map(|line| line.strip_prefix("    "));
+    names
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+        .map(|line| {
+            line.split([' ', '(', ',', '{'])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn each_has_a_test_that_provokes_it() {
+    let room = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&room.join("src"), &mut files);
+    let product: Vec<String> = files
+        .iter()
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let mut files = Vec::new();
+    sources(&room.join("tests"), &mut files);
+    let mut tests: String = files
+        .iter()
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    tests.extend(
+        product
+            .iter()
+            .filter_map(|text| text.split("#[cfg(test)]").nth(1)),
+    );
+
+    let mut missing = Vec::new();
+    for error in ERRORS {
+        let variants: Vec<_> = product
+            .iter()
+            .flat_map(|text| variants(text, error))
+            .collect();
+        assert!(!variants.is_empty(), "{error} was not found");
+        let names = variants.iter().map(|variant| format!("{error}::{variant}"));
+        missing.extend(names.filter(|name| !tests.contains(name)));
+    }
+    assert!(missing.is_empty(), "no test provokes {missing:?}");
+}
