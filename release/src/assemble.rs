@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use attest::Digest;
 use attest::configuration::{Configuration, ConfigurationError};
-use verity::{BLOCK_BYTES, VolumeRef, VolumeRefError};
+use verity::{VolumeRef, VolumeRefError, tree};
 
 use crate::command_line::{CommandLine, CommandLineError};
 use crate::cpio;
@@ -106,6 +106,9 @@ pub enum AssembleError {
         /// Bytes in the file.
         found: u64,
     },
+    /// The root volume is not the one that its name says.
+    #[error("root.erofs and root.verity: {0}")]
+    Root(tree::VerifyError),
     /// The configuration is malformed.
     #[error("the configuration: {0}")]
     Configuration(#[from] ConfigurationError),
@@ -215,13 +218,10 @@ impl ImageParts {
             .unwrap_or(&root)
             .parse::<VolumeRef>();
         let root = root.map_err(AssembleError::RootRef)?;
-        let hash_blocks = 1 + verity::tree::hash_blocks(root.data_blocks());
-        for (name, expected) in [
-            ("root.erofs", root.data_bytes()),
-            ("root.verity", hash_blocks * BLOCK_BYTES),
-        ] {
-            check_size(&folder.join(name), expected)?;
-        }
+        let (data, hashes) = (folder.join("root.erofs"), folder.join("root.verity"));
+        check_size(&data, root.data_bytes())?;
+        check_size(&hashes, tree::hash_area_bytes(root.data_blocks()))?;
+        check_root(&root, &data, &hashes)?;
         Ok(Self {
             folder: folder.to_owned(),
             root,
@@ -294,6 +294,14 @@ fn check_size(path: &Path, expected: u64) -> Result<(), AssembleError> {
             found,
         }),
     }
+}
+
+/// Every block of the root volume leads to the root hash: what is assembled can boot.
+fn check_root(root: &VolumeRef, data: &Path, hashes: &Path) -> Result<(), AssembleError> {
+    let data = File::open(data).map_err(unreadable(data))?;
+    let hashes = File::open(hashes).map_err(unreadable(hashes))?;
+    let (data, hashes) = (tree::Area::whole(&data), tree::Area::whole(&hashes));
+    tree::verify(root, data, hashes, &|_| {}).map_err(AssembleError::Root)
 }
 
 /// A folder beside the output's place, removed again unless it is published.

@@ -11,13 +11,17 @@ use std::fmt;
 
 use attest::Digest;
 use verity::VolumeRef;
+use verity::boot::{Arguments, ArgumentsError};
 
 /// Most bytes that an x86-64 kernel takes (`COMMAND_LINE_SIZE` less the final NUL).
 pub const MAX_BYTES: usize = 2047;
 
 /// A kernel command line that names the root volume and the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandLine(String);
+pub struct CommandLine {
+    text: String,
+    arguments: Arguments,
+}
 
 /// Why a text is not a command line that we boot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,14 +48,11 @@ pub enum CommandLineError {
     #[error("the command line has a quotation mark at byte {0}")]
     Quote(usize),
     /// The base names what `assemble` alone may name.
-    #[error("the base command line already has an argument that begins with `cloister.`")]
+    #[error("the base command line already has an argument that begins with `cloister`")]
     Reserved,
-    /// `cloister.root` is missing, repeated or malformed.
-    #[error("the command line does not name exactly one root volume by cloister.root=verity1:…")]
-    Root,
-    /// `cloister.config` is missing, repeated or malformed.
-    #[error("the command line does not name exactly one file by cloister.config=sha256:…")]
-    Configuration,
+    /// The initrd would not take the line.
+    #[error(transparent)]
+    Arguments(#[from] ArgumentsError),
 }
 
 impl CommandLine {
@@ -63,10 +64,8 @@ impl CommandLine {
         configuration: Digest<32>,
     ) -> Result<Self, CommandLineError> {
         let base = checked_text(base.strip_suffix(b"\n").unwrap_or(base))?;
-        if base
-            .split(' ')
-            .any(|argument| argument.starts_with("cloister."))
-        {
+        let ours = |argument: &str| argument.to_ascii_lowercase().starts_with("cloister");
+        if base.split(' ').any(ours) {
             return Err(CommandLineError::Reserved);
         }
         let space = if base.is_empty() { "" } else { " " };
@@ -75,52 +74,33 @@ impl CommandLine {
         Self::parse(line.as_bytes())
     }
 
-    /// Reads a whole command line, as it stands in a UKI.
+    /// Reads a whole command line, as it stands in a UKI: as the initrd's init will, and more
+    /// strictly.
     pub fn parse(bytes: &[u8]) -> Result<Self, CommandLineError> {
-        let line = Self(checked_text(bytes)?.to_owned());
-        line.root().ok_or(CommandLineError::Root)?;
-        line.configuration()
-            .ok_or(CommandLineError::Configuration)?;
-        let ours = |argument: &&str| argument.starts_with("cloister.");
-        match line.0.split(' ').filter(ours).count() {
-            2 => Ok(line),
-            _ => Err(CommandLineError::Reserved),
-        }
+        let text = checked_text(bytes)?.to_owned();
+        let arguments = Arguments::parse(bytes)?;
+        Ok(Self { text, arguments })
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
-    /// The root volume; `parse` has seen that it is there.
-    pub fn root(&self) -> Option<VolumeRef> {
-        self.only("cloister.root=")?.parse().ok()
+    /// The root volume.
+    pub fn root(&self) -> VolumeRef {
+        self.arguments.root
     }
 
-    /// The configuration's digest; `parse` has seen that it is there.
-    pub fn configuration(&self) -> Option<Digest<32>> {
-        self.only("cloister.config=")?
-            .strip_prefix("sha256:")?
-            .parse()
-            .ok()
+    /// SHA-256 of the configuration.
+    pub fn configuration(&self) -> Digest<32> {
+        Digest(self.arguments.config)
     }
 
     /// What the kernel's EFI stub measures: UTF-16, little-endian, with a final NUL.
     pub fn to_load_options(&self) -> Vec<u8> {
-        let units = self.0.encode_utf16().chain([0]);
+        let units = self.text.encode_utf16().chain([0]);
         units.flat_map(u16::to_le_bytes).collect()
-    }
-
-    fn only(&self, key: &str) -> Option<&str> {
-        let mut values = self
-            .0
-            .split(' ')
-            .filter_map(|argument| argument.strip_prefix(key));
-        match (values.next(), values.next()) {
-            (Some(value), None) => Some(value),
-            _ => None,
-        }
     }
 }
 
@@ -150,7 +130,7 @@ fn checked_text(bytes: &[u8]) -> Result<&str, CommandLineError> {
 
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -173,8 +153,8 @@ mod tests {
             line.as_str()
                 .starts_with("panic=-1 quiet cloister.root=verity1:abab")
         );
-        assert_eq!(line.root(), Some(root()));
-        assert_eq!(line.configuration(), Some(Digest::sha256(b"x")));
+        assert_eq!(line.root(), root());
+        assert_eq!(line.configuration(), Digest::sha256(b"x"));
         assert_eq!(CommandLine::parse(line.as_str().as_bytes()), Ok(line));
     }
 
@@ -200,7 +180,7 @@ mod tests {
             (b"a ", E::Untrimmed),
             (b"a -- b", E::Terminator),
             (b"a=\"b c\"", E::Quote(2)),
-            (b"cloister.debug=1", E::Reserved),
+            (b"Cloister-debug", E::Reserved),
             (&long, E::TooLong(MAX_BYTES + 142)),
         ];
         for (base, error) in cases {
@@ -216,16 +196,20 @@ mod tests {
     #[test]
     fn a_whole_line_names_each_volume_once() {
         let line = assemble(b"a").unwrap().to_string();
+        let refused = |text: &str| match CommandLine::parse(text.as_bytes()).unwrap_err() {
+            CommandLineError::Arguments(error) => error,
+            other => panic!("{other}"),
+        };
+        let (root_key, config_key) = ("cloister.root", "cloister.config");
         let twice = format!("{line} cloister.root={}", root());
-        let parse = |text: &str| CommandLine::parse(text.as_bytes());
-        assert_eq!(parse(&twice), Err(CommandLineError::Root));
-        assert_eq!(parse("a"), Err(CommandLineError::Root));
+        assert_eq!(refused(&twice), ArgumentsError::Duplicate(root_key));
+        assert_eq!(refused("a"), ArgumentsError::Missing(root_key));
         let no_config = format!("cloister.root={}", root());
-        assert_eq!(parse(&no_config), Err(CommandLineError::Configuration));
+        assert_eq!(refused(&no_config), ArgumentsError::Missing(config_key));
         let upper = line.replace("sha256:2d", "sha256:2D");
         assert_ne!(upper, line);
-        assert_eq!(parse(&upper), Err(CommandLineError::Configuration));
+        assert_eq!(refused(&upper), ArgumentsError::Config);
         let other = format!("{line} cloister.debug=1");
-        assert_eq!(parse(&other), Err(CommandLineError::Reserved));
+        assert_eq!(refused(&other), ArgumentsError::Unknown(4));
     }
 }

@@ -135,7 +135,6 @@ pub fn measure(uki: &[u8], phases: &[String]) -> Result<Measurement, MeasureErro
         contents.insert(name, data);
     }
     let command_line = CommandLine::parse(contents[".cmdline"])?;
-    let root = command_line.root().ok_or(CommandLineError::Root)?;
     let configuration = configuration(&command_line, contents[".initrd"])?;
     let kernel = Image::parse(contents[".linux"]).map_err(MeasureError::Kernel)?;
 
@@ -147,8 +146,8 @@ pub fn measure(uki: &[u8], phases: &[String]) -> Result<Measurement, MeasureErro
     Ok(Measurement {
         file_sha256: Digest::sha256(uki),
         file_bytes: uki.len(),
+        root: command_line.root(),
         command_line,
-        root,
         configuration,
         values: replay(&events),
         events,
@@ -157,9 +156,7 @@ pub fn measure(uki: &[u8], phases: &[String]) -> Result<Measurement, MeasureErro
 
 /// The configuration at an initrd's end, checked against the command line.
 fn configuration(command_line: &CommandLine, initrd: &[u8]) -> Result<Digest<32>, MeasureError> {
-    let expected = command_line
-        .configuration()
-        .ok_or(CommandLineError::Configuration)?;
+    let expected = command_line.configuration();
     let archive = cpio::last_archive(initrd, LAST_ARCHIVE_BYTES);
     let archive = archive.ok_or(MeasureError::NoConfiguration)?;
     let found = match &archive[..] {

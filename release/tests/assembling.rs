@@ -75,7 +75,11 @@ fn what_is_refused_leaves_nothing_behind() {
     use AssembleError as E;
     type Change = fn(&Site);
     type Check = fn(&E) -> bool;
-    let cases: [(Change, Check); 14] = [
+    let cases: [(Change, Check); 15] = [
+        (
+            |site| site.set_part("root.erofs", &[5; 3 * 4096]),
+            |e| matches!(e, E::Root(_)),
+        ),
         (
             |site| edit(&site.path("image/vmlinuz"), |linux| linux[0] ^= 1),
             |e| matches!(e, E::Sum { .. }),

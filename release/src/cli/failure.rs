@@ -78,7 +78,7 @@ impl From<AssembleError> for Failure {
             E::Read { .. } | E::Sums { .. } | E::Unlisted { .. } | E::PartSize { .. } => {
                 "give the folder that the image build made, and a configuration file"
             }
-            E::Sum { .. } | E::RootRef(_) | E::RootSize { .. } => {
+            E::Sum { .. } | E::RootRef(_) | E::RootSize { .. } | E::Root(_) => {
                 "the image is damaged or half-built: build it again"
             }
             E::Configuration(_) | E::ModelVolume(_) => "correct the configuration file",

@@ -8,6 +8,7 @@
 )]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use attest::Digest;
@@ -16,6 +17,7 @@ use release::key::SigningKey;
 use release::log::Log;
 use release::{cpio, measure, statement, uki};
 use verity::VolumeRef;
+use verity::tree::{self, Area};
 
 pub const SALT: [u8; 32] = [7; 32];
 pub const OS_RELEASE: &[u8] = b"ID=cloister\nNAME=Cloister\n";
@@ -98,8 +100,14 @@ pub fn kernel() -> Vec<u8> {
 
 /// A root volume of three blocks: data, partition with superblock and tree, name.
 pub fn root() -> (Vec<u8>, Vec<u8>, VolumeRef) {
-    let name = VolumeRef::new(std::array::from_fn(|n| n as u8), SALT, 3).unwrap();
-    (vec![4; 3 * 4096], vec![5; 2 * 4096], name)
+    let (mut data, hashes) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let bytes = vec![4; 3 * 4096];
+    data.write_all(&bytes).unwrap();
+    let (from, to) = (Area::whole(&data), Area::whole(&hashes));
+    let name = tree::format(from, bytes.len() as u64, to, SALT, None, &|_| {}).unwrap();
+    let mut tree = Vec::new();
+    (&hashes).read_to_end(&mut tree).unwrap();
+    (bytes, tree, name)
 }
 
 pub fn configuration() -> String {
