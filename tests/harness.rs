@@ -1,0 +1,84 @@
+//! The harness itself: a provisioned TPM, a machine that boots, and errors that name their cause.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use agent::evidence::tpm::AK_CERTIFICATE_INDEX;
+use signer::authority::Authority;
+use support::accelerator::Accelerator;
+use support::swtpm;
+use support::tools::{Tools, repository};
+use support::vm::{Machine, VmError};
+
+#[test]
+fn a_provisioned_tpm_keeps_its_certificate() {
+    let tools = Tools::locate().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("Harness authority", 0x31);
+    swtpm::provision(&tools, &folder.path().join("tpm"), &authority).unwrap();
+    let swtpm = swtpm::Swtpm::for_commands(&tools, &folder.path().join("tpm")).unwrap();
+    let certificate = swtpm
+        .connect()
+        .unwrap()
+        .nv_read(AK_CERTIFICATE_INDEX)
+        .unwrap();
+    let text = String::from_utf8_lossy(&certificate).into_owned();
+    assert!(
+        text.contains("Harness authority"),
+        "the certificate names its issuer"
+    );
+}
+
+#[test]
+fn a_missing_disk_is_named() {
+    let tools = Tools::locate().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::firmware(Accelerator::Emulation).disk(Path::new("/absent.img"));
+    let error = machine.start(&tools, folder.path()).unwrap_err();
+    assert!(matches!(&error, VmError::File { path, .. } if path == Path::new("/absent.img")));
+}
+
+#[test]
+fn an_argument_that_qemu_refuses_is_shown() {
+    let tools = Tools::locate().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::firmware(Accelerator::Emulation).arguments(["-no-such-argument"]);
+    let error = machine.start(&tools, folder.path()).unwrap_err();
+    assert!(matches!(error, VmError::Start { .. }), "{error}");
+    assert!(error.to_string().contains("-no-such-argument"), "{error}");
+}
+
+#[test]
+fn firmware_starts_with_a_tpm_and_no_disk() {
+    let tools = Tools::locate().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("tpm");
+    swtpm::provision(&tools, &state, &Authority::new("Harness authority", 0x32)).unwrap();
+    let machine = Machine::firmware(Accelerator::Emulation).tpm(&state);
+    let mut vm = machine.start(&tools, &folder.path().join("run")).unwrap();
+    vm.wait_line("Start PXE", Duration::from_secs(120)).unwrap();
+}
+
+/// An image that has been built and assembled is booted as far as its init system.
+#[test]
+fn an_assembled_disk_boots_to_systemd() {
+    let site = repository().join("build/site");
+    if !site.join("disk.img").exists() {
+        eprintln!("SKIPPED: no build/site/disk.img; assemble one to boot it here");
+        return;
+    }
+    let tools = Tools::locate().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("tpm");
+    swtpm::provision(&tools, &state, &Authority::new("Harness authority", 0x33)).unwrap();
+    let accelerator = Accelerator::choose(&tools, &site.join("vmlinuz")).unwrap();
+    let machine = Machine::firmware(accelerator)
+        .disk(&site.join("disk.img"))
+        .tpm(&state);
+    let mut vm = machine.start(&tools, &folder.path().join("run")).unwrap();
+    let patience = Duration::from_secs(180);
+    let took = vm.wait_line("Reached target", patience).unwrap();
+    eprintln!("{accelerator:?}: systemd after {} s", took.as_secs());
+    assert!(fs::metadata(vm.serial_log()).unwrap().len() > 0);
+}

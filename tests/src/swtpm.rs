@@ -1,0 +1,185 @@
+//! An emulated TPM: its provisioning, as an operator does it once for a machine, and its life beside
+//! a virtual machine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use agent::evidence::tpm::{
+    AK_CERTIFICATE_INDEX, Command, Reader, Tpm, TpmError, Transport, Writer,
+};
+use p384::ecdsa::VerifyingKey;
+use signer::authority::Authority;
+
+use crate::process::Process;
+use crate::tools::{Tools, ToolsError};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// `TPM_RH_PLATFORM`.
+const PLATFORM: u32 = 0x4000_000C;
+const NV_CHUNK_BYTES: usize = 512;
+
+/// A running `swtpm`; stopped when dropped. Its state outlives it.
+#[derive(Debug)]
+pub struct Swtpm {
+    process: Process,
+    /// Socket paths are short, and folders of state are not.
+    sockets: tempfile::TempDir,
+}
+
+/// Why there is no TPM.
+#[derive(Debug, thiserror::Error)]
+pub enum SwtpmError {
+    /// No tools.
+    #[error(transparent)]
+    Tools(#[from] ToolsError),
+    /// The program cannot be started, or a folder cannot be made.
+    #[error("cannot start swtpm: {0}")]
+    Start(#[from] io::Error),
+    /// It ended, or made no socket in time.
+    #[error("swtpm did not start; see {}", log.display())]
+    NotReady {
+        /// Where it says why.
+        log: PathBuf,
+    },
+    /// A command failed.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
+    /// The attestation key is not a point of P-384.
+    #[error("the TPM's attestation key is no P-384 key")]
+    Key,
+}
+
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Commands from this process; the TPM is started up.
+    Commands,
+    /// A virtual machine, whose firmware starts it up.
+    Machine,
+}
+
+/// Makes a TPM in the folder `state`: a new one, with its attestation key certified by `authority`
+/// and the certificate in its NV memory.
+pub fn provision(tools: &Tools, state: &Path, authority: &Authority) -> Result<(), SwtpmError> {
+    if state.exists() {
+        std::fs::remove_dir_all(state)?;
+    }
+    let mut swtpm = Swtpm::for_commands(tools, state)?;
+    let mut tpm = swtpm.connect()?;
+    let key = tpm.create_attestation_key()?;
+    let public = point(&key.public).ok_or(SwtpmError::Key)?;
+    tpm.flush(key.handle)?;
+    let certificate = authority.issue(&authority.attestation_key(&public));
+    nv_store(&mut tpm, AK_CERTIFICATE_INDEX, &certificate)?;
+    shut_down(&mut tpm)?;
+    drop(tpm);
+    swtpm.process.kill()?;
+    Ok(())
+}
+
+impl Swtpm {
+    /// Starts the TPM of the folder `state` for a virtual machine.
+    pub fn for_machine(tools: &Tools, state: &Path) -> Result<Self, SwtpmError> {
+        Self::start(tools, state, Use::Machine)
+    }
+
+    /// Starts the TPM of the folder `state` for commands of this process.
+    pub fn for_commands(tools: &Tools, state: &Path) -> Result<Self, SwtpmError> {
+        Self::start(tools, state, Use::Commands)
+    }
+
+    /// Speaks to a TPM that was started for commands.
+    pub fn connect(&self) -> Result<Tpm<Transport>, TpmError> {
+        Tpm::open(&self.socket(Use::Commands))
+    }
+
+    /// The socket that QEMU is given.
+    pub fn control(&self) -> PathBuf {
+        self.socket(Use::Machine)
+    }
+
+    fn start(tools: &Tools, state: &Path, used: Use) -> Result<Self, SwtpmError> {
+        std::fs::create_dir_all(state)?;
+        let state = state.canonicalize()?;
+        let sockets = tempfile::Builder::new().prefix("swtpm").tempdir()?;
+        let log = state.join("swtpm.log");
+        let path = |name: &str| format!("type=unixio,path={}", sockets.path().join(name).display());
+        let mut command = tools.command("swtpm")?;
+        command.args(["socket", "--tpm2", "--tpmstate"]);
+        command.arg(format!("dir={}", state.display()));
+        command.args(["--log", &format!("file={},level=1,truncate", log.display())]);
+        command.args(["--ctrl", &path("control")]);
+        if used == Use::Commands {
+            command.args(["--server", &path("commands")]);
+            command.args(["--flags", "not-need-init,startup-clear"]);
+        }
+        command
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(state.join("swtpm.stderr"))?);
+        let process = Process::start(command)?;
+        let mut swtpm = Self { process, sockets };
+        let end = Instant::now() + PATIENCE;
+        while !swtpm.socket(used).exists() {
+            if swtpm.process.ended()?.is_some() || Instant::now() > end {
+                return Err(SwtpmError::NotReady { log });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(swtpm)
+    }
+
+    fn socket(&self, used: Use) -> PathBuf {
+        self.sockets.path().join(match used {
+            Use::Commands => "commands",
+            Use::Machine => "control",
+        })
+    }
+}
+
+/// The point in a `TPMT_PUBLIC` of the attestation key's template.
+fn point(public: &[u8]) -> Option<VerifyingKey> {
+    let mut reader = Reader::new(public);
+    reader.take(2 + 2 + 4).ok()?; // type, name algorithm, attributes
+    reader.tpm2b().ok()?; // policy
+    reader.take(2 + 4 + 2 + 2).ok()?; // symmetric, scheme with its hash, curve, key derivation
+    let (x, y) = (reader.tpm2b().ok()?, reader.tpm2b().ok()?);
+    // A coordinate may come without its leading zeros.
+    let padded = |c: &[u8]| [vec![0; 48usize.saturating_sub(c.len())], c.to_vec()].concat();
+    VerifyingKey::from_sec1_bytes(&[vec![4], padded(x), padded(y)].concat()).ok()
+}
+
+/// Defines an NV index, writes and locks it: anyone may read it.
+fn nv_store(tpm: &mut Tpm<Transport>, index: u32, content: &[u8]) -> Result<(), TpmError> {
+    const CC_NV_DEFINE_SPACE: u32 = 0x12A;
+    const CC_NV_WRITE: u32 = 0x137;
+    const CC_NV_WRITE_LOCK: u32 = 0x138;
+    const ALG_SHA256: u16 = 0x000B;
+    // PPWRITE WRITEDEFINE PPREAD OWNERREAD AUTHREAD NO_DA PLATFORMCREATE
+    const ATTRIBUTES: u32 = 1 | 1 << 13 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 25 | 1 << 30;
+    let public = Writer::new()
+        .u32(index)
+        .u16(ALG_SHA256)
+        .u32(ATTRIBUTES)
+        .tpm2b(&[]);
+    let public = public.u16(content.len() as u16).finish();
+    let parameters = Writer::new().tpm2b(&[]).tpm2b(&public).finish();
+    tpm.execute(&Command::new(CC_NV_DEFINE_SPACE, &[PLATFORM], parameters).authorize(1))?;
+    for (number, chunk) in content.chunks(NV_CHUNK_BYTES).enumerate() {
+        let offset = (number * NV_CHUNK_BYTES) as u16;
+        let parameters = Writer::new().tpm2b(chunk).u16(offset).finish();
+        tpm.execute(&Command::new(CC_NV_WRITE, &[PLATFORM, index], parameters).authorize(1))?;
+    }
+    let lock = Command::new(CC_NV_WRITE_LOCK, &[PLATFORM, index], vec![]).authorize(1);
+    tpm.execute(&lock).map(|_| ())
+}
+
+/// `TPM2_Shutdown`, so that the next start is no surprise to the TPM.
+fn shut_down(tpm: &mut Tpm<Transport>) -> Result<(), TpmError> {
+    const CC_SHUTDOWN: u32 = 0x145;
+    const SU_CLEAR: u16 = 0;
+    let parameters = Writer::new().u16(SU_CLEAR).finish();
+    tpm.execute(&Command::new(CC_SHUTDOWN, &[], parameters))
+        .map(|_| ())
+}
