@@ -19,6 +19,7 @@ use std::fmt;
 use sha2::{Digest as _, Sha384};
 
 use crate::Digest;
+use crate::reader::Reader;
 use crate::tpm::Register;
 
 /// Longest event log.
@@ -144,7 +145,7 @@ impl<'a> EventLog<'a> {
         let mut reader = Reader(bytes);
         let banks = parse_spec_id(&mut reader).ok_or(EventLogError::SpecId)?;
         let mut events = Vec::new();
-        while !reader.0.is_empty() {
+        while !reader.is_empty() {
             let number = events.len() + 1;
             let event = parse_event(&mut reader, &banks, number)?;
             event.check(number)?;
@@ -248,20 +249,24 @@ impl Event<'_> {
 
 /// The announced banks: algorithm and size of digests. One is SHA-384.
 fn parse_spec_id(reader: &mut Reader<'_>) -> Option<Vec<(u16, u16)>> {
-    let head = (reader.u32()?, EventKind(reader.u32()?), reader.take(20)?);
-    let size = reader.u32()?;
+    let head = (
+        reader.u32_le()?,
+        EventKind(reader.u32_le()?),
+        reader.take(20)?,
+    );
+    let size = reader.u32_le()?;
     let mut event = Reader(reader.take(usize::try_from(size).ok()?)?);
     let announced = event.take(SPEC_ID.len())? == SPEC_ID;
     if head != (0, EventKind::NO_ACTION, &[0; 20]) || !announced {
         return None;
     }
     let [_, _, _, _, _minor, major, _errata, _uintn] = event.array()?;
-    let count = usize::try_from(event.u32()?)
+    let count = usize::try_from(event.u32_le()?)
         .ok()
         .filter(|count| *count <= MAX_BANKS)?;
     let mut banks = Vec::with_capacity(count);
     for _ in 0..count {
-        let (algorithm, size) = (event.u16()?, event.u16()?);
+        let (algorithm, size) = (event.u16_le()?, event.u16_le()?);
         let repeated = banks.iter().any(|(earlier, _)| *earlier == algorithm);
         if repeated || size > MAX_DIGEST_BYTES {
             return None;
@@ -270,7 +275,7 @@ fn parse_spec_id(reader: &mut Reader<'_>) -> Option<Vec<(u16, u16)>> {
     }
     let [vendor] = event.array()?;
     event.take(usize::from(vendor))?;
-    (major == 2 && event.0.is_empty() && banks.contains(&(SHA384, 48))).then_some(banks)
+    (major == 2 && event.is_empty() && banks.contains(&(SHA384, 48))).then_some(banks)
 }
 
 fn parse_event<'a>(
@@ -279,18 +284,18 @@ fn parse_event<'a>(
     event: usize,
 ) -> Result<Event<'a>, EventLogError> {
     let truncated = EventLogError::Truncated { event };
-    let found = reader.u32().ok_or(truncated)?;
+    let found = reader.u32_le().ok_or(truncated)?;
     let register = u8::try_from(found)
         .ok()
         .filter(|register| usize::from(*register) < REGISTERS);
     let register = Register(register.ok_or(EventLogError::Register { event, found })?);
-    let kind = EventKind(reader.u32().ok_or(truncated)?);
+    let kind = EventKind(reader.u32_le().ok_or(truncated)?);
     let mut sha384 = None;
-    if reader.u32().ok_or(truncated)? as usize != banks.len() {
+    if reader.u32_le().ok_or(truncated)? as usize != banks.len() {
         return Err(EventLogError::Banks { event });
     }
     for (algorithm, size) in banks {
-        if reader.u16().ok_or(truncated)? != *algorithm {
+        if reader.u16_le().ok_or(truncated)? != *algorithm {
             return Err(EventLogError::Banks { event });
         }
         let digest = reader.take(usize::from(*size)).ok_or(truncated)?;
@@ -299,7 +304,7 @@ fn parse_event<'a>(
         }
     }
     let digest = sha384.ok_or(EventLogError::Banks { event })?;
-    let size = reader.u32().ok_or(truncated)?;
+    let size = reader.u32_le().ok_or(truncated)?;
     let data = usize::try_from(size)
         .ok()
         .and_then(|size| reader.take(size))
@@ -323,11 +328,11 @@ impl<'a> Variable<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let vendor = reader.take(16)?;
-        let units = usize::try_from(u64::from_le_bytes(reader.array()?)).ok()?;
-        let length = usize::try_from(u64::from_le_bytes(reader.array()?)).ok()?;
+        let units = usize::try_from(reader.u64_le()?).ok()?;
+        let length = usize::try_from(reader.u64_le()?).ok()?;
         let name = reader.take(units.checked_mul(2)?)?;
         let value = reader.take(length)?;
-        reader.0.is_empty().then_some(Self {
+        reader.is_empty().then_some(Self {
             vendor,
             name,
             value,
@@ -342,28 +347,6 @@ impl<'a> Variable<'a> {
         ];
         let name = "SecureBoot".encode_utf16().flat_map(u16::to_le_bytes);
         self.vendor == GLOBAL_VARIABLE && name.eq(self.name.iter().copied())
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
     }
 }
 

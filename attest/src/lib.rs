@@ -19,6 +19,7 @@ pub mod eventlog;
 pub mod evidence;
 mod name;
 pub mod policy;
+mod reader;
 mod refusal;
 pub mod release;
 mod report_data;

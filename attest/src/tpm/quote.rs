@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha384};
 
 use super::{QUOTED, TpmEvidence};
 use crate::Digest;
+use crate::reader::Reader;
 
 const GENERATED_BY_TPM: [u8; 4] = 0xff54_4347_u32.to_be_bytes();
 const ATTEST_QUOTE: [u8; 2] = 0x8018_u16.to_be_bytes();
@@ -131,13 +132,13 @@ impl<'a> Attest<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let (magic, kind) = (reader.array()?, reader.array()?);
-        let (qualified_signer, extra_data) = (reader.sized()?, reader.sized()?);
+        let (qualified_signer, extra_data) = (reader.tpm2b()?, reader.tpm2b()?);
         let _clock_resets_restarts: [u8; 16] = reader.array()?;
         let [safe] = reader.array()?;
         let _firmware_version: [u8; 8] = reader.array()?;
         let selection = reader.take(selection().len())?;
-        let pcr_digest = reader.sized()?.try_into().ok().map(Digest);
-        let complete = reader.0.is_empty() && safe <= 1;
+        let pcr_digest = reader.tpm2b()?.try_into().ok().map(Digest);
+        let complete = reader.is_empty() && safe <= 1;
         complete.then_some(Self {
             magic,
             kind,
@@ -152,8 +153,8 @@ impl<'a> Attest<'a> {
 fn parse_signature(bytes: &[u8]) -> Option<Signature> {
     let mut reader = Reader(bytes);
     let known = reader.take(2)? == ECDSA && reader.take(2)? == SHA384;
-    let (r, s) = (scalar(reader.sized()?)?, scalar(reader.sized()?)?);
-    let complete = known && reader.0.is_empty();
+    let (r, s) = (scalar(reader.tpm2b()?)?, scalar(reader.tpm2b()?)?);
+    let complete = known && reader.is_empty();
     Signature::from_scalars(r, s).ok().filter(|_| complete)
 }
 
@@ -163,23 +164,4 @@ fn scalar(bytes: &[u8]) -> Option<[u8; SCALAR_BYTES]> {
     let start = SCALAR_BYTES.checked_sub(bytes.len())?;
     scalar[start..].copy_from_slice(bytes);
     Some(scalar)
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn sized(&mut self) -> Option<&'a [u8]> {
-        let length = u16::from_be_bytes(self.array()?);
-        self.take(usize::from(length))
-    }
 }

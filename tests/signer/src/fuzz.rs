@@ -12,8 +12,7 @@ use attest::{Configuration, Evidence, Expectation, Policy, ReleaseFloor, verify}
 use crate::{NOW, World};
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
-static CERTIFICATE: LazyLock<Vec<u8>> =
-    LazyLock::new(|| WORLD.authority.issue(&WORLD.certificate));
+static CERTIFICATE: LazyLock<Vec<u8>> = LazyLock::new(|| WORLD.authority.issue(&WORLD.certificate));
 static POLICY: LazyLock<Policy> = LazyLock::new(|| WORLD.policy());
 
 /// Calls `check` with `valid` and with `count` mutations of it, the same ones at every call.
