@@ -1,7 +1,7 @@
 //! KVM where it works, emulation where not: chosen by trying.
 //!
-//! A machine may offer `/dev/kvm` and still not run a stock kernel (nested virtualisation that lacks
-//! instructions), so a kernel is started for a moment: it must say its version.
+//! A machine may offer `/dev/kvm` and still not run a stock kernel (nested virtualisation that
+//! lacks instructions), so a kernel is started for a moment: it must say its version.
 
 use std::fs;
 use std::io;

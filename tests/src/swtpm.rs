@@ -1,5 +1,5 @@
-//! An emulated TPM: its provisioning, as an operator does it once for a machine, and its life beside
-//! a virtual machine.
+//! An emulated TPM: its provisioning, as an operator does it once for a machine, and its life
+//! beside a virtual machine.
 
 use std::io;
 use std::path::{Path, PathBuf};
