@@ -6,7 +6,8 @@
 //! 2. [`measure::measure`]: the registers that a boot of that UKI shows, from the file alone;
 //! 3. [`statement::make`] and [`statement::sign`]: what the release states, and who says so;
 //! 4. [`log::Log::append`]: the statement becomes public, and a bundle proves it;
-//! 5. [`verify::verify`]: what a client will say of that bundle;
+//! 5. [`attest::verify_release`]: what a client will say of that bundle, and
+//!    [`verify::check_artifacts`]: whether files are those of the release;
 //! 6. [`disk::attach`]: the bundle goes onto the disk, for the machine to show to its clients.
 //!
 //! The formats of statement, envelope, checkpoint and bundle, and their verification, are

@@ -1,40 +1,12 @@
-//! A release bundle against a policy, as a client does it, and artifacts against a release.
+//! Artifacts against a release. The release itself is verified by [`attest::verify_release`], as
+//! a client does it.
 
 use std::path::Path;
 
-use attest::policy::ReleasePolicy;
-use attest::release::{Statement, VerifiedRelease};
-use attest::{Digest, Refusal, ReleaseFloor};
+use attest::Digest;
+use attest::release::Statement;
 
 use crate::statement::{MakeError, assembled_digests};
-
-/// Verifies that `bundle` is a release that the policy accepts: signed, logged, of the policy's
-/// name and profile, and not older than the policy and the floor allow.
-pub fn verify(
-    bundle: &[u8],
-    policy: &ReleasePolicy,
-    floor: ReleaseFloor,
-) -> Result<VerifiedRelease, Refusal> {
-    let release = VerifiedRelease::verify(bundle, policy)?;
-    let stated = &release.statement().predicate;
-    if stated.name != policy.name {
-        let (expected, found) = (policy.name.clone(), stated.name.clone());
-        return Err(Refusal::ReleaseName { expected, found });
-    }
-    if stated.profile != policy.profile {
-        let (expected, found) = (policy.profile.clone(), stated.profile.clone());
-        return Err(Refusal::Profile { expected, found });
-    }
-    let (minimum, found) = (policy.minimum_version, stated.version);
-    if found < minimum {
-        return Err(Refusal::Version { minimum, found });
-    }
-    if !floor.admits(found) {
-        let seen = floor.version();
-        return Err(Refusal::Rollback { seen, found });
-    }
-    Ok(release)
-}
 
 /// Why artifacts are not those of a release.
 #[derive(Debug, thiserror::Error)]

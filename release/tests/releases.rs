@@ -7,12 +7,12 @@ use attest::policy::ReleasePolicy;
 use attest::release::{
     Bundle, BundleError, CheckpointError, EnvelopeError, PublicKey, ReleaseError,
 };
-use attest::{Class, Refusal, ReleaseFloor};
+use attest::{Class, Refusal, ReleaseFloor, verify_release as verify};
 use common::{Logged, Site, edit};
 use proptest::prelude::*;
 use release::key::SigningKey;
 use release::log::Log;
-use release::verify::{ArtifactError, check_artifacts, verify};
+use release::verify::{ArtifactError, check_artifacts};
 
 /// A site with two releases of what was assembled there, the second one's bundle, the policy.
 fn released() -> (Site, Logged, Bundle, ReleasePolicy) {

@@ -24,5 +24,5 @@ static POLICY: LazyLock<ReleasePolicy> = LazyLock::new(|| {
 });
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    assert!(release::verify::verify(bytes, &POLICY, ReleaseFloor::UNSEEN).is_err());
+    assert!(attest::verify_release(bytes, &POLICY, ReleaseFloor::UNSEEN).is_err());
 });

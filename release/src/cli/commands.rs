@@ -137,7 +137,7 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Outcome {
         .map_err(|error| Failure::input(&arguments.policy, &error, "correct the policy file"))?;
     let bundle = read(&arguments.bundle)?;
     let floor = ReleaseFloor::at(arguments.seen);
-    let verified = release::verify::verify(&bundle, &policy.release, floor)?;
+    let verified = attest::verify_release(&bundle, &policy.release, floor)?;
     let artifacts = match &arguments.artifacts {
         Some(folder) => Some(release::verify::check_artifacts(
             folder,
