@@ -1,3 +1,177 @@
-//! Where evidence comes from.
+//! Where evidence comes from: made by the TPM, for one handshake or one nonce.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use attest::evidence::MAX_EVIDENCE_BYTES;
+use attest::tpm::{MAX_CERTIFICATE_BYTES, QUOTED, TpmEvidence};
+use attest::{Binding, Digest, Evidence, Platform, ReportData};
+use sha2::{Digest as _, Sha384};
+use tokio::sync::Mutex;
+
+use tpm::{AK_CERTIFICATE_INDEX, Bank, KeyHandle, Quote, Selection, Tpm, TpmError, Transport};
 
 pub mod tpm;
+
+/// Attempts to quote registers that nobody extends in between.
+const MAX_QUOTES: u32 = 5;
+
+/// Why there is no evidence.
+#[derive(Debug, thiserror::Error)]
+pub enum EvidenceError {
+    /// The TPM gave no answer.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
+    /// The machine was never provisioned, or its certificate cannot be one.
+    #[error("the attestation key's certificate in NV memory has {0} bytes")]
+    Certificate(usize),
+    /// Something extends registers again and again.
+    #[error("the registers changed during each of {MAX_QUOTES} quotes")]
+    Unstable,
+    /// Nobody would accept that much.
+    #[error("the evidence has {0} bytes, more than {MAX_EVIDENCE_BYTES}")]
+    TooLarge(usize),
+    /// The process is about to end.
+    #[error("the evidence source has stopped")]
+    Stopped,
+}
+
+/// What does not change from one piece of evidence to the next.
+#[derive(Debug, Clone, Default)]
+pub struct Constants {
+    /// The configuration file's bytes.
+    pub configuration: Vec<u8>,
+    /// The firmware's event log.
+    pub event_log: Vec<u8>,
+    /// The release bundle, or nothing.
+    pub release: Vec<u8>,
+}
+
+/// Makes evidence, one piece at a time: the TPM does one thing after another.
+#[derive(Debug)]
+pub struct Attester {
+    device: Arc<Mutex<Device>>,
+    constants: Constants,
+}
+
+impl Attester {
+    /// Makes the attestation key and reads its certificate.
+    pub fn open(path: PathBuf, constants: Constants) -> Result<Self, EvidenceError> {
+        let mut device = Device {
+            path,
+            session: None,
+        };
+        device.session()?;
+        Ok(Self {
+            device: Arc::new(Mutex::new(device)),
+            constants,
+        })
+    }
+
+    /// SHA-256 of the configuration.
+    pub fn configuration_digest(&self) -> [u8; 32] {
+        Digest::sha256(&self.constants.configuration).0
+    }
+
+    /// The release bundle, which may be empty.
+    pub fn release(&self) -> &[u8] {
+        &self.constants.release
+    }
+
+    /// Evidence bound to `binding`, encoded. Waits its turn; dropped while it waits, it costs
+    /// the TPM nothing.
+    pub async fn make(&self, binding: &Binding) -> Result<Vec<u8>, EvidenceError> {
+        let qualifying_data = ReportData::compute(binding).qualifying_data();
+        let mut device = self.device.clone().lock_owned().await;
+        let quoted = tokio::task::spawn_blocking(move || device.quote(&qualifying_data));
+        let quoted = quoted.await.map_err(|_| EvidenceError::Stopped)??;
+        let evidence = Evidence {
+            platform: Platform::Tpm(TpmEvidence {
+                attest: quoted.quote.attest,
+                signature: quoted.quote.signature,
+                registers: quoted.registers,
+                event_log: self.constants.event_log.clone(),
+                certificates: vec![quoted.certificate],
+            }),
+            configuration: self.constants.configuration.clone(),
+            release: self.constants.release.clone(),
+        };
+        let bytes = evidence.encode();
+        if bytes.len() > MAX_EVIDENCE_BYTES {
+            return Err(EvidenceError::TooLarge(bytes.len()));
+        }
+        Ok(bytes)
+    }
+}
+
+struct Quoted {
+    quote: Quote,
+    registers: [Digest<48>; QUOTED.len()],
+    certificate: Vec<u8>,
+}
+
+/// A TPM that is opened anew after its transport failed.
+#[derive(Debug)]
+struct Device {
+    path: PathBuf,
+    session: Option<Session>,
+}
+
+#[derive(Debug)]
+struct Session {
+    tpm: Tpm<Transport>,
+    key: KeyHandle,
+    certificate: Vec<u8>,
+}
+
+impl Device {
+    fn session(&mut self) -> Result<&mut Session, EvidenceError> {
+        if self.session.is_none() {
+            let mut tpm = Tpm::open(&self.path)?;
+            let certificate = tpm.nv_read(AK_CERTIFICATE_INDEX)?;
+            if !(1..=MAX_CERTIFICATE_BYTES).contains(&certificate.len()) {
+                return Err(EvidenceError::Certificate(certificate.len()));
+            }
+            let key = tpm.create_attestation_key()?.handle;
+            self.session = Some(Session {
+                tpm,
+                key,
+                certificate,
+            });
+        }
+        self.session.as_mut().ok_or(EvidenceError::Stopped)
+    }
+
+    fn quote(&mut self, qualifying_data: &[u8]) -> Result<Quoted, EvidenceError> {
+        let quoted = self.session()?.quote(qualifying_data);
+        let broken = |error: &TpmError| !matches!(error, TpmError::Refused { .. });
+        if matches!(&quoted, Err(EvidenceError::Tpm(error)) if broken(error)) {
+            self.session = None; // what the next answer belongs to is unknown
+        }
+        quoted
+    }
+}
+
+impl Session {
+    /// A quote and the values that it covers.
+    fn quote(&mut self, qualifying_data: &[u8]) -> Result<Quoted, EvidenceError> {
+        let selection = Selection::new(Bank::Sha384, &QUOTED);
+        for _ in 0..MAX_QUOTES {
+            let values = self.tpm.pcr_read(selection)?;
+            let quote = self.tpm.quote(&self.key, qualifying_data, selection)?;
+            if *quote.pcr_digest()? != Sha384::digest(values.concat())[..] {
+                continue; // extended in between
+            }
+            let mut registers = [Digest::ZERO; QUOTED.len()];
+            for (register, value) in registers.iter_mut().zip(&values) {
+                register.0.copy_from_slice(value);
+            }
+            return Ok(Quoted {
+                quote,
+                registers,
+                certificate: self.certificate.clone(),
+            });
+        }
+        Err(EvidenceError::Unstable)
+    }
+}

@@ -1,5 +1,5 @@
-//! A raw TPM 2.0 client: the few commands that evidence needs, over the kernel's resource manager
-//! (`/dev/tpmrm0`) or the data socket of an emulator.
+//! A raw TPM 2.0 client: the few commands that evidence needs, over the kernel's resource
+//! manager (`/dev/tpmrm0`) or the data socket of an emulator.
 //!
 //! The attestation key is a *restricted* signing key: the TPM signs with it only what it made itself,
 //! so a quote cannot be forged through `TPM2_Sign`. It is a primary key of a fixed template in the
@@ -49,7 +49,7 @@ const MAX_PCR: u8 = 23;
 #[derive(Debug, thiserror::Error)]
 pub enum TpmError {
     /// The device or socket cannot be opened.
-    #[error("TPM {}: {source}", path.display())]
+    #[error("cannot open the TPM at {}", path.display())]
     Open {
         /// What was to be opened.
         path: PathBuf,
@@ -57,7 +57,7 @@ pub enum TpmError {
         source: io::Error,
     },
     /// Reading or writing failed.
-    #[error("TPM transport: {0}")]
+    #[error("the connection to the TPM failed")]
     Transport(#[from] io::Error),
     /// The TPM refused the command.
     #[error("TPM command {command:#x} refused with {code:#x}")]
@@ -76,7 +76,7 @@ pub enum TpmError {
         code: u32,
     },
     /// The response makes no sense.
-    #[error("TPM response to {command:#x}: {fault}")]
+    #[error("the TPM's response to command {command:#x} is malformed: {fault}")]
     Malformed {
         /// `TPM_CC`.
         command: u32,
@@ -180,6 +180,27 @@ pub struct Quote {
     pub signature: Vec<u8>,
 }
 
+impl Quote {
+    /// The digest of the quoted registers: the last field of a `TPMS_ATTEST` that is a quote.
+    pub fn pcr_digest(&self) -> Result<&[u8], TpmError> {
+        let digest = || {
+            let mut attest = Reader::new(&self.attest);
+            attest.take(4 + 2)?; // magic, type
+            attest.tpm2b()?; // qualified name of the key
+            attest.tpm2b()?; // qualifying data
+            attest.take(8 + 4 + 4 + 1 + 8)?; // clock, reset and restart counts, safe, firmware
+            for _ in 0..attest.u32()? {
+                attest.u16()?; // bank
+                let bytes = attest.u8()?;
+                attest.take(usize::from(bytes))?;
+            }
+            let digest = attest.tpm2b()?;
+            attest.end().map(|()| digest)
+        };
+        digest().map_err(malformed(CC_QUOTE))
+    }
+}
+
 /// The kernel's device file or an emulator's socket.
 #[derive(Debug)]
 pub enum Transport {
@@ -248,7 +269,8 @@ impl<T: Read + Write> Tpm<T> {
         Self { transport }
     }
 
-    /// Makes the attestation key: the same one at each call for as long as the endorsement seed stays.
+    /// Makes the attestation key: the same one each time, for as long as the endorsement seed
+    /// stays.
     pub fn create_attestation_key(&mut self) -> Result<PrimaryKey, TpmError> {
         self.create_primary(ENDORSEMENT, &attestation_key_template())
     }
@@ -347,7 +369,7 @@ impl<T: Read + Write> Tpm<T> {
         let response = self.execute(&Command::new(CC_NV_READ_PUBLIC, &[index], vec![]))?;
         let size = || {
             let mut reader = Reader::new(&response.parameters);
-            let mut public = Reader::new(reader.tpm2b()?); // TPMS_NV_PUBLIC; the index's name follows
+            let mut public = Reader::new(reader.tpm2b()?); // TPMS_NV_PUBLIC; its name follows
             let (_index, _name_algorithm, _attributes) =
                 (public.u32()?, public.u16()?, public.u32()?);
             let _policy = public.tpm2b()?;

@@ -1,11 +1,15 @@
 //! A real TPM emulator for tests, and what provisioning does to it.
 
-#![allow(clippy::unwrap_used)] // helpers of tests, which clippy does not see as tests
+// Helpers of tests, which clippy does not see as tests; no test uses all of them.
+#![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
 use agent::evidence::tpm::{Command, NULL_HANDLE, Tpm, TpmError, Transport, Writer};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+
+pub(crate) mod client;
+pub(crate) mod machine;
 
 /// `TPM_RH_PLATFORM`.
 const PLATFORM: u32 = 0x4000_000C;
@@ -49,6 +53,11 @@ impl Swtpm {
         self.folder.path().join("data")
     }
 
+    pub(crate) fn stop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+
     pub(crate) fn connect(&self) -> Tpm<Transport> {
         Tpm::open(&self.socket()).unwrap()
     }
@@ -56,8 +65,7 @@ impl Swtpm {
 
 impl Drop for Swtpm {
     fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
+        self.stop();
     }
 }
 

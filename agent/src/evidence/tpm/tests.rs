@@ -165,7 +165,10 @@ fn a_giant_nv_index_is_refused() {
 proptest! {
     /// Whatever a TPM answers, the client ends with a value or an error.
     #[test]
-    fn no_answer_panics(body in proptest::collection::vec(any::<u8>(), 0..200), tag in 0x8001u16..0x8003) {
+    fn no_answer_panics(
+        body in proptest::collection::vec(any::<u8>(), 0..200),
+        tag in 0x8001u16..0x8003,
+    ) {
         let answers = || (0..4).map(|_| answer(tag, 0, &body));
         let selection = Selection::new(Bank::Sha384, &[0, 1, 14]);
         drop(scripted(answers()).pcr_read(selection));

@@ -1,0 +1,225 @@
+//! Every way in which a request is refused, in the shape of OpenAI's API.
+
+use hyper::StatusCode;
+use inference::{PromptError, SubmitError};
+use serde::Serialize;
+
+/// Why a request gets no answer. It may hold text of the client: there is no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum ApiError {
+    /// The body is not a JSON object.
+    Json,
+    /// A parameter that must be there is not.
+    Missing(&'static str),
+    /// A parameter of a wrong type or out of its range.
+    Invalid {
+        parameter: String,
+        expected: &'static str,
+    },
+    /// A parameter, or a value of one, that this server does not implement.
+    Unsupported {
+        parameter: String,
+        expected: &'static str,
+    },
+    /// A parameter that nobody knows.
+    Unknown(String),
+    /// Another model than the one that is served.
+    UnknownModel(String),
+    /// Prompt and answer do not fit the context.
+    ContextLength {
+        parameter: &'static str,
+        prompt: u64,
+        completion: u32,
+        context: u32,
+    },
+    /// The prompt does not go through the model's chat template or tokenizer.
+    Prompt {
+        parameter: &'static str,
+        reason: String,
+    },
+    /// The body is longer than the configuration allows.
+    BodyTooLarge { limit: u64 },
+    /// The body did not come in time, or not whole.
+    BodyIncomplete,
+    /// The path has no such method.
+    Method { allowed: &'static str },
+    /// No such path.
+    Path,
+    /// As many requests wait as may wait.
+    QueueFull,
+    /// The engine has stopped.
+    Stopped,
+    /// The system gave no randomness.
+    Entropy,
+}
+
+/// The JSON of an error.
+#[derive(Serialize)]
+pub(crate) struct ErrorBody {
+    error: ErrorFields,
+}
+
+#[derive(Serialize)]
+struct ErrorFields {
+    message: String,
+    r#type: &'static str,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl ApiError {
+    pub(crate) fn invalid(parameter: impl Into<String>, expected: &'static str) -> Self {
+        Self::Invalid {
+            parameter: parameter.into(),
+            expected,
+        }
+    }
+
+    pub(crate) fn unsupported(parameter: impl Into<String>, expected: &'static str) -> Self {
+        Self::Unsupported {
+            parameter: parameter.into(),
+            expected,
+        }
+    }
+
+    /// Rendering or encoding failed; `parameter` held the text.
+    pub(crate) fn from_prompt(error: &PromptError, parameter: &'static str) -> Self {
+        Self::Prompt {
+            parameter,
+            reason: error.to_string(),
+        }
+    }
+
+    /// The engine did not take the request; `parameter` held the prompt.
+    pub(crate) fn from_submit(error: &SubmitError, parameter: &'static str) -> Self {
+        match *error {
+            SubmitError::ContextLength {
+                prompt_tokens,
+                max_new_tokens,
+                context_tokens,
+            } => Self::ContextLength {
+                parameter,
+                prompt: prompt_tokens.into(),
+                completion: max_new_tokens,
+                context: context_tokens,
+            },
+            SubmitError::EmptyPrompt => Self::invalid(parameter, "must not be empty"),
+            SubmitError::UnknownToken { .. } => {
+                Self::invalid(parameter, "holds a token that is not in the vocabulary")
+            }
+            SubmitError::NewTokens { .. } => Self::invalid(
+                "max_tokens",
+                "is 0 or more than this server allows in one answer",
+            ),
+            SubmitError::Temperature => Self::invalid("temperature", "must be from 0 to 2"),
+            SubmitError::TopP => Self::invalid("top_p", "must be from 0 to 1"),
+            SubmitError::Stop { .. } => {
+                Self::invalid("stop", "must be at most 4 strings, none empty or very long")
+            }
+            SubmitError::QueueFull { .. } => Self::QueueFull,
+            SubmitError::Stopped => Self::Stopped,
+        }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Json
+            | Self::Missing(_)
+            | Self::Invalid { .. }
+            | Self::Unsupported { .. }
+            | Self::Unknown(_)
+            | Self::ContextLength { .. }
+            | Self::Prompt { .. } => StatusCode::BAD_REQUEST,
+            Self::UnknownModel(_) | Self::Path => StatusCode::NOT_FOUND,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Entropy => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    pub(crate) fn body(&self) -> ErrorBody {
+        let kind = match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        let (code, param) = self.code_and_parameter();
+        let fields = ErrorFields {
+            message: self.message(),
+            r#type: kind,
+            param,
+            code,
+        };
+        ErrorBody { error: fields }
+    }
+
+    fn code_and_parameter(&self) -> (Option<&'static str>, Option<String>) {
+        match self {
+            Self::Json => (Some("invalid_json"), None),
+            Self::Missing(name) => (Some("missing_required_parameter"), Some((*name).into())),
+            Self::Invalid { parameter, .. } => (Some("invalid_value"), Some(parameter.clone())),
+            Self::Unsupported { parameter, .. } => {
+                (Some("unsupported_parameter"), Some(parameter.clone()))
+            }
+            Self::Unknown(name) => (Some("unknown_parameter"), Some(name.clone())),
+            Self::UnknownModel(_) => (Some("model_not_found"), Some("model".into())),
+            Self::ContextLength { parameter, .. } => {
+                (Some("context_length_exceeded"), Some((*parameter).into()))
+            }
+            Self::Prompt { parameter, .. } => (Some("invalid_prompt"), Some((*parameter).into())),
+            Self::BodyTooLarge { .. } => (Some("request_too_large"), None),
+            Self::BodyIncomplete => (Some("request_timeout"), None),
+            Self::Method { .. } => (Some("method_not_allowed"), None),
+            Self::Path => (Some("unknown_url"), None),
+            Self::QueueFull => (Some("rate_limit_exceeded"), None),
+            Self::Stopped => (Some("engine_stopped"), None),
+            Self::Entropy => (Some("no_randomness"), None),
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Json => "The body of the request is not a JSON object.".into(),
+            Self::Missing(name) => format!("Missing required parameter: '{name}'."),
+            Self::Invalid {
+                parameter,
+                expected,
+            } => {
+                format!("Invalid value for '{parameter}': {expected}.")
+            }
+            Self::Unsupported {
+                parameter,
+                expected,
+            } => {
+                format!("Unsupported value for '{parameter}': {expected}.")
+            }
+            Self::Unknown(name) => format!("Unrecognized request argument supplied: {name}"),
+            Self::UnknownModel(name) => format!("The model `{name}` does not exist."),
+            Self::ContextLength {
+                prompt,
+                completion,
+                context,
+                ..
+            } => format!(
+                "This model's maximum context length is {context} tokens. However, you requested \
+                 {} tokens ({prompt} in the prompt; {completion} for the completion).",
+                prompt + u64::from(*completion)
+            ),
+            Self::Prompt { reason, .. } => format!("The prompt cannot be used: {reason}."),
+            Self::BodyTooLarge { limit } => {
+                format!("The body of the request is larger than {limit} bytes.")
+            }
+            Self::BodyIncomplete => "The body of the request did not arrive in time.".into(),
+            Self::Method { allowed } => {
+                format!("Method not allowed: this path takes {allowed} only.")
+            }
+            Self::Path => "Unknown request URL.".into(),
+            Self::QueueFull => "All slots are busy and the queue is full: try again later.".into(),
+            Self::Stopped => "The engine has stopped.".into(),
+            Self::Entropy => "The system's random source failed.".into(),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The two requests for text, from JSON to what the engine takes.
+
+use inference::{ChatMessage, Role};
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::fields::Fields;
+
+const MAX_STOPS: usize = 4;
+
+/// A request for an answer, whole. No `Debug`: it holds content.
+pub(crate) struct Request {
+    pub(crate) model: String,
+    pub(crate) input: Input,
+    pub(crate) options: Options,
+}
+
+/// What the model reads.
+pub(crate) enum Input {
+    /// A conversation, for the model's chat template.
+    Chat(Vec<ChatMessage>),
+    /// Text as it is.
+    Text(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+/// How the model answers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Options {
+    /// `None`: as much as fits.
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) temperature: f32,
+    pub(crate) top_p: f32,
+    /// `None`: another one each time.
+    pub(crate) seed: Option<u64>,
+    pub(crate) stop: Stops,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+}
+
+/// Stop strings, which are content.
+#[derive(Clone, PartialEq, Default)]
+pub(crate) struct Stops(pub(crate) Vec<String>);
+
+impl std::fmt::Debug for Stops {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} stop strings", self.0.len())
+    }
+}
+
+impl Input {
+    /// The parameter that held it.
+    pub(crate) fn parameter(&self) -> &'static str {
+        match self {
+            Self::Chat(_) => "messages",
+            Self::Text(_) | Self::Tokens(_) => "prompt",
+        }
+    }
+}
+
+impl Request {
+    /// `POST /v1/chat/completions`
+    pub(crate) fn chat(body: &[u8]) -> Result<Self, ApiError> {
+        let mut fields = Fields::parse(body)?;
+        let model = fields.string("model")?.ok_or(ApiError::Missing("model"))?;
+        let messages = fields
+            .take("messages")
+            .ok_or(ApiError::Missing("messages"))?;
+        let input = Input::Chat(parse_messages(messages)?);
+        let newer_limit = fields.count("max_completion_tokens")?;
+        let older_limit = fields.count("max_tokens")?;
+        let options = options(&mut fields, newer_limit.or(older_limit))?;
+        let text_only = "this server answers with text only";
+        fields.only("tools", "tools are not implemented", is_empty)?;
+        fields.only("functions", "functions are not implemented", is_empty)?;
+        fields.only("tool_choice", "tools are not implemented", |v| {
+            v == "none" || v == "auto"
+        })?;
+        fields.only("function_call", "functions are not implemented", |v| {
+            v == "none"
+        })?;
+        fields.only("response_format", text_only, |v| v["type"] == "text")?;
+        fields.only("modalities", text_only, |v| {
+            *v == serde_json::json!(["text"])
+        })?;
+        fields.only("audio", text_only, is_empty)?;
+        fields.only(
+            "logprobs",
+            "log probabilities are not implemented",
+            is_false,
+        )?;
+        fields.only(
+            "top_logprobs",
+            "log probabilities are not implemented",
+            is_zero,
+        )?;
+        fields.ignore(&["parallel_tool_calls"]);
+        fields.end()?;
+        Ok(Self {
+            model,
+            input,
+            options,
+        })
+    }
+
+    /// `POST /v1/completions`
+    pub(crate) fn completion(body: &[u8]) -> Result<Self, ApiError> {
+        /// What OpenAI's older API takes where nothing is said.
+        const DEFAULT_MAX_TOKENS: u32 = 16;
+        let mut fields = Fields::parse(body)?;
+        let model = fields.string("model")?.ok_or(ApiError::Missing("model"))?;
+        let prompt = fields.take("prompt").ok_or(ApiError::Missing("prompt"))?;
+        let input = parse_prompt(prompt)?;
+        let max_tokens = fields.count("max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS);
+        let options = options(&mut fields, Some(max_tokens))?;
+        fields.only("best_of", "only 1 is implemented", |v| *v == 1)?;
+        fields.only("echo", "the prompt is not echoed", is_false)?;
+        fields.only("suffix", "insertion is not implemented", |v| v == "")?;
+        fields.only("logprobs", "log probabilities are not implemented", |_| {
+            false
+        })?;
+        fields.end()?;
+        Ok(Self {
+            model,
+            input,
+            options,
+        })
+    }
+}
+
+/// What both requests share.
+fn options(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Options, ApiError> {
+    let temperature = fields.number("temperature", (0.0, 2.0), "must be from 0 to 2")?;
+    let top_p = fields.number("top_p", (0.0, 1.0), "must be from 0 to 1")?;
+    let seed = fields.take("seed").map(parse_seed).transpose()?;
+    let stop = fields.take("stop").map(parse_stop).transpose()?;
+    let stream = fields.boolean("stream")?;
+    let include_usage = stream_options(fields, stream)?;
+    fields.only("n", "only 1 is implemented", |v| *v == 1)?;
+    fields.only("presence_penalty", "penalties are not implemented", is_zero)?;
+    fields.only(
+        "frequency_penalty",
+        "penalties are not implemented",
+        is_zero,
+    )?;
+    fields.only("logit_bias", "biases are not implemented", is_empty)?;
+    fields.ignore(&[
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+    ]);
+    Ok(Options {
+        max_tokens,
+        temperature: temperature.unwrap_or(1.0) as f32,
+        // Nothing is left of the distribution but its likeliest token.
+        top_p: (top_p.unwrap_or(1.0) as f32).max(f32::MIN_POSITIVE),
+        seed,
+        stop: stop.unwrap_or_default(),
+        stream,
+        include_usage,
+    })
+}
+
+fn stream_options(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+    match fields.take("stream_options") {
+        None => Ok(false),
+        Some(_) if !stream => Err(ApiError::invalid(
+            "stream_options",
+            "is allowed only where 'stream' is true",
+        )),
+        Some(Value::Object(members)) => {
+            let mut members = Fields::from(members);
+            let include_usage = members.boolean("include_usage")?;
+            members.ignore(&["include_obfuscation"]); // records are padded anyway
+            members.end()?;
+            Ok(include_usage)
+        }
+        Some(_) => Err(ApiError::invalid("stream_options", "must be an object")),
+    }
+}
+
+fn parse_seed(value: Value) -> Result<u64, ApiError> {
+    let seed = value
+        .as_u64()
+        .or_else(|| value.as_i64().map(i64::cast_unsigned));
+    seed.ok_or_else(|| ApiError::invalid("seed", "must be a whole number of 64 bits"))
+}
+
+fn parse_stop(value: Value) -> Result<Stops, ApiError> {
+    let wrong = || ApiError::invalid("stop", "must be a string or up to 4 strings, none empty");
+    let values = match value {
+        Value::Array(values) if values.len() <= MAX_STOPS => values,
+        Value::Array(_) => return Err(wrong()),
+        one => vec![one],
+    };
+    let text = |value| match value {
+        Value::String(text) if !text.is_empty() => Ok(text),
+        _ => Err(wrong()),
+    };
+    values
+        .into_iter()
+        .map(text)
+        .collect::<Result<_, _>>()
+        .map(Stops)
+}
+
+fn parse_messages(value: Value) -> Result<Vec<ChatMessage>, ApiError> {
+    match value {
+        Value::Array(messages) if !messages.is_empty() => messages
+            .into_iter()
+            .enumerate()
+            .map(|(at, one)| parse_message(at, one))
+            .collect(),
+        _ => Err(ApiError::invalid(
+            "messages",
+            "must be an array with at least one message",
+        )),
+    }
+}
+
+fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
+    let place = |field: &str| format!("messages[{at}].{field}");
+    let Value::Object(mut message) = value else {
+        return Err(ApiError::invalid(
+            format!("messages[{at}]"),
+            "must be an object",
+        ));
+    };
+    let role = match message.get("role").and_then(Value::as_str) {
+        Some("system" | "developer") => Role::System,
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        Some("tool") => Role::Tool,
+        _ => {
+            let expected = "must be one of system, developer, user, assistant and tool";
+            return Err(ApiError::invalid(place("role"), expected));
+        }
+    };
+    for field in ["tool_calls", "function_call", "audio"] {
+        if message
+            .get(field)
+            .is_some_and(|value| !value.is_null() && !is_empty(value))
+        {
+            return Err(ApiError::unsupported(
+                place(field),
+                "only text is implemented",
+            ));
+        }
+    }
+    let content = match message.remove("content") {
+        Some(Value::String(text)) => text,
+        Some(Value::Array(parts)) => parts
+            .into_iter()
+            .map(|part| text_of(part, || place("content")))
+            .collect::<Result<_, _>>()?,
+        _ => {
+            let expected = "must be a string or an array of text parts";
+            return Err(ApiError::invalid(place("content"), expected));
+        }
+    };
+    Ok(ChatMessage { role, content })
+}
+
+/// The text of one part of a content array.
+fn text_of(part: Value, place: impl Fn() -> String) -> Result<String, ApiError> {
+    let Value::Object(mut part) = part else {
+        return Err(ApiError::invalid(
+            place(),
+            "must be a string or an array of text parts",
+        ));
+    };
+    if part.get("type").is_none_or(|kind| kind != "text") {
+        return Err(ApiError::unsupported(
+            place(),
+            "only parts of the type 'text' are implemented",
+        ));
+    }
+    match part.remove("text") {
+        Some(Value::String(text)) => Ok(text),
+        _ => Err(ApiError::invalid(
+            place(),
+            "a text part needs 'text', a string",
+        )),
+    }
+}
+
+fn parse_prompt(value: Value) -> Result<Input, ApiError> {
+    let wrong = || ApiError::invalid("prompt", "must be a string or an array of token ids");
+    match value {
+        Value::String(text) => Ok(Input::Text(text)),
+        Value::Array(mut values) if values.len() == 1 && !values[0].is_number() => {
+            values.pop().map_or_else(|| Err(wrong()), parse_prompt)
+        }
+        Value::Array(values) if values.iter().all(Value::is_number) && !values.is_empty() => {
+            let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+            values
+                .iter()
+                .map(token)
+                .collect::<Option<_>>()
+                .map(Input::Tokens)
+                .ok_or_else(wrong)
+        }
+        Value::Array(values) if values.len() > 1 => Err(ApiError::unsupported(
+            "prompt",
+            "only one prompt at a time is implemented",
+        )),
+        _ => Err(wrong()),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(values) => values.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_false(value: &Value) -> bool {
+    *value == false
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.as_f64() == Some(0.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! Counters that anyone may read: a fixed schema, nothing about content.
+//!
+//! `/metrics` is readable by the host and by everyone else. A live token count would undo the
+//! channel's padding: whoever polls it sees the length of each answer. Token totals are therefore
+//! shown in steps of [`TOKEN_STEP`], are counted when a request ends, and the KV cache's fill level
+//! is not shown at all.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use hyper::StatusCode;
+use inference::{EngineStats, Usage};
+
+/// Granularity of the token totals.
+pub const TOKEN_STEP: u64 = 1024;
+
+/// Name, type, and each label with its value.
+type Row<'a> = (&'a str, &'a str, &'a [(&'a str, u64)]);
+
+/// The counters.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    sessions_active: AtomicU64,
+    sessions: AtomicU64,
+    handshakes_failed: AtomicU64,
+    responses: [AtomicU64; 3],
+    cancelled: AtomicU64,
+    prompt_tokens: AtomicU64,
+    completion_tokens: AtomicU64,
+}
+
+/// A session in progress; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct ActiveSession<'a>(&'a Metrics);
+
+impl Metrics {
+    pub(crate) fn session(&self) -> ActiveSession<'_> {
+        self.sessions.fetch_add(1, Relaxed);
+        self.sessions_active.fetch_add(1, Relaxed);
+        ActiveSession(self)
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshakes_failed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn response(&self, status: StatusCode) {
+        let class = match status.as_u16() {
+            0..400 => 0,
+            400..500 => 1,
+            _ => 2,
+        };
+        self.responses[class].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn generation_ended(&self, usage: Usage, complete: bool) {
+        self.prompt_tokens
+            .fetch_add(usage.prompt_tokens.into(), Relaxed);
+        self.completion_tokens
+            .fetch_add(usage.completion_tokens.into(), Relaxed);
+        if !complete {
+            self.cancelled.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, engine: EngineStats, slots: u32) -> String {
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        let tokens = |counter: &AtomicU64| load(counter) / TOKEN_STEP * TOKEN_STEP;
+        let [good, refused, failed] = &self.responses;
+        let free = slots.saturating_sub(engine.active);
+        let rows: [Row<'_>; 8] = [
+            (
+                "sessions_active",
+                "gauge",
+                &[("", load(&self.sessions_active))],
+            ),
+            ("sessions_total", "counter", &[("", load(&self.sessions))]),
+            (
+                "handshakes_failed_total",
+                "counter",
+                &[("", load(&self.handshakes_failed))],
+            ),
+            (
+                "responses_total",
+                "counter",
+                &[
+                    ("{class=\"2xx\"}", load(good)),
+                    ("{class=\"4xx\"}", load(refused)),
+                    ("{class=\"5xx\"}", load(failed)),
+                ],
+            ),
+            (
+                "generations_cancelled_total",
+                "counter",
+                &[("", load(&self.cancelled))],
+            ),
+            (
+                "tokens_total",
+                "counter",
+                &[
+                    ("{kind=\"prompt\"}", tokens(&self.prompt_tokens)),
+                    ("{kind=\"completion\"}", tokens(&self.completion_tokens)),
+                ],
+            ),
+            ("slots_free", "gauge", &[("", free.into())]),
+            ("requests_queued", "gauge", &[("", engine.queued.into())]),
+        ];
+        let mut text = String::new();
+        for (name, kind, values) in rows {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# TYPE cloister_{name} {kind}");
+            for (label, value) in values {
+                let _ = writeln!(text, "cloister_{name}{label} {value}");
+            }
+        }
+        text
+    }
+}
+
+impl Drop for ActiveSession<'_> {
+    fn drop(&mut self) {
+        self.0.sessions_active.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_is_fixed_and_token_totals_are_coarse() {
+        let metrics = Metrics::default();
+        let session = metrics.session();
+        metrics.response(StatusCode::OK);
+        metrics.response(StatusCode::NOT_FOUND);
+        let usage = Usage {
+            prompt_tokens: 1023,
+            completion_tokens: 2049,
+        };
+        metrics.generation_ended(usage, false);
+        let engine = EngineStats {
+            active: 3,
+            ..EngineStats::default()
+        };
+        let text = metrics.render(engine, 16);
+        for line in [
+            "cloister_sessions_active 1",
+            "cloister_sessions_total 1",
+            "cloister_responses_total{class=\"2xx\"} 1",
+            "cloister_responses_total{class=\"4xx\"} 1",
+            "cloister_responses_total{class=\"5xx\"} 0",
+            "cloister_generations_cancelled_total 1",
+            "cloister_tokens_total{kind=\"prompt\"} 0",
+            "cloister_tokens_total{kind=\"completion\"} 2048",
+            "cloister_slots_free 13",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        let names = |text: &str| -> Vec<String> {
+            let names = text.lines().filter(|line| !line.starts_with('#'));
+            names
+                .filter_map(|line| Some(line.split(' ').next()?.to_owned()))
+                .collect()
+        };
+        drop(session);
+        assert_eq!(
+            names(&text),
+            names(&metrics.render(EngineStats::default(), 16))
+        );
+        assert_eq!(names(&text).len(), 11);
+    }
+}

@@ -1,0 +1,228 @@
+//! HTTP outside the channel: five paths, nothing secret, everything bounded.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attest::Binding;
+use attest::configuration::Limits;
+use carrier::Clock;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER, UPGRADE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::api::Api;
+use crate::evidence::Attester;
+use crate::http::{Response, full, text};
+use crate::inside;
+use crate::journal::{Event, Journal};
+use crate::keys::Keys;
+
+/// A connection says what it wants by then; an idle one is closed.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Request line and headers together.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+/// Connections beyond those that carry sessions.
+const SPARE_CONNECTIONS: usize = 64;
+/// Requests for evidence by nonce that wait for the TPM at once.
+const MAX_NONCE_REQUESTS: usize = 4;
+/// Rest after an accept that failed, as when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything that a connection may need.
+pub(crate) struct Server {
+    pub(crate) api: Arc<Api>,
+    pub(crate) attester: Attester,
+    pub(crate) keys: Keys,
+    pub(crate) clock: Clock,
+    pub(crate) journal: Journal,
+    connections: Arc<Semaphore>,
+    sessions: Arc<Semaphore>,
+    nonce_requests: Semaphore,
+}
+
+impl Server {
+    pub(crate) fn new(
+        api: Api,
+        attester: Attester,
+        (keys, clock): (Keys, Clock),
+        limits: &Limits,
+        journal: Journal,
+    ) -> Arc<Self> {
+        let sessions = limits.max_sessions as usize;
+        Arc::new(Self {
+            api: Arc::new(api),
+            attester,
+            keys,
+            clock,
+            journal,
+            connections: Arc::new(Semaphore::new(sessions + SPARE_CONNECTIONS)),
+            sessions: Arc::new(Semaphore::new(sessions)),
+            nonce_requests: Semaphore::new(MAX_NONCE_REQUESTS),
+        })
+    }
+
+    /// Accepts connections until `stop` is ready.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) {
+        let accepting = async {
+            loop {
+                // Ours is the only handle: the semaphore is never closed.
+                let Ok(permit) = self.connections.clone().acquire_owned().await else {
+                    return;
+                };
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(tokio::spawn(self.clone().connection(stream, permit))),
+                    Err(error) => self.accept_failed(&error).await,
+                }
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            () = stop => {}
+        }
+    }
+
+    async fn accept_failed(&self, error: &io::Error) {
+        self.journal.tell(&Event::AcceptFailed {
+            error: error.kind(),
+        });
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        // Records leave when they are due; without that the cadence would still hold.
+        drop(stream.set_nodelay(true));
+        let permit = Arc::new(permit);
+        let service = service_fn(|request| {
+            let (server, permit) = (self.clone(), permit.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request, permit).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        // What goes wrong here is the peer's doing, and of no interest.
+        drop(connection.await);
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<OwnedSemaphorePermit>,
+    ) -> Response {
+        const NOT_FOUND: (StatusCode, &str) = (StatusCode::NOT_FOUND, "not found\n");
+        let known = matches!(
+            request.uri().path(),
+            "/v1/channel"
+                | "/healthz"
+                | "/metrics"
+                | "/.well-known/cloister/evidence"
+                | "/.well-known/cloister/release"
+        );
+        if known && request.method() != Method::GET {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET"));
+            return response;
+        }
+        match request.uri().path() {
+            "/v1/channel" => self.upgrade(request, connection),
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/metrics" => self.metrics(),
+            "/.well-known/cloister/evidence" => self.evidence(request.uri().query()).await,
+            "/.well-known/cloister/release" if !self.attester.release().is_empty() => {
+                let bundle = self.attester.release().to_vec();
+                full(StatusCode::OK, "application/json", bundle)
+            }
+            _ => text(NOT_FOUND.0, NOT_FOUND.1),
+        }
+    }
+
+    fn metrics(&self) -> Response {
+        let rendered = self
+            .api
+            .metrics
+            .render(self.api.engine.stats(), self.api.slots);
+        full(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            rendered,
+        )
+    }
+
+    /// Evidence for a nonce: it proves the platform, not a channel.
+    async fn evidence(&self, query: Option<&str>) -> Response {
+        let mut nonce = [0; 32];
+        let given = query.and_then(|query| query.strip_prefix("nonce="));
+        let Some(Ok(())) = given.map(|digits| hex::decode_to_slice(digits, &mut nonce)) else {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "nonce=<64 hexadecimal digits> is needed\n",
+            );
+        };
+        let Ok(_turn) = self.nonce_requests.try_acquire() else {
+            return busy();
+        };
+        let binding = Binding::Nonce {
+            nonce,
+            configuration_digest: self.attester.configuration_digest(),
+            gpu_digest: attest::evidence::gpu_digest(),
+        };
+        match self.attester.make(&binding).await {
+            Ok(evidence) => full(StatusCode::OK, "application/cbor", evidence),
+            Err(error) => {
+                self.journal.tell(&Event::EvidenceFailed { error: &error });
+                text(StatusCode::SERVICE_UNAVAILABLE, "no evidence\n")
+            }
+        }
+    }
+
+    /// From HTTP to a WebSocket, and on to the channel.
+    fn upgrade(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        connection: Arc<OwnedSemaphorePermit>,
+    ) -> Response {
+        let Ok(agreed) = carrier::upgrade(&request) else {
+            let mut response = text(StatusCode::UPGRADE_REQUIRED, "a WebSocket is needed\n");
+            response
+                .headers_mut()
+                .insert(UPGRADE, HeaderValue::from_static("websocket"));
+            return response;
+        };
+        let Ok(session) = self.sessions.clone().try_acquire_owned() else {
+            return busy();
+        };
+        let upgrading = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            if let Ok(upgraded) = upgrading.await {
+                inside::serve(&self, TokioIo::new(upgraded)).await;
+            }
+            drop((session, connection));
+        });
+        agreed.map(|()| Empty::new().boxed_unsync())
+    }
+}
+
+fn busy() -> Response {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "busy: try again later\n");
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}

@@ -1,0 +1,387 @@
+//! OpenAI's API inside a verified channel.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::client::{Client, metric};
+use common::machine::{MAX_BODY_BYTES, MODEL, Machine, Setup};
+use http_body_util::BodyExt;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::Barrier;
+
+mod common;
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETION: &str = "/v1/completions";
+
+fn chat(content: &str) -> Value {
+    json!({
+        "model": MODEL, "messages": [{"role": "user", "content": content}],
+        "max_tokens": 12, "temperature": 0,
+    })
+}
+
+fn with(mut body: Value, name: &str, value: impl Into<Value>) -> Value {
+    body[name] = value.into();
+    body
+}
+
+/// The events of a stream, without `[DONE]`, which must be the last.
+fn events(body: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(body).unwrap();
+    let mut lines: Vec<&str> = text
+        .split_terminator("\n\n")
+        .map(|event| event.strip_prefix("data: ").unwrap())
+        .collect();
+    assert_eq!(lines.pop(), Some("[DONE]"));
+    lines
+        .into_iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_one_model_is_listed() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let (status, body) = client.send(Method::GET, "/v1/models", "").await;
+    let list: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, &list["object"]), (StatusCode::OK, &json!("list")));
+    assert_eq!(list["data"][0]["id"], MODEL);
+    let (status, body) = client
+        .send(Method::GET, &format!("/v1/models/{MODEL}"), "")
+        .await;
+    let card: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, &card), (StatusCode::OK, &list["data"][0]));
+    assert_eq!(
+        client.send(Method::GET, "/v1/models/other", "").await.0,
+        404
+    );
+}
+
+#[tokio::test]
+async fn a_stream_and_a_whole_answer_say_the_same() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let (status, whole) = client.post(CHAT, &chat("Hello")).await;
+    assert_eq!(status, StatusCode::OK, "{whole}");
+    assert_eq!(whole["object"], "chat.completion");
+    assert_eq!(whole["model"], MODEL);
+    assert!(whole["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["message"]["role"], "assistant");
+    let usage = &whole["usage"];
+    let total =
+        usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
+    assert_eq!(usage["total_tokens"], total);
+
+    let body = with(
+        with(chat("Hello"), "stream", true),
+        "stream_options",
+        json!({"include_usage": true}),
+    );
+    let (status, streamed) = client.send(Method::POST, CHAT, body.to_string()).await;
+    assert_eq!(status, StatusCode::OK);
+    let events = events(&streamed);
+    assert_eq!(
+        events[0]["choices"][0]["delta"],
+        json!({"role": "assistant", "content": ""})
+    );
+    let (last, parts) = events.split_last().unwrap();
+    assert!(
+        parts
+            .iter()
+            .all(|event| event["object"] == "chat.completion.chunk")
+    );
+    assert!(
+        parts
+            .iter()
+            .all(|event| event["usage"].is_null() && event["id"] == last["id"])
+    );
+    let text: String = parts
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+        .collect();
+    assert_eq!(text, choice["message"]["content"].as_str().unwrap());
+    let finish = &parts.last().unwrap()["choices"][0]["finish_reason"];
+    assert_eq!(finish, &choice["finish_reason"]);
+    assert_eq!((&last["choices"], &last["usage"]), (&json!([]), usage));
+}
+
+#[tokio::test]
+async fn plain_completions_take_text_and_tokens() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let body = json!({"model": MODEL, "prompt": "Once", "max_tokens": 9, "seed": 7});
+    let (status, first) = client.post(COMPLETION, &body).await;
+    assert_eq!(status, StatusCode::OK, "{first}");
+    assert_eq!(first["object"], "text_completion");
+    let (_, again) = client.post(COMPLETION, &body).await;
+    assert_eq!(first["choices"], again["choices"]); // the same seed
+    let (_, streamed) = client
+        .send(
+            Method::POST,
+            COMPLETION,
+            with(body, "stream", true).to_string(),
+        )
+        .await;
+    let text: String = events(&streamed)
+        .iter()
+        .filter_map(|event| event["choices"][0]["text"].as_str())
+        .collect();
+    assert_eq!(text, first["choices"][0]["text"].as_str().unwrap());
+    let tokens = json!({"model": MODEL, "prompt": [5, 6, 7], "max_tokens": 1});
+    let (status, answer) = client.post(COMPLETION, &tokens).await;
+    assert_eq!(
+        (status, &answer["usage"]["prompt_tokens"]),
+        (StatusCode::OK, &json!(3))
+    );
+}
+
+#[tokio::test]
+async fn refusals_have_the_shape_of_openai() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let mut refused = async |method: Method, path: &str, body: String, status: u16, code: &str| {
+        let (found, bytes) = client.send(method, path, body).await;
+        let body: Value = serde_json::from_slice(&bytes).unwrap();
+        let error = body["error"].as_object().unwrap();
+        let keys: Vec<&str> = error.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["code", "message", "param", "type"], "{body}");
+        assert_eq!(
+            (found.as_u16(), &error["code"]),
+            (status, &json!(code)),
+            "{body}"
+        );
+        assert_eq!(error["type"], "invalid_request_error");
+        error["param"].clone()
+    };
+    let post = Method::POST;
+    refused(post.clone(), CHAT, "{".into(), 400, "invalid_json").await;
+    let missing = refused(
+        post.clone(),
+        CHAT,
+        "{}".into(),
+        400,
+        "missing_required_parameter",
+    )
+    .await;
+    assert_eq!(missing, "model");
+    let two = with(chat("x"), "n", 2).to_string();
+    assert_eq!(
+        refused(post.clone(), CHAT, two, 400, "unsupported_parameter").await,
+        "n"
+    );
+    let other = with(chat("x"), "model", "other").to_string();
+    assert_eq!(
+        refused(post.clone(), CHAT, other, 404, "model_not_found").await,
+        "model"
+    );
+    let long = chat(&"long ".repeat(2000)).to_string();
+    let parameter = refused(post.clone(), CHAT, long, 400, "context_length_exceeded").await;
+    assert_eq!(parameter, "messages");
+    let many = with(chat("x"), "max_tokens", 100_000).to_string();
+    refused(post.clone(), CHAT, many, 400, "context_length_exceeded").await;
+    let foreign = json!({"model": MODEL, "prompt": [1_000_000]}).to_string();
+    assert_eq!(
+        refused(post.clone(), COMPLETION, foreign, 400, "invalid_value").await,
+        "prompt"
+    );
+    let empty = json!({"model": MODEL, "prompt": ""}).to_string();
+    drop(client.send(post.clone(), COMPLETION, empty).await); // a start token may be all there is
+}
+
+#[tokio::test]
+async fn wrong_methods_and_paths_are_refused() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    for (method, path, allowed) in [
+        (Method::GET, CHAT, "POST"),
+        (Method::DELETE, COMPLETION, "POST"),
+        (Method::POST, "/v1/models", "GET"),
+    ] {
+        let response = client.open(method, path, "").await;
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(response.headers()["allow"], allowed);
+        drop(response.into_body().collect().await);
+    }
+    for path in [
+        "/",
+        "/v1",
+        "/v1/embeddings",
+        "/metrics",
+        "/healthz",
+        "/v1/channel",
+    ] {
+        let (status, body) = client.send(Method::GET, path, "").await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            (status.as_u16(), &body["error"]["code"]),
+            (404, &json!("unknown_url")),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        metric(machine.address, "cloister_responses_total{class=\"4xx\"}").await,
+        9
+    );
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let body = chat(&"x".repeat(MAX_BODY_BYTES)).to_string();
+    let (status, body) = client.send(Method::POST, CHAT, body).await;
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(body["error"]["code"], "request_too_large");
+}
+
+/// A context so long that an answer takes minutes.
+fn endless() -> Setup {
+    Setup {
+        context_tokens: 1 << 17,
+        max_sessions: 128,
+        ..Setup::default()
+    }
+}
+
+/// Waits until so many slots are taken.
+async fn taken(machine: &Machine, slots: u64, count: u64) {
+    while metric(machine.address, "cloister_slots_free").await != slots - count {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_mid_stream_frees_its_slot() {
+    let Some(machine) = Machine::start_with(endless()) else {
+        return;
+    };
+    let slots = metric(machine.address, "cloister_slots_free").await;
+    let cancelled = async || metric(machine.address, "cloister_generations_cancelled_total").await;
+    let body = with(chat("Hello"), "max_tokens", 100_000);
+
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let stream = with(body.clone(), "stream", true).to_string();
+    let mut response = client.open(Method::POST, CHAT, stream).await;
+    response.frame().await.unwrap().unwrap();
+    taken(&machine, slots, 1).await;
+    assert_eq!(cancelled().await, 0);
+    drop((client, response));
+    taken(&machine, slots, 0).await;
+    assert_eq!(cancelled().await, 1);
+
+    // The same for an answer that would come whole, of which nothing is there yet.
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let waiting =
+        tokio::spawn(async move { client.open(Method::POST, CHAT, body.to_string()).await });
+    taken(&machine, slots, 1).await;
+    waiting.abort();
+    taken(&machine, slots, 0).await;
+    assert_eq!(cancelled().await, 2);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_said_to_be_full() {
+    /// More than answers in progress and requests in the queue together.
+    const CLIENTS: usize = 100;
+    let Some(machine) = Machine::start_with(endless()) else {
+        return;
+    };
+    let body = with(with(chat("Hello"), "max_tokens", 100_000), "stream", true).to_string();
+    let together = Arc::new(Barrier::new(CLIENTS));
+    let ask = |mut client: Client| {
+        let (body, together) = (body.clone(), together.clone());
+        tokio::spawn(async move {
+            together.wait().await;
+            let response = client.open(Method::POST, CHAT, body).await;
+            (client, response)
+        })
+    };
+    let mut asked = Vec::new();
+    for _ in 0..CLIENTS {
+        asked.push(ask(Client::connect(machine.address, &machine.world).await));
+    }
+    let mut answers = Vec::new(); // none leaves before all have asked
+    for one in asked {
+        answers.push(one.await.unwrap());
+    }
+    let refused = answers
+        .into_iter()
+        .find(|(_, response)| response.status() != StatusCode::OK);
+    let (_client, refused) = refused.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let body: Value =
+        serde_json::from_slice(&refused.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    assert_eq!(body["error"]["type"], "rate_limit_error");
+    assert_eq!(body["error"]["code"], "rate_limit_exceeded");
+}
+
+#[tokio::test]
+async fn nothing_that_a_client_says_is_logged() {
+    const CANARY: &str = "canary-5f2c9a";
+    let Some(mut machine) = Machine::start() else {
+        return;
+    };
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let good = chat(CANARY);
+    client.post(CHAT, &good).await;
+    client
+        .send(
+            Method::POST,
+            CHAT,
+            with(good.clone(), "stream", true).to_string(),
+        )
+        .await;
+    for body in [
+        format!("{{\"{CANARY}\""),
+        with(good.clone(), CANARY, 1).to_string(),
+        with(good.clone(), "model", CANARY).to_string(),
+        with(good.clone(), "stop", vec![CANARY; 9]).to_string(),
+        with(good.clone(), "messages", json!([{"role": CANARY}])).to_string(),
+        chat(&CANARY.repeat(1000)).to_string(),
+        chat(&CANARY.repeat(MAX_BODY_BYTES)).to_string(),
+    ] {
+        let mut client = Client::connect(machine.address, &machine.world).await;
+        assert!(
+            client
+                .send(Method::POST, CHAT, body)
+                .await
+                .0
+                .is_client_error()
+        );
+    }
+    client
+        .send(Method::GET, &format!("/v1/models/{CANARY}"), "")
+        .await;
+    client.send(Method::GET, &format!("/{CANARY}"), "").await;
+    let (_, metrics) = {
+        let (status, _, body) = common::client::outside(machine.address, "GET", "/metrics").await;
+        (status, String::from_utf8(body).unwrap())
+    };
+    assert!(!metrics.contains(CANARY));
+    assert!(machine.stop().success());
+    let output = machine.output();
+    assert!(
+        output.contains("serving on") && output.ends_with("cloister-agent: stopping\n"),
+        "{output}"
+    );
+    assert!(!output.contains(CANARY), "{output}");
+}

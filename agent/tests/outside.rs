@@ -1,0 +1,141 @@
+//! The agent as anyone sees it who has no channel.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
+
+use std::time::Duration;
+
+use attest::Evidence;
+use common::client::{Client, metric, outside, outside_raw, verify};
+use common::machine::{Machine, Setup};
+
+mod common;
+
+#[tokio::test]
+async fn five_paths_and_nothing_else() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let (status, _, body) = outside(machine.address, "GET", "/healthz").await;
+    assert_eq!((status, &body[..]), (200, &b"ok\n"[..]));
+    let (status, _, body) = outside(machine.address, "GET", "/.well-known/cloister/release").await;
+    assert_eq!((status, body), (200, machine.world.bundle()));
+    let (status, head, body) = outside(machine.address, "GET", "/metrics").await;
+    assert_eq!(status, 200);
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(body.starts_with(b"# TYPE cloister_sessions_active gauge\n"));
+    for path in [
+        "/",
+        "/v1/models",
+        "/v1/chat/completions",
+        "/v1/channel/",
+        "/healthz/x",
+    ] {
+        assert_eq!(outside(machine.address, "GET", path).await.0, 404, "{path}");
+    }
+    let (status, head, _) = outside(machine.address, "POST", "/healthz").await;
+    assert_eq!(status, 405);
+    assert!(head.contains("allow: get"), "{head}");
+    let (status, head, _) = outside(machine.address, "GET", "/v1/channel").await;
+    assert_eq!(status, 426);
+    assert!(head.contains("upgrade: websocket"), "{head}");
+}
+
+#[tokio::test]
+async fn evidence_is_made_for_the_nonce() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let fetch = async |nonce: [u8; 32]| {
+        let path = format!(
+            "/.well-known/cloister/evidence?nonce={}",
+            hex::encode(nonce)
+        );
+        let (status, head, body) = outside(machine.address, "GET", &path).await;
+        assert_eq!(status, 200);
+        assert!(head.contains("content-type: application/cbor"), "{head}");
+        Evidence::decode(&body).unwrap()
+    };
+    let (first, second) = (fetch([1; 32]).await, fetch([2; 32]).await);
+    assert_ne!(first, second);
+    let binding = |nonce| machine.world.nonce_binding(nonce);
+    drop(verify(&first, binding([1; 32]), &machine.world).unwrap());
+    drop(verify(&second, binding([2; 32]), &machine.world).unwrap());
+    let refusal = verify(&first, binding([2; 32]), &machine.world).unwrap_err();
+    assert!(
+        refusal.to_string().contains("another handshake or nonce"),
+        "{refusal}"
+    );
+
+    for query in ["", "?nonce=", "?nonce=00", "?nonce=zz", "?x=1"] {
+        let path = format!("/.well-known/cloister/evidence{query}");
+        assert_eq!(
+            outside(machine.address, "GET", &path).await.0,
+            400,
+            "{query}"
+        );
+    }
+    let long = format!("/.well-known/cloister/evidence?nonce={}", "0".repeat(66));
+    assert_eq!(outside(machine.address, "GET", &long).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_machine_without_a_release_says_so() {
+    let Some(mut machine) = Machine::prepare(Setup::default()) else {
+        return;
+    };
+    std::fs::remove_file(machine.path("release.json")).unwrap();
+    machine.run();
+    assert_eq!(
+        outside(machine.address, "GET", "/.well-known/cloister/release")
+            .await
+            .0,
+        404
+    );
+}
+
+#[tokio::test]
+async fn giant_heads_are_refused() {
+    let Some(machine) = Machine::start() else {
+        return;
+    };
+    let giant = "x".repeat(20 << 10);
+    let header = format!("GET /healthz HTTP/1.1\r\nhost: h\r\nx: {giant}\r\n\r\n");
+    assert_eq!(outside_raw(machine.address, header.as_bytes()).await.0, 431);
+    let many: String = (0..100).map(|n| format!("x{n}: y\r\n")).collect();
+    let many = format!("GET /healthz HTTP/1.1\r\nhost: h\r\n{many}\r\n");
+    assert_eq!(outside_raw(machine.address, many.as_bytes()).await.0, 431);
+    assert_eq!(
+        outside_raw(machine.address, b"\x16\x03\x01\x02\x00\x01\r\n\r\n")
+            .await
+            .0,
+        400
+    );
+}
+
+#[tokio::test]
+async fn a_full_house_turns_guests_away() {
+    let setup = Setup {
+        max_sessions: 1,
+        ..Setup::default()
+    };
+    let Some(machine) = Machine::start_with(setup) else {
+        return;
+    };
+    let guest = Client::connect(machine.address, &machine.world).await;
+    assert_eq!(metric(machine.address, "cloister_sessions_active").await, 1);
+    let stream = tokio::net::TcpStream::connect(machine.address)
+        .await
+        .unwrap();
+    let refused = carrier::connect(stream, "cloister").await;
+    assert!(matches!(
+        refused,
+        Err(carrier::Error::NotUpgraded { status: 503 })
+    ));
+    drop(guest);
+    while metric(machine.address, "cloister_sessions_active").await != 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(Client::connect(machine.address, &machine.world).await);
+}

@@ -1,0 +1,102 @@
+//! A start that fails says why, on one line.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
+
+use std::fs;
+
+use common::machine::{Machine, Setup};
+
+mod common;
+
+/// Runs the agent to its end: exit code and what it said last.
+fn failure(machine: &Machine) -> (Option<i32>, String) {
+    let output = machine.command().output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    (
+        output.status.code(),
+        text.lines().last().unwrap_or_default().to_owned(),
+    )
+}
+
+fn prepared() -> Option<Machine> {
+    Machine::prepare(Setup::default())
+}
+
+#[test]
+fn a_port_in_use() {
+    let Some(machine) = prepared() else { return };
+    let _other = std::net::TcpListener::bind(machine.address).unwrap();
+    let port = machine.address.port();
+    let line = format!(
+        "cloister-agent: port {port} is in use: stop what listens there, or configure another"
+    );
+    assert_eq!(failure(&machine), (Some(1), line));
+}
+
+#[test]
+fn a_configuration_that_is_missing_or_wrong() {
+    let Some(machine) = prepared() else { return };
+    let config = machine.path("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}extra = 1\n")).unwrap();
+    let (code, line) = failure(&machine);
+    assert_eq!(code, Some(1));
+    assert!(
+        line.contains("is not a configuration: unknown field `extra`"),
+        "{line}"
+    );
+    fs::remove_file(&config).unwrap();
+    let (_, line) = failure(&machine);
+    assert!(
+        line.ends_with("config.toml: No such file or directory (os error 2)"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_model_that_does_not_load() {
+    let Some(machine) = prepared() else { return };
+    let weights = machine.path("model").join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
+    let (code, line) = failure(&machine);
+    assert_eq!(code, Some(1));
+    assert!(
+        line.starts_with("cloister-agent: cannot open the model: "),
+        "{line}"
+    );
+    assert!(line.contains("model.safetensors"), "{line}");
+    fs::write(&weights, bytes).unwrap();
+    fs::remove_file(machine.path("model").join("tokenizer.json")).unwrap();
+    let (_, line) = failure(&machine);
+    assert!(line.contains("tokenizer.json"), "{line}");
+}
+
+#[test]
+fn a_tpm_that_was_never_provisioned() {
+    let setup = Setup {
+        provisioned: false,
+        ..Setup::default()
+    };
+    let Some(machine) = Machine::prepare(setup) else {
+        return;
+    };
+    let (code, line) = failure(&machine);
+    assert_eq!(code, Some(1));
+    let expected = "cloister-agent: cannot prove what this machine is: TPM command 0x169 refused";
+    assert!(line.starts_with(expected), "{line}");
+}
+
+#[test]
+fn no_tpm_at_all() {
+    let Some(mut machine) = prepared() else {
+        return;
+    };
+    machine.swtpm.stop();
+    fs::remove_file(machine.swtpm.socket()).ok();
+    let (code, line) = failure(&machine);
+    assert_eq!(code, Some(1));
+    assert!(
+        line.contains("cannot prove what this machine is: cannot open the TPM at "),
+        "{line}"
+    );
+}
