@@ -3,6 +3,7 @@
 //! A machine may offer `/dev/kvm` and still not run a stock kernel (nested virtualisation that
 //! lacks instructions), so a kernel is started for a moment: it must say its version.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -32,6 +33,15 @@ pub enum AcceleratorError {
     /// QEMU cannot be started, or a file cannot be made.
     #[error("cannot try KVM: {0}")]
     Try(#[from] io::Error),
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Emulation => "emulated (no usable KVM)",
+        })
+    }
 }
 
 impl Accelerator {

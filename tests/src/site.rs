@@ -11,8 +11,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use attest::release::{Origin, PublicKey};
-use attest::{Digest, Name};
+use attest::Name;
+use attest::release::{Envelope, Origin, PublicKey};
 use release::key::SigningKey;
 use release::log::Log;
 use release::measure::Measurement;
@@ -80,6 +80,32 @@ impl Site {
         Ok(site)
     }
 
+    /// The bundle of the same artifacts under another version, in the same log.
+    pub fn sign_version(&self, from: &Ingredients<'_>, version: u64) -> Outcome<Vec<u8>> {
+        let envelope = self.envelope(from, version)?;
+        let log_key = key(&self.folder.join("keys/log.pem"))?;
+        let (_, bundle) = Log::append(&self.folder.join("log"), &origin(), &log_key, &envelope)
+            .step("cannot log the release")?;
+        Ok(bundle.encode())
+    }
+
+    fn envelope(&self, from: &Ingredients<'_>, version: u64) -> Outcome<Envelope> {
+        let made = statement::make(&statement::Release {
+            name: &name(RELEASE_NAME)?,
+            version,
+            profile: &name(&self.profile)?,
+            assembled: &self.assembled(),
+            image: from.image,
+            lock: from.lock,
+            source_revision: &name(from.source_revision)?,
+        })
+        .step("cannot state the release")?;
+        Ok(statement::sign(
+            &made,
+            &key(&self.folder.join("keys/release.pem"))?,
+        ))
+    }
+
     /// States, signs and logs what was assembled, and attaches the bundle to the disk.
     fn release(&self, from: &Ingredients<'_>) -> Outcome<u64> {
         let origin = origin();
@@ -93,39 +119,15 @@ impl Site {
         let last = log
             .highest_version(RELEASE_NAME, &self.profile)
             .unwrap_or(0);
-        let signing_key = key(&self.folder.join("keys/release.pem"))?;
-        let envelope = |version| -> Outcome<_> {
-            let made = statement::make(&statement::Release {
-                name: &name(RELEASE_NAME)?,
-                version,
-                profile: &name(&self.profile)?,
-                assembled: &self.assembled(),
-                image: from.image,
-                lock: from.lock,
-                source_revision: &name(from.source_revision)?,
-            });
-            Ok(statement::sign(
-                &made.step("cannot state the release")?,
-                &signing_key,
-            ))
-        };
         // Ed25519 signs the same bytes the same way: an unchanged release is found in the log.
-        let again = match last {
-            0 => None,
-            last => Some(envelope(last)?).filter(|envelope| {
-                log.entries()
-                    .iter()
-                    .any(|entry| *entry == envelope.encode())
-            }),
+        let unchanged = match last {
+            0 => false,
+            last => log.entries().contains(&self.envelope(from, last)?.encode()),
         };
-        let (version, envelope) = match again {
-            Some(envelope) => (last, envelope),
-            None => (last + 1, envelope(last + 1)?),
-        };
-        let (_, bundle) =
-            Log::append(&path, &origin, &log_key, &envelope).step("cannot log the release")?;
-        files::write_whole(&self.bundle(), &bundle.encode()).step("cannot write the bundle")?;
-        disk::attach(&self.disk(), &bundle.encode()).step("cannot attach the bundle")?;
+        let version = if unchanged { last } else { last + 1 };
+        let bundle = self.sign_version(from, version)?;
+        files::write_whole(&self.bundle(), &bundle).step("cannot write the bundle")?;
+        disk::attach(&self.disk(), &bundle).step("cannot attach the bundle")?;
         Ok(version)
     }
 
@@ -251,11 +253,4 @@ fn name(text: &str) -> Outcome<Name> {
 /// The log's name.
 pub fn origin() -> Origin {
     Origin::try_from(LOG_ORIGIN.to_owned()).unwrap_or_else(|_| unreachable!("a constant"))
-}
-
-/// SHA-256 of a file, for tests that compare.
-pub fn digest(path: &Path) -> Outcome<Digest<32>> {
-    fs::read(path)
-        .map(|bytes| Digest::sha256(&bytes))
-        .step(format!("cannot read {}", path.display()))
 }

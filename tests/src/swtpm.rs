@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agent::evidence::tpm::{
     AK_CERTIFICATE_INDEX, Command, Reader, Tpm, TpmError, Transport, Writer,
 };
-use p384::ecdsa::VerifyingKey;
+use p384::ecdsa::{SigningKey, VerifyingKey};
 use signer::authority::Authority;
 
 use crate::process::Process;
@@ -58,6 +58,21 @@ enum Use {
     Commands,
     /// A virtual machine, whose firmware starts it up.
     Machine,
+}
+
+/// A provisioning authority with a key of its own, which nobody else has.
+pub fn new_authority(name: &str) -> Result<Authority, getrandom::Error> {
+    let mut secret = [0; 48];
+    loop {
+        getrandom::fill(&mut secret)?;
+        // All but one in 2^190 numbers of this length are scalars of the curve.
+        if let Ok(key) = SigningKey::from_slice(&secret) {
+            return Ok(Authority {
+                name: name.to_owned(),
+                key,
+            });
+        }
+    }
 }
 
 /// Makes a TPM in the folder `state`: a new one, with its attestation key certified by `authority`

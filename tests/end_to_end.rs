@@ -1,0 +1,423 @@
+//! Boots the real image beside a software TPM, asks it as a person would, and then tries what a
+//! host may try. One machine at a time: each boot takes both processors.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use release::key::SigningKey;
+use release::statement;
+use signer::authority::Authority;
+use support::accelerator::Accelerator;
+use support::site::{Ingredients, Site, configuration, pack_model};
+use support::swtpm;
+use support::tools::{Tools, repository};
+use support::vm::{Machine, Vm};
+use tempfile::TempDir;
+
+const BOOT: Duration = Duration::from_secs(300);
+const QUESTION: &str = "What is a launch digest?";
+
+/// What all tests share: the image, and a site made of it.
+struct Stage {
+    tools: Tools,
+    accelerator: Accelerator,
+    authority: Authority,
+    site: Site,
+    folder: TempDir,
+}
+
+/// A booted machine and a policy that trusts its TPM.
+struct Running {
+    vm: Vm,
+    policy: PathBuf,
+    folder: TempDir,
+}
+
+fn stage() -> &'static Stage {
+    static STAGE: OnceLock<Stage> = OnceLock::new();
+    STAGE.get_or_init(|| {
+        let tools = Tools::locate().expect("the tools tree");
+        let folder = tempfile::tempdir().expect("a folder");
+        let site = Site::make(&folder.path().join("site"), &ingredients()).expect("a site");
+        let kernel = site.assembled().join("vmlinuz");
+        let accelerator = Accelerator::choose(&tools, &kernel).expect("QEMU");
+        let authority = swtpm::new_authority("test provisioning").expect("randomness");
+        Stage {
+            tools,
+            accelerator,
+            authority,
+            site,
+            folder,
+        }
+    })
+}
+
+fn ingredients() -> Ingredients<'static> {
+    static PATHS: OnceLock<[PathBuf; 3]> = OnceLock::new();
+    let [image, model, lock] = PATHS.get_or_init(|| {
+        let root = repository();
+        let image = root.join("build/image/demo");
+        let built = Command::new(root.join("image/build.sh"))
+            .args(["--profile", "demo", "--output"])
+            .arg(&image)
+            .status()
+            .expect("image/build.sh runs");
+        assert!(built.success(), "image/build.sh failed");
+        [
+            image,
+            root.join("tests/demo-model/model"),
+            root.join("image/deb.lock"),
+        ]
+    });
+    Ingredients {
+        image,
+        profile: "demo",
+        model,
+        lock,
+        source_revision: "test",
+    }
+}
+
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Boots `disk` and the model's disk, with what a hostile host adds to QEMU's arguments.
+fn boot(disk: &Path, model: &Path, hostile: &[&str]) -> Running {
+    let stage = stage();
+    let folder = tempfile::tempdir().expect("a folder");
+    let tpm = folder.path().join("tpm");
+    swtpm::provision(&stage.tools, &tpm, &stage.authority).expect("a TPM");
+    let policy = folder.path().join("policy.toml");
+    fs::write(&policy, stage.site.policy(&stage.authority.pem())).expect("a policy");
+    let vm = Machine::firmware(stage.accelerator)
+        .disk(disk)
+        .disk(model)
+        .tpm(&tpm)
+        .arguments(hostile.iter().copied())
+        .start(&stage.tools, &folder.path().join("machine"))
+        .expect("QEMU starts");
+    Running { vm, policy, folder }
+}
+
+impl Running {
+    fn ready(mut self) -> Self {
+        self.vm.wait_ready(BOOT).expect("the agent answers");
+        self
+    }
+
+    /// Runs the client with a state of its own, unless the arguments name one.
+    fn client(&self, arguments: &[&str]) -> Output {
+        let program = std::env::current_exe().expect("a path");
+        let program = program
+            .parent()
+            .and_then(Path::parent)
+            .expect("target/PROFILE");
+        let mut command = Command::new(program.join("cloister"));
+        let (verb, rest) = arguments.split_first().expect("a verb");
+        command.arg(verb);
+        if !rest.contains(&"--policy") {
+            command.arg("--policy").arg(&self.policy);
+        }
+        if !rest.contains(&"--state") {
+            let fresh = tempfile::tempdir_in(self.folder.path()).expect("a folder");
+            command.arg("--state").arg(fresh.keep());
+        }
+        command
+            .args(rest)
+            .output()
+            .expect("`cargo build --workspace` makes the client")
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.vm.address())
+    }
+
+    /// The client must refuse, with this exit code and a message that holds these words.
+    fn refused(&self, arguments: &[&str], code: i32, words: &[&str]) {
+        let output = self.client(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(
+            output.stdout.is_empty(),
+            "a refused peer was heard: {output:?}"
+        );
+        for word in words {
+            assert!(said.contains(word), "`{word}` is missing in: {said}");
+        }
+    }
+}
+
+fn copy_of_disk(folder: &Path) -> PathBuf {
+    let copy = folder.join("disk.img");
+    fs::copy(stage().site.disk(), &copy).expect("room for a disk");
+    copy
+}
+
+/// First byte and length of the partition with this number, from 0.
+fn partition(disk: &Path, number: usize) -> (u64, u64) {
+    let table = verity::gpt::Table::read(&File::open(disk).expect("a disk")).expect("a GPT");
+    let entry = &table.entries()[number];
+    (entry.offset_bytes(), entry.size_bytes())
+}
+
+#[test]
+fn the_machine_is_verified_and_answers() {
+    let _alone = one_at_a_time();
+    let site = &stage().site;
+    let running = boot(&site.disk(), &site.model_disk(), &[]).ready();
+    let url = running.url();
+
+    let answer = running.client(&["ask", &url, QUESTION]);
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    assert!(answer.status.success(), "{said}");
+    assert!(said.contains("verified"), "{said}");
+    assert!(answer.stdout.len() > 20, "{answer:?}");
+
+    let report = running.client(&["verify", "--json", &url]);
+    assert!(report.status.success(), "{report:?}");
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).expect("JSON");
+    assert!(
+        report.to_string().contains(
+            &site
+                .measurement()
+                .reference_values()
+                .sha384
+                .pcr9
+                .to_string()
+        )
+    );
+
+    // A stranger's authority, a rollback, and releases that are not what they seem.
+    let folder = running.folder.path();
+    let stranger = Authority::new("a stranger", 9);
+    let policy = folder.join("stranger.toml");
+    fs::write(&policy, site.policy(&stranger.pem())).expect("a policy");
+    let policy = policy.display().to_string();
+    running.refused(
+        &["verify", "--policy", &policy, &url],
+        2,
+        &["attestation key"],
+    );
+    rollback(&running, folder);
+    forged_releases(&running, folder);
+
+    // What was asked and answered stands in no log.
+    let serial = running.vm.serial();
+    assert!(
+        !serial.contains(QUESTION) && !serial.contains("launch digest"),
+        "{serial}"
+    );
+}
+
+/// A client that has seen version 2 refuses version 1.
+fn rollback(running: &Running, folder: &Path) {
+    let (site, url) = (&stage().site, running.url());
+    let newer = folder.join("newer.json");
+    fs::write(
+        &newer,
+        site.sign_version(&ingredients(), 2).expect("version 2"),
+    )
+    .expect("a file");
+    let state = folder.join("state").display().to_string();
+    let newer = newer.display().to_string();
+    let seen = running.client(&["verify", "--state", &state, "--release", &newer, &url]);
+    assert!(
+        seen.status.success(),
+        "{}",
+        String::from_utf8_lossy(&seen.stderr)
+    );
+    running.refused(
+        &["verify", "--state", &state, &url],
+        4,
+        &["release version", "2", "1"],
+    );
+}
+
+/// Releases with a signature by nobody we know, and from outside the log.
+fn forged_releases(running: &Running, folder: &Path) {
+    let (site, url) = (&stage().site, running.url());
+    let text = fs::read(site.bundle()).expect("the bundle");
+    let bundle = attest::release::Bundle::decode(&text).expect("a bundle");
+    let path = folder.join("forged.json").display().to_string();
+
+    let mut forged = bundle.clone();
+    let stated = attest::release::Statement::decode(&bundle.envelope.payload).expect("a statement");
+    forged.envelope = statement::sign(&stated, &SigningKey::generate().expect("a key"));
+    fs::write(&path, forged.encode()).expect("a file");
+    running.refused(
+        &["verify", "--release", &path, &url],
+        2,
+        &["release signature"],
+    );
+
+    let mut unlogged = bundle;
+    unlogged.log.index += 1;
+    fs::write(&path, unlogged.encode()).expect("a file");
+    running.refused(&["verify", "--release", &path, &url], 5, &["log"]);
+}
+
+#[test]
+fn a_flipped_byte_in_the_root_never_serves() {
+    let _alone = one_at_a_time();
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = copy_of_disk(folder.path());
+    let (start, length) = partition(&disk, 1);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&disk)
+        .expect("a disk");
+    // The superblock is read at every boot; a byte of it that the file system does not use.
+    let at = start + 1024 + 0x70;
+    assert!(at < start + length);
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
+    let mut running = boot(&disk, &stage().site.model_disk(), &[]);
+    let ended = running
+        .vm
+        .wait_ready(BOOT)
+        .expect_err("a tampered root must not serve")
+        .to_string();
+    assert!(ended.contains("ended"), "{ended}");
+}
+
+#[test]
+fn what_the_host_adds_is_seen_in_the_registers() {
+    let _alone = one_at_a_time();
+    let site = &stage().site;
+    let hostile = [
+        "-smbios",
+        "type=11,value=io.systemd.stub.kernel-cmdline-extra=systemd.mask=nothing.service",
+        "-smbios",
+        "type=11,value=io.systemd.credential:evil=smbios-evil",
+        "-fw_cfg",
+        "name=opt/io.systemd.credentials/evil2,string=fwcfg-evil",
+    ];
+    let running = boot(&site.disk(), &site.model_disk(), &hostile).ready();
+    running.refused(
+        &["ask", &running.url(), QUESTION],
+        4,
+        &["PCR 9", "expected", "found"],
+    );
+    assert!(
+        !running.vm.serial().contains("evil"),
+        "a credential had an effect"
+    );
+}
+
+#[test]
+fn what_stands_beside_the_uki_is_seen_in_the_registers() {
+    let _alone = one_at_a_time();
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = copy_of_disk(folder.path());
+    let companions = ["evil.cred", "evil.sysext.raw", "evil.confext.raw"];
+    add_to_esp(
+        &disk,
+        "EFI/BOOT/BOOTX64.EFI.extra.d",
+        &companions,
+        b"not ours",
+    );
+    let running = boot(&disk, &stage().site.model_disk(), &[]).ready();
+    running.refused(&["ask", &running.url(), QUESTION], 4, &["PCR"]);
+}
+
+#[test]
+fn an_addon_that_names_another_root_never_serves() {
+    let _alone = one_at_a_time();
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = copy_of_disk(folder.path());
+    // A UKI has a command line like any addon; the stub appends it.
+    let uki = fs::read(stage().site.assembled().join("cloister.efi")).expect("the UKI");
+    add_to_esp(
+        &disk,
+        "EFI/BOOT/BOOTX64.EFI.extra.d",
+        &["evil.addon.efi"],
+        &uki,
+    );
+    let mut running = boot(&disk, &stage().site.model_disk(), &[]);
+    match running.vm.wait_ready(BOOT) {
+        Err(ended) => assert!(ended.to_string().contains("cloister"), "{ended}"),
+        Ok(_) => running.refused(&["ask", &running.url(), QUESTION], 4, &["PCR"]),
+    }
+}
+
+/// Writes files into a folder of a disk's EFI system partition.
+fn add_to_esp(disk: &Path, folder: &str, names: &[&str], contents: &[u8]) {
+    let (start, length) = partition(disk, 0);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(disk)
+        .expect("a disk");
+    let mut bytes = vec![0; length as usize];
+    file.seek(SeekFrom::Start(start)).expect("a seek");
+    file.read_exact(&mut bytes).expect("the ESP");
+    {
+        let esp = std::io::Cursor::new(&mut bytes[..]);
+        let files = fatfs::FileSystem::new(esp, fatfs::FsOptions::new()).expect("a FAT");
+        let target = files.root_dir().create_dir(folder).expect("a folder");
+        for name in names {
+            target
+                .create_file(name)
+                .expect("a file")
+                .write_all(contents)
+                .expect("room");
+        }
+    }
+    file.seek(SeekFrom::Start(start)).expect("a seek");
+    file.write_all(&bytes).expect("the ESP");
+}
+
+#[test]
+fn another_command_line_is_refused_by_its_registers() {
+    let _alone = one_at_a_time();
+    let stage = stage();
+    // The same image and model; another configuration, hence another command line and initrd. The
+    // release is that of the first.
+    let other = stage.folder.path().join("other");
+    let volume = pack_model(ingredients().model, &other.with_extension("img")).expect("a volume");
+    let toml = other.with_extension("toml");
+    fs::write(&toml, configuration(&volume, 512)).expect("a file");
+    release::assemble::assemble(ingredients().image, &toml, &other).expect("assembled");
+    let disk = other.join("disk.img");
+    let bundle = fs::read(stage.site.bundle()).expect("the bundle");
+    release::disk::attach(&disk, &bundle).expect("attached");
+    let running = boot(&disk, &stage.site.model_disk(), &[]).ready();
+    running.refused(
+        &["ask", &running.url(), QUESTION],
+        4,
+        &["expected", "found"],
+    );
+}
+
+#[test]
+fn another_model_volume_stops_the_agent_with_one_line() {
+    let _alone = one_at_a_time();
+    let stage = stage();
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = folder.path().join("model");
+    fs::create_dir(&model).expect("a folder");
+    for entry in fs::read_dir(ingredients().model).expect("the model") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), model.join(entry.file_name())).expect("a copy");
+    }
+    fs::write(model.join("added.json"), "{}").expect("a file");
+    let other = folder.path().join("model.img");
+    pack_model(&model, &other).expect("a volume");
+    let mut running = boot(&stage.site.disk(), &other, &[]);
+    let ended = running
+        .vm
+        .wait_ready(BOOT)
+        .expect_err("a foreign model must not serve");
+    let serial = running.vm.serial();
+    let cause = serial.lines().find(|line| line.contains("model volume"));
+    assert!(cause.is_some(), "{ended}\n{serial}");
+}
