@@ -7,8 +7,8 @@ use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions,
 /// Where firmware looks for a program to boot (UEFI 2.10, 3.5.1.1).
 const FOLDERS: [&str; 2] = ["EFI", "BOOT"];
 const FILE: &str = "BOOTX64.EFI";
-/// Smallest partition: large enough that FAT32 with one sector to a cluster is well formed.
-const LEAST_BYTES: usize = 64 << 20;
+/// Smallest partition: FAT32 needs 65,525 clusters, here of one sector each.
+const LEAST_BYTES: usize = 36 << 20;
 const SECTOR_BYTES: usize = 512;
 const VOLUME_ID: u32 = 0x0c10_157e;
 

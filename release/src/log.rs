@@ -7,7 +7,7 @@
 //!
 //! An entry counts once a checkpoint covers it. Appending writes and syncs the line first, then
 //! replaces the checkpoint by a rename; a lock on the log file keeps writers apart. Whatever the
-//! checkpoint covers must be there, byte for byte: a log that is shorter, changed or torn is refused
+//! checkpoint covers must be there, byte for byte: a shorter, changed or torn log is refused
 //! and never repaired in silence, since that is how history would be rewritten.
 
 mod tree;

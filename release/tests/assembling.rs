@@ -70,74 +70,76 @@ fn a_second_assembly_replaces_the_first_and_spares_what_is_foreign() {
     );
 }
 
+type Change = fn(&Site);
+type Check = fn(&AssembleError) -> bool;
+
+/// What is wrong with an image or a configuration, and how it is refused.
+const REFUSED: [(Change, Check); 15] = [
+    (
+        |site| site.set_part("root.erofs", &[5; 3 * 4096]),
+        |e| matches!(e, AssembleError::Root(_)),
+    ),
+    (
+        |site| edit(&site.path("image/vmlinuz"), |linux| linux[0] ^= 1),
+        |e| matches!(e, AssembleError::Sum { .. }),
+    ),
+    (
+        |site| fs::remove_file(site.path("image/stub.efi")).unwrap(),
+        |e| matches!(e, AssembleError::Read { .. }),
+    ),
+    (
+        |site| fs::write(site.path("image/SHA256SUMS"), "").unwrap(),
+        |e| matches!(e, AssembleError::Unlisted { .. }),
+    ),
+    (
+        |site| fs::write(site.path("image/SHA256SUMS"), "x\n").unwrap(),
+        |e| matches!(e, AssembleError::Sums { line: 1, .. }),
+    ),
+    (
+        |site| site.set_part("root.ref", b"verity1:00"),
+        |e| matches!(e, AssembleError::RootRef(_)),
+    ),
+    (
+        |site| site.set_part("root.erofs", &[0; 4096]),
+        |e| matches!(e, AssembleError::RootSize { .. }),
+    ),
+    (
+        |site| site.set_part("root.verity", &[0; 4096]),
+        |e| matches!(e, AssembleError::RootSize { .. }),
+    ),
+    (
+        |site| site.set_part("cmdline", b"a\0b"),
+        |e| matches!(e, AssembleError::CommandLine(CommandLineError::Nul(1))),
+    ),
+    (
+        |site| site.set_part("cmdline", b"a \xff"),
+        |e| matches!(e, AssembleError::CommandLine(CommandLineError::NotUtf8(2))),
+    ),
+    (
+        |site| site.set_part("cmdline", &[b'a'; 2000]),
+        |e| matches!(e, AssembleError::CommandLine(CommandLineError::TooLong(_))),
+    ),
+    (
+        |site| site.set_part("stub.efi", b"MZ"),
+        |e| matches!(e, AssembleError::Uki(_)),
+    ),
+    (
+        |site| site.set_part("vmlinuz", b"MZ"),
+        |e| matches!(e, AssembleError::Uki(_)),
+    ),
+    (
+        |site| edit(&site.path("config.toml"), |text| text.push(b'x')),
+        |e| matches!(e, AssembleError::Configuration(_)),
+    ),
+    (
+        |site| fs::remove_file(site.path("config.toml")).unwrap(),
+        |e| matches!(e, AssembleError::Read { .. }),
+    ),
+];
+
 #[test]
 fn what_is_refused_leaves_nothing_behind() {
-    use AssembleError as E;
-    type Change = fn(&Site);
-    type Check = fn(&E) -> bool;
-    let cases: [(Change, Check); 15] = [
-        (
-            |site| site.set_part("root.erofs", &[5; 3 * 4096]),
-            |e| matches!(e, E::Root(_)),
-        ),
-        (
-            |site| edit(&site.path("image/vmlinuz"), |linux| linux[0] ^= 1),
-            |e| matches!(e, E::Sum { .. }),
-        ),
-        (
-            |site| fs::remove_file(site.path("image/stub.efi")).unwrap(),
-            |e| matches!(e, E::Read { .. }),
-        ),
-        (
-            |site| fs::write(site.path("image/SHA256SUMS"), "").unwrap(),
-            |e| matches!(e, E::Unlisted { .. }),
-        ),
-        (
-            |site| fs::write(site.path("image/SHA256SUMS"), "x\n").unwrap(),
-            |e| matches!(e, E::Sums { line: 1, .. }),
-        ),
-        (
-            |site| site.set_part("root.ref", b"verity1:00"),
-            |e| matches!(e, E::RootRef(_)),
-        ),
-        (
-            |site| site.set_part("root.erofs", &[0; 4096]),
-            |e| matches!(e, E::RootSize { .. }),
-        ),
-        (
-            |site| site.set_part("root.verity", &[0; 4096]),
-            |e| matches!(e, E::RootSize { .. }),
-        ),
-        (
-            |site| site.set_part("cmdline", b"a\0b"),
-            |e| matches!(e, E::CommandLine(CommandLineError::Nul(1))),
-        ),
-        (
-            |site| site.set_part("cmdline", b"a \xff"),
-            |e| matches!(e, E::CommandLine(CommandLineError::NotUtf8(2))),
-        ),
-        (
-            |site| site.set_part("cmdline", &[b'a'; 2000]),
-            |e| matches!(e, E::CommandLine(CommandLineError::TooLong(_))),
-        ),
-        (
-            |site| site.set_part("stub.efi", b"MZ"),
-            |e| matches!(e, E::Uki(_)),
-        ),
-        (
-            |site| site.set_part("vmlinuz", b"MZ"),
-            |e| matches!(e, E::Uki(_)),
-        ),
-        (
-            |site| edit(&site.path("config.toml"), |text| text.push(b'x')),
-            |e| matches!(e, E::Configuration(_)),
-        ),
-        (
-            |site| fs::remove_file(site.path("config.toml")).unwrap(),
-            |e| matches!(e, E::Read { .. }),
-        ),
-    ];
-    for (number, (change, expected)) in cases.iter().enumerate() {
+    for (number, (change, expected)) in REFUSED.iter().enumerate() {
         let site = Site::new();
         change(&site);
         let error = site.assemble("out").unwrap_err();
