@@ -1,1 +1,69 @@
 //! The person's side: ask, chat, verify.
+//!
+//! ```text
+//!  policy, state ─┐
+//!  URL ─ connect ─┴▶ evidence ─ attest::verify ─▶ VerifiedPeer ─ accept ─▶ channel ─ HTTP ─▶ answer
+//!                                   │ Refusal: nothing was sent, exit code 2 to 5
+//! ```
+//!
+//! Everything that comes from the other side is hostile text until it was escaped, and bounded.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod arguments;
+mod chat;
+mod connection;
+mod endpoint;
+mod events;
+mod failure;
+mod network;
+mod report;
+mod state;
+mod terminal;
+
+use std::ffi::OsString;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use failure::Failure;
+
+/// Runs the program; gives its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return misuse(&error),
+    };
+    let json = arguments.command.peer().json;
+    match start(arguments.command) {
+        Ok(()) => 0,
+        Err(failure) => {
+            failure.print(json);
+            failure.code()
+        }
+    }
+}
+
+fn start(command: Command) -> Result<(), Failure> {
+    // Two threads: the cadence goes on while the terminal blocks.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::misuse(format_args!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Ask(ask) => chat::ask(ask).await,
+            Command::Chat(talk) => chat::chat(talk).await,
+            Command::Verify(peer) => connection::verify(peer).await,
+        }
+    });
+    runtime.shutdown_background();
+    outcome
+}
+
+/// clap writes usage errors well; only its exit code is not ours.
+fn misuse(error: &clap::Error) -> u8 {
+    // There is nowhere to complain if standard error is closed.
+    drop(error.print());
+    u8::from(error.use_stderr())
+}

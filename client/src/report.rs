@@ -1,0 +1,101 @@
+//! What was verified, as lines and as JSON.
+
+use std::io::Write as _;
+
+use attest::{Claim, VerifiedPeer};
+use serde_json::{Value, json};
+
+use crate::endpoint::Endpoint;
+use crate::terminal::{escape, is_hostile};
+
+/// Name of the JSON object's shape. A field is added under the same name, and changed under a new.
+pub(crate) const SCHEMA: &str = "cloister.report.v1";
+
+/// The three facts: which machine, which software, which channel.
+pub(crate) fn facts(peer: &VerifiedPeer) -> [String; 3] {
+    let claim = |what: &str| peer.claims().iter().find(|claim| claim.what == what);
+    let found = |what| claim(what).map_or("unknown", |claim| claim.found.as_str());
+    let rests_on = |what| claim(what).map_or("unknown", |claim| claim.rests_on.as_str());
+    let stated = &peer.release().statement().predicate;
+    let facts = [
+        format!(
+            "hardware  {}, key certified by {}; Secure Boot {}",
+            found("platform").to_uppercase(),
+            rests_on("attestation key"),
+            found("Secure Boot"),
+        ),
+        format!(
+            "release   {} {} ({}), signed by {}, {} in the log",
+            stated.name,
+            stated.version,
+            stated.profile,
+            peer.release().signer(),
+            found("release log"),
+        ),
+        format!(
+            "channel   its key is held by that machine, {}; model {}",
+            found("assurance"),
+            peer.configuration().model.name,
+        ),
+    ];
+    facts.map(|fact| format!("verified ✓ {}", escape(&fact)))
+}
+
+/// Every claim: expected, found, rests on.
+pub(crate) fn explain(peer: &VerifiedPeer) -> String {
+    let block = |claim: &Claim| {
+        format!(
+            "{}\n    expected  {}\n    found     {}\n    rests on  {}\n",
+            escape(&claim.what),
+            escape(&claim.expected),
+            escape(&claim.found),
+            escape(&claim.rests_on),
+        )
+    };
+    peer.claims().iter().map(block).collect()
+}
+
+/// What `--json` says of a verified peer; an answer is added to it.
+pub(crate) fn json(endpoint: &Endpoint, peer: &VerifiedPeer) -> Value {
+    let release = peer.release();
+    let stated = &release.statement().predicate;
+    json!({
+        "schema": SCHEMA,
+        "verified": true,
+        "url": endpoint.to_string(),
+        "assurance": peer.assurance(),
+        "release": {
+            "name": stated.name,
+            "version": stated.version,
+            "profile": stated.profile,
+            "source_revision": stated.source_revision,
+            "signer": release.signer().to_string(),
+            "log_index": release.index(),
+            "log_size": release.checkpoint().size,
+        },
+        "model": {
+            "name": peer.configuration().model.name,
+            "volume": peer.configuration().model.volume.to_string(),
+        },
+        "claims": peer.claims(),
+        "exit_code": 0,
+    })
+}
+
+/// One line to standard output. What would deceive on a terminal is escaped in JSON's own way.
+pub(crate) fn print_json(value: &Value) {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        if is_hostile(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                line.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    // A reader that went away wants no report.
+    drop(std::io::stdout().write_all(line.as_bytes()));
+}
