@@ -22,8 +22,8 @@ Examples:
 Nothing is sent before the server's evidence was verified against the policy.
 
 Exit codes:
-  0 all well         1 misuse                  2 signature or certificate chain
-  3 certificates out of date   4 policy   5 transparency log   6 network";
+  0 all well   1 misuse   2 signature or certificate chain   3 certificates out of date
+  4 policy     5 transparency log                            6 network";
 
 /// Talk to a model that nobody else can overhear.
 #[derive(Debug, Parser)]
@@ -85,7 +85,7 @@ pub(crate) struct Peer {
         env = "CLOISTER_POLICY",
         hide_env_values = true
     )]
-    pub(crate) policy: PathBuf,
+    pub(crate) policy: Option<PathBuf>,
     /// The release bundle, where the server brings none
     #[arg(long, value_name = "FILE")]
     pub(crate) release: Option<PathBuf>,
@@ -109,8 +109,8 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,
     /// 0 gives the likeliest answer, up to 2 more variety
-    #[arg(long, value_name = "T", value_parser = temperature)]
-    pub(crate) temperature: Option<f32>,
+    #[arg(long, value_name = "T", default_value = "0", value_parser = temperature)]
+    pub(crate) temperature: f32,
     /// The same seed and request give the same answer
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

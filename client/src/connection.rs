@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::arguments;
-use crate::failure::Failure;
+use crate::failure::{Failure, reason};
 use crate::network::{self, Stream};
 use crate::report;
 use crate::state::State;
@@ -55,9 +55,13 @@ impl Expected {
     /// Reads what the arguments name.
     pub(crate) fn read(arguments: arguments::Peer) -> Result<Self, Failure> {
         let limit = attest::policy::MAX_POLICY_BYTES;
-        let bytes = read_file("policy", &arguments.policy, limit)?;
+        let path = arguments.policy.as_ref().ok_or_else(|| {
+            Failure::misuse("no policy: nothing says whom to believe")
+                .hint("name one by --policy FILE or CLOISTER_POLICY; there is no default trust")
+        })?;
+        let bytes = read_file("policy", path, limit)?;
         let policy = Policy::parse(&bytes).map_err(|error| {
-            let path = arguments.policy.display();
+            let path = path.display();
             Failure::misuse(format_args!("the policy {path} does not read: {error}"))
                 .hint("every field is required: a demand that is left out would not be checked")
         })?;
@@ -196,8 +200,8 @@ fn read_file(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> 
     std::fs::File::open(path)
         .and_then(|file| file.take(limit as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| {
-            let kind = error.kind();
-            Failure::misuse(format_args!("cannot read the {what} {shown}: {kind}"))
+            let cause = reason(&error);
+            Failure::misuse(format_args!("cannot read the {what} {shown}: {cause}"))
         })?;
     if bytes.len() > limit {
         return Err(Failure::misuse(format_args!(

@@ -1,6 +1,7 @@
 //! What went wrong, what to do about it, and the exit code.
 
 use std::fmt::Display;
+use std::io;
 
 use attest::{Class, Refusal};
 use serde_json::json;
@@ -88,6 +89,14 @@ impl Failure {
     }
 }
 
+/// Why a file operation failed, without the system's numbers.
+pub(crate) fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        kind => kind.to_string(),
+    }
+}
+
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let exit = match refusal.class() {
@@ -103,7 +112,7 @@ impl From<Refusal> for Failure {
 impl From<carrier::Error> for Failure {
     fn from(error: carrier::Error) -> Self {
         use carrier::Error as E;
-        use channel::HandshakeError;
+        use channel::{HandshakeError, SessionError};
         match error {
             E::NotUpgraded { .. } | E::NotWebSocket => {
                 Self::network(format_args!("not a Cloister server: {error}"))
@@ -113,6 +122,9 @@ impl From<carrier::Error> for Failure {
                 "the server may be full or of another version; its operator sees the cause in its log",
             ),
             E::HungUp => Self::network("the server hung up"),
+            E::Session(SessionError::Truncated) => {
+                Self::network("the server hung up before it was done")
+            }
             E::Handshake(HandshakeError::OtherHandshake) => Self::new(
                 Exit::Signature,
                 format_args!("refused, nothing was sent: {error}"),

@@ -17,12 +17,18 @@ pub(crate) fn facts(peer: &VerifiedPeer) -> [String; 3] {
     let found = |what| claim(what).map_or("unknown", |claim| claim.found.as_str());
     let rests_on = |what| claim(what).map_or("unknown", |claim| claim.rests_on.as_str());
     let stated = &peer.release().statement().predicate;
+    let relaxed = claim("Secure Boot").is_some_and(|claim| claim.expected.contains("relaxed"));
     let facts = [
         format!(
-            "hardware  {}, key certified by {}; Secure Boot {}",
+            "hardware  {}, key certified by {}; Secure Boot {}{}",
             found("platform").to_uppercase(),
             rests_on("attestation key"),
             found("Secure Boot"),
+            if relaxed {
+                ", which the policy accepts"
+            } else {
+                ""
+            },
         ),
         format!(
             "release   {} {} ({}), signed by {}, {} in the log",
@@ -33,7 +39,7 @@ pub(crate) fn facts(peer: &VerifiedPeer) -> [String; 3] {
             found("release log"),
         ),
         format!(
-            "channel   its key is held by that machine, {}; model {}",
+            "channel   its key is bound by {}; model {}",
             found("assurance"),
             peer.configuration().model.name,
         ),

@@ -16,7 +16,7 @@ use attest::policy::ReleasePolicy;
 use attest::{Name, ReleaseFloor};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, reason};
 
 const FILE: &str = "state.json";
 const MAX_BYTES: u64 = 1 << 20;
@@ -117,15 +117,15 @@ impl State {
         Failure::misuse(format_args!(
             "cannot remember the release version in {}: {}",
             self.folder.display(),
-            error.kind()
+            reason(error)
         ))
         .hint("name a folder that you may write to by --state DIR")
     }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    let (path, kind) = (path.display(), error.kind());
-    Failure::misuse(format_args!("cannot read the state file {path}: {kind}"))
+    let (path, cause) = (path.display(), reason(error));
+    Failure::misuse(format_args!("cannot read the state file {path}: {cause}"))
         .hint("name another folder by --state DIR")
 }
 

@@ -81,7 +81,7 @@ fn a_chat_remembers_what_was_said() {
     let arguments = ["chat", &server.url(), "--policy", "policy.toml"];
     let outcome = Person::new().run(&arguments, "one\n\ntwo\n");
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-    let rest = "max_tokens=null temperature=null seed=null";
+    let rest = "max_tokens=null temperature=0.0 seed=null";
     let expected = format!("user {rest}\nuser,assistant,user {rest}\n");
     assert_eq!(outcome.stdout, expected);
 }

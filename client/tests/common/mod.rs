@@ -165,7 +165,7 @@ async fn serve(duplex: Duplex, answer: Answer, requests: Arc<Mutex<Vec<String>>>
     tokio::select! {
         // The client may go away as it likes.
         outcome = connection => drop(outcome),
-        () = gone.notified() => tokio::time::sleep(Duration::from_millis(300)).await,
+        () = gone.notified() => {}
     }
 }
 
@@ -196,6 +196,7 @@ fn respond(answer: Answer, request: &str, cut: Arc<tokio::sync::Notify>) -> Resp
                     match piece {
                         Some(piece) => Some((Ok(piece), None)),
                         None => {
+                            tokio::time::sleep(Duration::from_millis(300)).await;
                             cut.notify_one();
                             std::future::pending().await
                         }
