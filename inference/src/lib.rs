@@ -15,6 +15,8 @@ mod decoder;
 mod engine;
 mod error;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 mod llama;
 mod map;

@@ -2,7 +2,8 @@
 //!
 //! The tables are computed as transformers computes them, operation by operation in f32, because
 //! at position 1,000 a frequency that differs in its last bit is an angle that differs in the
-//! fourth decimal. Powers, sines and cosines come from `libm`: pure Rust, the same bits on every machine.
+//! fourth decimal. Powers, sines and cosines come from `libm`: pure Rust, the same bits on every
+//! machine.
 
 use crate::config::Fields;
 use crate::error::ConfigError;

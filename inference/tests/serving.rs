@@ -35,7 +35,7 @@ fn request(prompt: &[u32], max_new_tokens: u32) -> Request {
     }
 }
 
-/// Sampled and greedy requests of many lengths. Whether token 2, which ends a turn, comes is chance.
+/// Sampled and greedy requests of many lengths; some end by token 2, which ends a turn.
 fn twenty() -> Vec<Request> {
     let one = |index: u32| {
         let length = 1 + index * 13 % 90;

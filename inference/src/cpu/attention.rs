@@ -2,7 +2,7 @@
 
 use super::level::leveled;
 use super::math::exp;
-use super::{LANES, Pool, sum_lanes};
+use super::{LANES, Pool, dot, sum_lanes};
 
 /// Where one layer's keys and values lie in the cache, and how its heads are grouped.
 #[derive(Clone, Copy, Debug)]
@@ -101,17 +101,6 @@ fn softmax(scores: &mut [f32]) -> f32 {
         for (lane, score) in lanes.iter_mut().zip(chunk) {
             *score = exp(*score - max);
             *lane += *score;
-        }
-    }
-    sum_lanes(lanes)
-}
-
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
         }
     }
     sum_lanes(lanes)

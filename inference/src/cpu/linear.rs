@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::level::leveled;
-use super::{LANES, Pool, sum_lanes};
+use super::{LANES, Lanes, Level, Pool, multiply_add, padded, sum_lanes};
 use crate::safetensors::Dtype;
 
 /// Rows of a stored matrix.
@@ -28,8 +28,6 @@ impl<'a> Rows<'a> {
 const ALONE: usize = 1 << 16;
 /// Rows that share one pass over an activation.
 const ROW_TILE: usize = 4;
-/// Activations that share one pass over a row.
-const TOKEN_TILE: usize = 2;
 /// Activations from which on rows are widened once for all.
 const MANY: usize = 3;
 
@@ -49,14 +47,16 @@ pub(crate) fn linear(
     let alone = rows * x.len() < ALONE;
     // Small enough for good balance, large enough to be worth a lock.
     let part = rows.div_ceil(pool.threads() * 8).next_multiple_of(ROW_TILE);
+    // As many sums as fit into registers.
+    let token_tile = if pool.level == Level::Avx512 { 4 } else { 1 };
     let task = |(index, part_out): (usize, &mut [f32])| {
         let first = index * part;
         let rows = first..first + part_out.len() / tokens;
         let weight = weight.slice(rows.clone());
         match weight.dtype {
-            Dtype::F32 => part_f32(pool.level, weight, x, part_out),
-            Dtype::F16 => part_f16(pool.level, weight, x, part_out),
-            Dtype::Bf16 | Dtype::Other => part_bf16(pool.level, weight, x, part_out),
+            Dtype::F32 => part_f32(pool.level, weight, x, token_tile, part_out),
+            Dtype::F16 => part_f16(pool.level, weight, x, token_tile, part_out),
+            Dtype::Bf16 | Dtype::Other => part_bf16(pool.level, weight, x, token_tile, part_out),
         }
         if let Some(bias) = bias {
             for (sums, bias) in part_out.chunks_exact_mut(tokens).zip(&bias[rows]) {
@@ -105,10 +105,15 @@ pub(crate) fn all_finite(pool: &Pool, rows: Rows<'_>) -> bool {
     finite.into_inner()
 }
 
-/// A stored element.
+/// How an element is stored.
 trait Element {
-    const WIDTH: usize;
-    fn widen(bytes: &[u8]) -> f32;
+    /// [`LANES`] of them.
+    type Block: Copy;
+    const BYTES: usize;
+    /// All whole blocks, and the bytes after them.
+    fn blocks(bytes: &[u8]) -> (&[Self::Block], &[u8]);
+    fn widen(block: &Self::Block) -> Lanes;
+    fn widen_one(bytes: &[u8]) -> f32;
 }
 
 struct F32;
@@ -116,18 +121,36 @@ struct F16;
 struct Bf16;
 
 impl Element for F32 {
-    const WIDTH: usize = 4;
+    type Block = [u8; 4 * LANES];
+    const BYTES: usize = 4;
     #[inline(always)]
-    fn widen(bytes: &[u8]) -> f32 {
+    fn blocks(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
+        bytes.as_chunks()
+    }
+    #[inline(always)]
+    fn widen(block: &Self::Block) -> Lanes {
+        std::array::from_fn(|lane| Self::widen_one(&block[4 * lane..][..4]))
+    }
+    #[inline(always)]
+    fn widen_one(bytes: &[u8]) -> f32 {
         f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 }
 
 impl Element for F16 {
-    const WIDTH: usize = 2;
+    type Block = [u8; 2 * LANES];
+    const BYTES: usize = 2;
+    #[inline(always)]
+    fn blocks(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
+        bytes.as_chunks()
+    }
+    #[inline(always)]
+    fn widen(block: &Self::Block) -> Lanes {
+        std::array::from_fn(|lane| Self::widen_one(&block[2 * lane..][..2]))
+    }
     /// Exact for every finite value, subnormal ones included; others are refused at load.
     #[inline(always)]
-    fn widen(bytes: &[u8]) -> f32 {
+    fn widen_one(bytes: &[u8]) -> f32 {
         const TWO_TO_112: f32 = f32::from_bits((112 + 127) << 23);
         let half = u32::from(u16::from_le_bytes([bytes[0], bytes[1]]));
         let magnitude = f32::from_bits((half & 0x7fff) << 13) * TWO_TO_112;
@@ -136,55 +159,60 @@ impl Element for F16 {
 }
 
 impl Element for Bf16 {
-    const WIDTH: usize = 2;
+    type Block = [u8; 2 * LANES];
+    const BYTES: usize = 2;
     #[inline(always)]
-    fn widen(bytes: &[u8]) -> f32 {
+    fn blocks(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
+        bytes.as_chunks()
+    }
+    #[inline(always)]
+    fn widen(block: &Self::Block) -> Lanes {
+        std::array::from_fn(|lane| Self::widen_one(&block[2 * lane..][..2]))
+    }
+    #[inline(always)]
+    fn widen_one(bytes: &[u8]) -> f32 {
         f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16)
     }
 }
 
 fn width(dtype: Dtype) -> usize {
     match dtype {
-        Dtype::F32 => F32::WIDTH,
-        Dtype::F16 | Dtype::Bf16 | Dtype::Other => F16::WIDTH,
+        Dtype::F32 => F32::BYTES,
+        Dtype::F16 | Dtype::Bf16 | Dtype::Other => F16::BYTES,
     }
 }
 
 #[inline(always)]
 fn widen_as<E: Element>(bytes: &[u8], out: &mut [f32]) {
-    for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(E::WIDTH)) {
-        *out = E::widen(bytes);
+    for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(E::BYTES)) {
+        *out = E::widen_one(bytes);
     }
 }
 
 leveled! {
-    fn part_f32(weight: Rows<'_>, x: &[f32], out: &mut [f32]) {
-        part::<F32>(weight, x, out);
+    fn part_f32(weight: Rows<'_>, x: &[f32], token_tile: usize, out: &mut [f32]) {
+        part::<F32>(weight, x, token_tile, out);
     }
 }
 
 leveled! {
-    fn part_f16(weight: Rows<'_>, x: &[f32], out: &mut [f32]) {
-        part::<F16>(weight, x, out);
+    fn part_f16(weight: Rows<'_>, x: &[f32], token_tile: usize, out: &mut [f32]) {
+        part::<F16>(weight, x, token_tile, out);
     }
 }
 
 leveled! {
-    fn part_bf16(weight: Rows<'_>, x: &[f32], out: &mut [f32]) {
-        part::<Bf16>(weight, x, out);
+    fn part_bf16(weight: Rows<'_>, x: &[f32], token_tile: usize, out: &mut [f32]) {
+        part::<Bf16>(weight, x, token_tile, out);
     }
 }
 
 /// `out[row][token]` for some rows and all tokens.
 #[inline(always)]
-fn part<E: Element>(weight: Rows<'_>, x: &[f32], out: &mut [f32]) {
+fn part<E: Element>(weight: Rows<'_>, x: &[f32], token_tile: usize, out: &mut [f32]) {
     let columns = weight.columns;
     let tokens = x.len() / columns;
-    let row_bytes = columns * E::WIDTH;
-    let tiles = weight
-        .bytes
-        .chunks(ROW_TILE * row_bytes)
-        .zip(out.chunks_mut(ROW_TILE * tokens));
+    let row_bytes = columns * E::BYTES;
     let mut wide = vec![
         0.0;
         if tokens >= MANY {
@@ -193,103 +221,111 @@ fn part<E: Element>(weight: Rows<'_>, x: &[f32], out: &mut [f32]) {
             0
         }
     ];
+    let tiles = weight
+        .bytes
+        .chunks(ROW_TILE * row_bytes)
+        .zip(out.chunks_mut(ROW_TILE * tokens));
     for (bytes, out) in tiles {
         if bytes.len() < ROW_TILE * row_bytes {
-            let rows = bytes
+            for (row, out) in bytes
                 .chunks_exact(row_bytes)
-                .zip(out.chunks_exact_mut(tokens));
-            for (row, out) in rows {
+                .zip(out.chunks_exact_mut(tokens))
+            {
                 for (x, out) in x.chunks_exact(columns).zip(out) {
-                    *out = stored_tile::<E, 1>(row, x, columns)[0];
+                    *out = stored_tile::<E, 1>(row, x)[0];
                 }
             }
-        } else if tokens >= MANY {
-            widen_as::<E>(bytes, &mut wide);
-            many(&wide, x, columns, out);
-        } else {
+        } else if tokens < MANY {
             for (token, x) in x.chunks_exact(columns).enumerate() {
-                let sums = stored_tile::<E, ROW_TILE>(bytes, x, columns);
+                let sums = stored_tile::<E, ROW_TILE>(bytes, x);
                 for (row, sum) in sums.into_iter().enumerate() {
                     out[row * tokens + token] = sum;
                 }
             }
+        } else {
+            widen_as::<E>(bytes, &mut wide);
+            let whole = match token_tile {
+                4 => wide_tiles::<4>(&wide, x, columns, 0, out),
+                _ => 0,
+            };
+            wide_tiles::<1>(&wide, x, columns, whole, out);
         }
     }
 }
 
-/// One tile of widened rows with all tokens.
+/// All whole tiles of `T` tokens from `first` on; answers the first token after them.
 #[inline(always)]
-fn many(wide: &[f32], x: &[f32], columns: usize, out: &mut [f32]) {
+fn wide_tiles<const T: usize>(
+    wide: &[f32],
+    x: &[f32],
+    columns: usize,
+    first: usize,
+    out: &mut [f32],
+) -> usize {
     let tokens = x.len() / columns;
-    for (tile, x) in x.chunks(TOKEN_TILE * columns).enumerate() {
-        let first = tile * TOKEN_TILE;
-        if x.len() == TOKEN_TILE * columns {
-            let sums = wide_tile::<TOKEN_TILE>(wide, x, columns);
-            for (row, sums) in sums.iter().enumerate() {
-                out[row * tokens + first..][..TOKEN_TILE].copy_from_slice(sums);
-            }
-        } else {
-            for (offset, x) in x.chunks_exact(columns).enumerate() {
-                let sums = wide_tile::<1>(wide, x, columns);
-                for (row, sums) in sums.iter().enumerate() {
-                    out[row * tokens + first + offset] = sums[0];
-                }
-            }
+    let mut token = first;
+    while token + T <= tokens {
+        let sums = wide_tile::<T>(wide, &x[token * columns..][..T * columns], columns);
+        for (row, sums) in sums.iter().enumerate() {
+            out[row * tokens + token..][..T].copy_from_slice(sums);
         }
+        token += T;
     }
+    token
 }
 
 /// Dot products of `R` stored rows with one activation.
 #[inline(always)]
-fn stored_tile<E: Element, const R: usize>(bytes: &[u8], x: &[f32], columns: usize) -> [f32; R] {
-    let rows: [&[u8]; R] =
-        std::array::from_fn(|row| &bytes[row * columns * E::WIDTH..][..columns * E::WIDTH]);
-    let mut sums = [[0.0f32; LANES]; R];
-    let whole = columns / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        let x: &[f32; LANES] = x[start..].first_chunk().unwrap_or(&[0.0; LANES]);
+fn stored_tile<E: Element, const R: usize>(bytes: &[u8], x: &[f32]) -> [f32; R] {
+    let row_bytes = x.len() * E::BYTES;
+    let rows: [_; R] = std::array::from_fn(|row| E::blocks(&bytes[row * row_bytes..][..row_bytes]));
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let whole = rows.map(|(row, _)| &row[..blocks.len()]);
+    let mut sums = [[0.0; LANES]; R];
+    for (index, x) in blocks.iter().enumerate() {
         for row in 0..R {
-            let bytes = &rows[row][start * E::WIDTH..][..LANES * E::WIDTH];
-            for lane in 0..LANES {
-                sums[row][lane] += E::widen(&bytes[lane * E::WIDTH..][..E::WIDTH]) * x[lane];
-            }
+            sums[row] = multiply_add(sums[row], &E::widen(&whole[row][index]), x);
         }
     }
-    for column in whole..columns {
+    if !rest.is_empty() {
+        let x = padded(rest);
         for row in 0..R {
-            let weight = E::widen(&rows[row][column * E::WIDTH..][..E::WIDTH]);
-            sums[row][column - whole] += weight * x[column];
+            let mut weight = [0.0; LANES];
+            widen_as::<E>(rows[row].1, &mut weight[..rest.len()]);
+            sums[row] = multiply_add(sums[row], &weight, &x);
         }
     }
     sums.map(sum_lanes)
 }
 
-/// Dot products of a tile of widened rows with `T` activations, in the same order as `stored_tile`.
+/// Dot products of a tile of widened rows with `T` activations, in the order of `stored_tile`.
 #[inline(always)]
 fn wide_tile<const T: usize>(wide: &[f32], x: &[f32], columns: usize) -> [[f32; T]; ROW_TILE] {
-    let rows: [&[f32]; ROW_TILE] = std::array::from_fn(|row| &wide[row * columns..][..columns]);
-    let tokens: [&[f32]; T] = std::array::from_fn(|token| &x[token * columns..][..columns]);
-    let mut sums = [[[0.0f32; LANES]; T]; ROW_TILE];
-    let whole = columns / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
+    let rows: [_; ROW_TILE] =
+        std::array::from_fn(|row| wide[row * columns..][..columns].as_chunks::<LANES>());
+    let tokens: [_; T] =
+        std::array::from_fn(|token| x[token * columns..][..columns].as_chunks::<LANES>());
+    let blocks = columns / LANES;
+    let whole_rows = rows.map(|(row, _)| &row[..blocks]);
+    let whole_tokens = tokens.map(|(token, _)| &token[..blocks]);
+    let mut sums = [[[0.0; LANES]; T]; ROW_TILE];
+    for index in 0..blocks {
         for row in 0..ROW_TILE {
-            let weight = &rows[row][start..][..LANES];
             for token in 0..T {
-                let x = &tokens[token][start..][..LANES];
-                for lane in 0..LANES {
-                    sums[row][token][lane] += weight[lane] * x[lane];
-                }
+                let (weight, x) = (&whole_rows[row][index], &whole_tokens[token][index]);
+                sums[row][token] = multiply_add(sums[row][token], weight, x);
             }
         }
     }
-    for column in whole..columns {
+    if !columns.is_multiple_of(LANES) {
         for row in 0..ROW_TILE {
             for token in 0..T {
-                sums[row][token][column - whole] += rows[row][column] * tokens[token][column];
+                let (weight, x) = (padded(rows[row].1), padded(tokens[token].1));
+                sums[row][token] = multiply_add(sums[row][token], &weight, &x);
             }
         }
     }
-    std::array::from_fn(|row| std::array::from_fn(|token| sum_lanes(sums[row][token])))
+    sums.map(|sums| sums.map(sum_lanes))
 }
 
 leveled! {

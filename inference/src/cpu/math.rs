@@ -1,7 +1,7 @@
 //! Element-wise operations.
 
+use super::dot;
 use super::level::leveled;
-use super::{LANES, sum_lanes};
 
 /// `e^x`, to within two units in the last place; 0 below -87.3. Plain operations only, so that it
 /// vectorises and gives the same bits everywhere (the C library's does not).
@@ -29,13 +29,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// `x / rms(x) * scale`.
 pub(crate) fn rms_norm(x: &[f32], scale: &[f32], epsilon: f32, out: &mut [f32]) {
-    let mut lanes = [0.0; LANES];
-    for chunk in x.chunks(LANES) {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += value * value;
-        }
-    }
-    let mean = sum_lanes(lanes) / x.len() as f32;
+    let mean = dot(x, x) / x.len() as f32;
     let factor = 1.0 / (mean + epsilon).sqrt();
     for ((out, value), scale) in out.iter_mut().zip(x).zip(scale) {
         *out = scale * (value * factor);

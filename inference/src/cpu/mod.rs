@@ -21,9 +21,26 @@ pub(crate) use pool::Pool;
 /// Running sums of one dot product.
 pub(crate) const LANES: usize = 16;
 
+/// One running sum for each lane. Passed by value: arrays that are only indexed by constants are
+/// what the compiler keeps in vector registers.
+type Lanes = [f32; LANES];
+
+#[inline(always)]
+fn multiply_add(sums: Lanes, a: &Lanes, b: &Lanes) -> Lanes {
+    std::array::from_fn(|lane| sums[lane] + a[lane] * b[lane])
+}
+
+/// The last elements of a row, with zeros after them.
+#[inline(always)]
+fn padded(rest: &[f32]) -> Lanes {
+    let mut lanes = [0.0; LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
+}
+
 /// Adds the lanes in one fixed tree.
 #[inline(always)]
-fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+fn sum_lanes(mut lanes: Lanes) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -32,4 +49,19 @@ fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// A dot product in the fixed order.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_rest) = a.as_chunks();
+    let (b, b_rest) = b.as_chunks();
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        sums = multiply_add(sums, a, b);
+    }
+    if !a_rest.is_empty() {
+        sums = multiply_add(sums, &padded(a_rest), &padded(b_rest));
+    }
+    sum_lanes(sums)
 }

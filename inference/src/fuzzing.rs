@@ -1,0 +1,57 @@
+//! Entry points for the fuzz targets and the mutation tests: every parser of foreign bytes, each
+//! answering whether it accepted them. Not an interface.
+
+use std::collections::BTreeMap;
+
+use crate::request::{ChatMessage, Role};
+use crate::template::ChatTemplate;
+use crate::tokenizer::{TokenBytes, Tokenizer};
+use crate::{json, llama};
+
+/// The header of a safetensors file.
+pub fn safetensors(file: &[u8]) -> bool {
+    let Ok(entries) = crate::safetensors::read_header(file) else {
+        return false;
+    };
+    entries
+        .iter()
+        .all(|entry| file.get(entry.range.clone()).is_some())
+}
+
+/// A `config.json`.
+pub fn config(bytes: &[u8]) -> bool {
+    json::parse(bytes).is_ok_and(|config| llama::read(config).is_ok())
+}
+
+/// A chat template, on one conversation.
+pub fn template(bytes: &[u8]) -> bool {
+    let Ok(source) = String::from_utf8(bytes.to_vec()) else {
+        return false;
+    };
+    let Ok(template) = ChatTemplate::compile(source, BTreeMap::new()) else {
+        return false;
+    };
+    let say = |role, content: &str| ChatMessage {
+        role,
+        content: content.to_owned(),
+    };
+    template
+        .render(&[say(Role::System, "a"), say(Role::User, "b\n{{ c }}")])
+        .is_ok()
+}
+
+/// A `tokenizer.json`: there and back.
+pub fn tokenizer(bytes: &[u8]) -> bool {
+    let Ok(tokenizer) = Tokenizer::read(bytes, 1 << 20) else {
+        return false;
+    };
+    let Ok(prompt) = tokenizer.encode("What is a launch digest? 🦀", true) else {
+        return false;
+    };
+    let mut bytes = TokenBytes::new(&tokenizer);
+    prompt
+        .tokens()
+        .iter()
+        .for_each(|token| drop(bytes.push(&tokenizer, *token).to_vec()));
+    true
+}
