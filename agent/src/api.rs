@@ -20,6 +20,7 @@ use request::{Input, Options, Request};
 mod answer;
 mod error;
 mod fields;
+pub(crate) mod fuzzing;
 mod request;
 
 pub(crate) use answer::unix_time;

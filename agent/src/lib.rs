@@ -13,6 +13,8 @@
 mod api;
 pub mod cause;
 pub mod evidence;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hardening;
 mod http;
 pub mod inside;

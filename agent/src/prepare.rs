@@ -212,7 +212,6 @@ fn write_public(path: &Path, content: &[u8]) -> Result<(), PrepareError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt;
 
     fn partition(length: u32, content: &[u8]) -> Vec<u8> {
@@ -231,17 +230,6 @@ mod tests {
         }
         let garbage = read_release(&[0; 64][..]).unwrap_err();
         assert!(matches!(garbage, ReleaseFault::Magic), "{garbage}");
-    }
-
-    proptest! {
-        #[test]
-        fn no_partition_panics(
-            bytes in proptest::collection::vec(any::<u8>(), 0..64),
-            valid: bool,
-        ) {
-            let bytes = if valid { [&RELEASE_MAGIC[..], &bytes].concat() } else { bytes };
-            drop(read_release(&bytes[..]));
-        }
     }
 
     #[test]

@@ -100,3 +100,24 @@ fn no_tpm_at_all() {
         "{line}"
     );
 }
+
+/// The disks of this machine hold no such volume; the agent waits half a minute for one to appear.
+#[test]
+fn a_model_volume_that_no_disk_holds() {
+    let Some(machine) = prepared() else { return };
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloister-agent"));
+    command
+        .arg("prepare")
+        .arg("--config")
+        .arg(machine.path("config.toml"));
+    command.arg("--model").arg(machine.path("mountpoint"));
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let volume = format!("verity1:{}:{}:256", "ab".repeat(32), "cd".repeat(32));
+    let expected = format!("cloister-agent: model volume {volume} not found on any disk: ");
+    assert!(
+        text.starts_with(&expected) && text.lines().count() == 1,
+        "{text}"
+    );
+}

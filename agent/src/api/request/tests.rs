@@ -1,5 +1,4 @@
 use super::*;
-use proptest::prelude::*;
 use serde_json::json;
 
 fn chat(extra: Value) -> Result<Request, ApiError> {
@@ -180,23 +179,4 @@ fn text_parts_are_joined_and_developers_are_systems() {
         panic!("not a chat");
     };
     assert!(messages[0].role == Role::System && messages[0].content == "ab");
-}
-
-proptest! {
-    /// Any bytes, and any change of a good body, end in a request or a refusal.
-    #[test]
-    fn no_body_panics(noise in proptest::collection::vec(any::<u8>(), 0..64), at in 0usize..200) {
-        let mut body = json!({
-            "messages": [{"role": "user", "content": [{"type": "text", "text": "é"}]}], "model": "m",
-            "stop": ["x"], "stream": true, "stream_options": {"include_usage": true}, "seed": 1,
-        })
-        .to_string()
-        .into_bytes();
-        let at = at.min(body.len());
-        let end = (at + noise.len()).min(body.len());
-        body.splice(at..end, noise.iter().copied());
-        drop(Request::chat(&body));
-        drop(Request::completion(&body));
-        drop(Request::chat(&noise));
-    }
 }

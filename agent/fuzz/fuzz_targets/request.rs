@@ -1,0 +1,4 @@
+//! The body of a request, as a client may send it.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| agent::fuzzing::request(bytes));
