@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use verity::gpt::Table;
 use verity::pack::{FolderError, ModelFolder, pack};
 use verity::tree::{self, Area};
 use verity::{TensorError, VolumeRef};
+
+mod common;
 
 /// The name of the folder that [`model`] makes.
 const NAME: &str = "verity1:\
@@ -126,20 +127,12 @@ fn extract(files: &Path, place: &Path) -> Option<PathBuf> {
     let erofs = place.join("erofs");
     fs::write(&erofs, &bytes[start..start + length]).unwrap();
     let output = place.join("out");
-    let tool = ["fsck.erofs", "/usr/sbin/fsck.erofs"]
-        .into_iter()
-        .find_map(|tool| {
-            let mut command = Command::new(tool);
-            command
-                .arg(format!("--extract={}", output.display()))
-                .arg(&erofs)
-                .output()
-                .ok()
-        });
-    let Some(result) = tool else {
-        eprintln!("SKIPPED: no fsck.erofs here (Debian: erofs-utils); the image was not read back");
-        return None;
-    };
+    let mut command = common::reference("fsck.erofs")?;
+    let result = command
+        .arg(format!("--extract={}", output.display()))
+        .arg(&erofs)
+        .output();
+    let result = result.unwrap();
     assert!(
         result.status.success(),
         "{}",
