@@ -1,8 +1,9 @@
 //! Test support: what an operator makes, and a machine like the one that Cloister is made for.
 //!
-//! [`image`] builds the image, [`site`] makes keys, releases and policies as an operator does. [`tools`] finds the locked tools
-//! tree, [`swtpm`] provisions and runs a TPM, [`accelerator`] chooses KVM or emulation, [`vm`]
-//! boots a disk and waits for the agent. Whatever is started ends with its owner.
+//! [`image`] builds the image, [`site`] makes keys, releases and policies as an operator does.
+//! [`tools`] finds the locked tools tree, [`swtpm`] provisions and runs a TPM, [`accelerator`]
+//! chooses KVM or emulation, [`vm`] boots a disk and waits for the agent. Whatever is started ends
+//! with its owner.
 
 pub mod accelerator;
 pub mod failure;
