@@ -10,7 +10,8 @@ image_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 repo_dir=$(dirname "$image_dir")
 cache_dir=${CLOISTER_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/cloister}
 lock_file=$image_dir/deb.lock
-started_s=$SECONDS
+# The scripts call each other; times count from the start of the first.
+export CLOISTER_STARTED_S=${CLOISTER_STARTED_S:-$EPOCHSECONDS}
 
 # die CAUSE [NEXT-STEP]: one line with the cause, one with what to do about it.
 die() {
@@ -19,27 +20,42 @@ die() {
     exit 1
 }
 
-# say TEXT: a step, with the time since the script began.
-say() {
-    local t=$((SECONDS - started_s))
-    printf '[%02d:%02d] %s\n' $((t / 60)) $((t % 60)) "$*" >&2
+# stamp: the time since the start.
+stamp() {
+    local t=$((EPOCHSECONDS - CLOISTER_STARTED_S))
+    printf '[%02d:%02d]' $((t / 60)) $((t % 60))
 }
+
+# say TEXT: a step.
+say() { printf '%s %s\n' "$(stamp)" "$*" >&2; }
 
 # tick TEXT: like say, but at a terminal each line replaces the last; elsewhere nothing is printed.
 tick() {
     [ -t 2 ] || return 0
-    local t=$((SECONDS - started_s))
-    printf '\r\033[K[%02d:%02d] %s' $((t / 60)) $((t % 60)) "$*" >&2
+    printf '\r\033[K%s %.80s' "$(stamp)" "$*" >&2
 }
 tick_end() { if [ -t 2 ]; then printf '\r\033[K' >&2; fi; }
 
 # quietly LOG CMD...: runs a command with its output in LOG; shows the end of it if the command
-# fails.
+# fails. At a terminal the last line of it is seen as it grows.
 quietly() {
-    local log=$1
+    local log=$1 watcher='' rc=0
     shift
-    "$@" >"$log" 2>&1 && return 0
-    local rc=$?
+    : >"$log"
+    if [ -t 2 ]; then
+        # Ends by itself when this shell does.
+        while sleep 1 && kill -0 $$ 2>/dev/null; do
+            tick "  $(tail -c 200 "$log" | tr '\r\t\033' '\n ?' | tail -n 1)"
+        done &
+        watcher=$!
+    fi
+    "$@" >"$log" 2>&1 || rc=$?
+    if [ -n "$watcher" ]; then
+        kill "$watcher" 2>/dev/null || true
+        wait "$watcher" 2>/dev/null || true
+        tick_end
+    fi
+    [ "$rc" != 0 ] || return 0
     printf -- '---- the last lines of %s\n' "$log" >&2
     tail -n 20 "$log" >&2
     printf -- '----\n' >&2

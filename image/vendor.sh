@@ -26,7 +26,15 @@ main() {
     printf '%s\n' "$vendor"
 }
 
+# With a home of its own: vendoring waits for every other cargo of the user's home to end, one that
+# runs this very script among them. What that home says of registries and proxies holds here, too.
 cargo_do() {
+    local home=${CARGO_HOME:-$HOME/.cargo} file
+    export RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup} CARGO_HOME=$cache_dir/cargo
+    mkdir -p "$CARGO_HOME"
+    for file in config.toml config credentials.toml; do
+        if [ -e "$home/$file" ]; then ln -sf "$home/$file" "$CARGO_HOME/$file"; fi
+    done
     if [ -z "${CLOISTER_LOCKED_CARGO:-}" ] && command -v cargo >/dev/null; then
         cargo "$@"
     else
