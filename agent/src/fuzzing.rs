@@ -53,6 +53,7 @@ impl Write for Answers<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     fn genuine() -> Vec<u8> {
@@ -67,7 +68,7 @@ mod tests {
     proptest! {
         /// Any bytes, and any change of a genuine body, end in a request or a refusal.
         #[test]
-        fn no_body_panics(noise in proptest::collection::vec(any::<u8>(), 0..64), at in 0usize..220) {
+        fn no_body_panics(noise in vec(any::<u8>(), 0..64), at in 0usize..220) {
             let mut body = genuine();
             let at = at.min(body.len());
             let end = (at + noise.len()).min(body.len());
@@ -79,20 +80,21 @@ mod tests {
         /// Whatever a TPM answers, the client ends with a value or an error.
         #[test]
         fn no_answer_panics(
-            bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..90), 1..6),
+            bodies in vec(vec(any::<u8>(), 0..90), 1..6),
             tag in 0x8001u16..0x8003,
         ) {
             let mut answers = Vec::new();
             for body in bodies {
                 let size = 10 + body.len() as u32;
-                answers.extend([&tag.to_be_bytes()[..], &size.to_be_bytes(), &[0; 4], &body].concat());
+                let head = [&tag.to_be_bytes()[..], &size.to_be_bytes(), &[0; 4]].concat();
+                answers.extend([head, body].concat());
             }
             tpm(&answers);
         }
 
         #[test]
         fn no_partition_panics(
-            bytes in proptest::collection::vec(any::<u8>(), 0..64),
+            bytes in vec(any::<u8>(), 0..64),
             genuine: bool,
         ) {
             let magic: &[u8] = if genuine { b"CLOISTR1" } else { b"" };

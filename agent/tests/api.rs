@@ -44,9 +44,7 @@ fn events(body: &[u8]) -> Vec<Value> {
 
 #[tokio::test]
 async fn the_one_model_is_listed() {
-    let Some(machine) = Machine::start() else {
-        return;
-    };
+    let machine = Machine::start();
     let mut client = Client::connect(machine.address, &machine.world).await;
     let (status, body) = client.send(Method::GET, "/v1/models", "").await;
     let list: Value = serde_json::from_slice(&body).unwrap();
@@ -65,9 +63,7 @@ async fn the_one_model_is_listed() {
 
 #[tokio::test]
 async fn a_stream_and_a_whole_answer_say_the_same() {
-    let Some(machine) = Machine::start() else {
-        return;
-    };
+    let machine = Machine::start();
     let mut client = Client::connect(machine.address, &machine.world).await;
     let (status, whole) = client.post(CHAT, &chat("Hello")).await;
     assert_eq!(status, StatusCode::OK, "{whole}");
@@ -116,9 +112,7 @@ async fn a_stream_and_a_whole_answer_say_the_same() {
 
 #[tokio::test]
 async fn plain_completions_take_text_and_tokens() {
-    let Some(machine) = Machine::start() else {
-        return;
-    };
+    let machine = Machine::start();
     let mut client = Client::connect(machine.address, &machine.world).await;
     let body = json!({"model": MODEL, "prompt": "Once", "max_tokens": 9, "seed": 7});
     let (status, first) = client.post(COMPLETION, &body).await;
@@ -148,9 +142,7 @@ async fn plain_completions_take_text_and_tokens() {
 
 #[tokio::test]
 async fn refusals_have_the_shape_of_openai() {
-    let Some(machine) = Machine::start() else {
-        return;
-    };
+    let machine = Machine::start();
     let mut client = Client::connect(machine.address, &machine.world).await;
     let mut refused = async |method: Method, path: &str, body: String, status: u16, code: &str| {
         let (found, bytes) = client.send(method, path, body).await;
@@ -203,9 +195,7 @@ async fn refusals_have_the_shape_of_openai() {
 
 #[tokio::test]
 async fn wrong_methods_and_paths_are_refused() {
-    let Some(machine) = Machine::start() else {
-        return;
-    };
+    let machine = Machine::start();
     let mut client = Client::connect(machine.address, &machine.world).await;
     for (method, path, allowed) in [
         (Method::GET, CHAT, "POST"),
@@ -241,9 +231,7 @@ async fn wrong_methods_and_paths_are_refused() {
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_refused() {
-    let Some(machine) = Machine::start() else {
-        return;
-    };
+    let machine = Machine::start();
     let mut client = Client::connect(machine.address, &machine.world).await;
     let body = chat(&"x".repeat(MAX_BODY_BYTES)).to_string();
     let (status, body) = client.send(Method::POST, CHAT, body).await;
@@ -270,9 +258,7 @@ async fn taken(machine: &Machine, slots: u64, count: u64) {
 
 #[tokio::test]
 async fn a_client_that_leaves_in_mid_stream_frees_its_slot() {
-    let Some(machine) = Machine::start_with(endless()) else {
-        return;
-    };
+    let machine = Machine::start_with(endless());
     let slots = metric(machine.address, "cloister_slots_free").await;
     let cancelled = async || metric(machine.address, "cloister_generations_cancelled_total").await;
     let body = with(chat("Hello"), "max_tokens", 100_000);
@@ -301,9 +287,7 @@ async fn a_client_that_leaves_in_mid_stream_frees_its_slot() {
 async fn a_full_queue_is_said_to_be_full() {
     /// More than answers in progress and requests in the queue together.
     const CLIENTS: usize = 100;
-    let Some(machine) = Machine::start_with(endless()) else {
-        return;
-    };
+    let machine = Machine::start_with(endless());
     let body = with(with(chat("Hello"), "max_tokens", 100_000), "stream", true).to_string();
     let together = Arc::new(Barrier::new(CLIENTS));
     let ask = |mut client: Client| {
@@ -337,9 +321,7 @@ async fn a_full_queue_is_said_to_be_full() {
 #[tokio::test]
 async fn nothing_that_a_client_says_is_logged() {
     const CANARY: &str = "canary-5f2c9a";
-    let Some(mut machine) = Machine::start() else {
-        return;
-    };
+    let mut machine = Machine::start();
     let mut client = Client::connect(machine.address, &machine.world).await;
     let good = chat(CANARY);
     client.post(CHAT, &good).await;

@@ -17,13 +17,13 @@ fn failure(machine: &Machine) -> (Option<i32>, String) {
     )
 }
 
-fn prepared() -> Option<Machine> {
+fn prepared() -> Machine {
     Machine::prepare(Setup::default())
 }
 
 #[test]
 fn a_port_in_use() {
-    let Some(machine) = prepared() else { return };
+    let machine = prepared();
     let _other = std::net::TcpListener::bind(machine.address).unwrap();
     let port = machine.address.port();
     let line = format!(
@@ -34,7 +34,7 @@ fn a_port_in_use() {
 
 #[test]
 fn a_configuration_that_is_missing_or_wrong() {
-    let Some(machine) = prepared() else { return };
+    let machine = prepared();
     let config = machine.path("config.toml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, format!("{text}extra = 1\n")).unwrap();
@@ -54,7 +54,7 @@ fn a_configuration_that_is_missing_or_wrong() {
 
 #[test]
 fn a_model_that_does_not_load() {
-    let Some(machine) = prepared() else { return };
+    let machine = prepared();
     let weights = machine.path("model").join("model.safetensors");
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
@@ -77,9 +77,7 @@ fn a_tpm_that_was_never_provisioned() {
         provisioned: false,
         ..Setup::default()
     };
-    let Some(machine) = Machine::prepare(setup) else {
-        return;
-    };
+    let machine = Machine::prepare(setup);
     let (code, line) = failure(&machine);
     assert_eq!(code, Some(1));
     let expected = "cloister-agent: cannot prove what this machine is: TPM command 0x169 refused";
@@ -88,9 +86,7 @@ fn a_tpm_that_was_never_provisioned() {
 
 #[test]
 fn no_tpm_at_all() {
-    let Some(mut machine) = prepared() else {
-        return;
-    };
+    let mut machine = prepared();
     machine.swtpm.stop();
     fs::remove_file(machine.swtpm.socket()).ok();
     let (code, line) = failure(&machine);
@@ -104,7 +100,7 @@ fn no_tpm_at_all() {
 /// The disks of this machine hold no such volume; the agent waits half a minute for one to appear.
 #[test]
 fn a_model_volume_that_no_disk_holds() {
-    let Some(machine) = prepared() else { return };
+    let machine = prepared();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloister-agent"));
     command
         .arg("prepare")

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use agent::evidence::tpm::AK_CERTIFICATE_INDEX;
+use agent::evidence::tpm::{AK_CERTIFICATE_INDEX, Reader};
 use p384::ecdsa::VerifyingKey;
 use serde_json::Value;
 use sha2::{Digest, Sha384};
@@ -52,15 +52,15 @@ impl Default for Setup {
 }
 
 impl Machine {
-    /// Starts an agent and waits until it serves. `None`: there is no TPM emulator.
-    pub(crate) fn start() -> Option<Self> {
+    /// Starts an agent and waits until it serves.
+    pub(crate) fn start() -> Self {
         Self::start_with(Setup::default())
     }
 
-    pub(crate) fn start_with(setup: Setup) -> Option<Self> {
-        let mut machine = Self::prepare(setup)?;
+    pub(crate) fn start_with(setup: Setup) -> Self {
+        let mut machine = Self::prepare(setup);
         machine.run();
-        Some(machine)
+        machine
     }
 
     pub(crate) fn run(&mut self) {
@@ -69,8 +69,8 @@ impl Machine {
     }
 
     /// Everything but the agent.
-    pub(crate) fn prepare(setup: Setup) -> Option<Self> {
-        let swtpm = Swtpm::start()?;
+    pub(crate) fn prepare(setup: Setup) -> Self {
+        let swtpm = Swtpm::start();
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
         let mut world = World::with_configuration(configuration(&setup, address.port()).as_bytes());
@@ -82,13 +82,13 @@ impl Machine {
         fs::write(at("event-log"), boot::encode(&world.events)).unwrap();
         fs::write(at("release.json"), world.bundle()).unwrap();
         copy_model(&at("model"), setup.context_tokens);
-        Some(Self {
+        Self {
             address,
             world,
             swtpm,
             folder,
             process: None,
-        })
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -191,10 +191,16 @@ fn boot_and_certify(swtpm: &Swtpm, world: &World, provisioned: bool) {
     tpm.flush(key.handle).unwrap();
 }
 
-/// A `TPMT_PUBLIC` of a P-384 key ends with its two coordinates, each with its length.
+/// The point in a `TPMT_PUBLIC` of the attestation key's template.
 fn verifying_key(public: &[u8]) -> VerifyingKey {
-    let (x, y) = public[public.len() - 100..].split_at(50);
-    VerifyingKey::from_sec1_bytes(&[&[4], &x[2..], &y[2..]].concat()).unwrap()
+    let mut reader = Reader::new(public);
+    reader.take(2 + 2 + 4 + 2 + 2 + 4 + 2 + 2).unwrap(); // all that the template fixes
+    let mut coordinate = || {
+        let bytes = reader.tpm2b().unwrap(); // without leading zeros
+        [&vec![0; 48 - bytes.len()], bytes].concat()
+    };
+    let (x, y) = (coordinate(), coordinate());
+    VerifyingKey::from_sec1_bytes(&[vec![4], x, y].concat()).unwrap()
 }
 
 fn configuration(setup: &Setup, port: u16) -> String {

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
 use agent::evidence::tpm::{Command, NULL_HANDLE, Tpm, TpmError, Transport, Writer};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ pub(crate) mod machine;
 /// `TPM_RH_PLATFORM`.
 const PLATFORM: u32 = 0x4000_000C;
 const NV_CHUNK_BYTES: usize = 512;
+/// The first start may have to make the tools tree.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
 /// `swtpm` with a fresh state in a temporary folder; stopped when dropped.
 pub(crate) struct Swtpm {
@@ -22,31 +25,33 @@ pub(crate) struct Swtpm {
 }
 
 impl Swtpm {
-    /// `None`, and a line that says so, where there is no `swtpm`.
-    pub(crate) fn start() -> Option<Self> {
+    /// The `swtpm` of this machine or, where it has none, of the locked tools tree.
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
-        let process = std::process::Command::new("swtpm")
+        let process = command()
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .args(["--tpmstate", &format!("dir={}", folder.path().display())])
             .args(["--server", &format!("type=unixio,path={}", at("data"))])
             .args(["--ctrl", &format!("type=unixio,path={}", at("ctrl"))])
             .stdin(Stdio::null())
             .spawn();
-        let process = match process {
-            Ok(process) => process,
-            Err(error) => {
-                eprintln!("SKIPPED: no swtpm here ({error}); install it to run this test");
-                return None;
-            }
+        let mut swtpm = Self {
+            process: process.unwrap(),
+            folder,
         };
-        let swtpm = Self { process, folder };
-        let patience = Instant::now() + Duration::from_secs(20);
-        while !swtpm.socket().exists() {
-            assert!(Instant::now() < patience, "swtpm made no socket");
+        let end = Instant::now() + PATIENCE;
+        // The socket is there a moment before anyone listens.
+        while UnixStream::connect(swtpm.socket()).is_err() {
+            let status = swtpm.process.try_wait().unwrap();
+            assert!(
+                status.is_none(),
+                "no TPM emulator: install swtpm, or `make tools`"
+            );
+            assert!(Instant::now() < end, "the TPM emulator makes no socket");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Some(swtpm)
+        swtpm
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -67,6 +72,20 @@ impl Drop for Swtpm {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn command() -> std::process::Command {
+    let own = std::process::Command::new("swtpm")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
+    if own.is_ok_and(|status| status.success()) {
+        return std::process::Command::new("swtpm");
+    }
+    let enter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/enter.sh");
+    let mut command = std::process::Command::new(enter);
+    command.arg("swtpm");
+    command
 }
 
 /// Defines an NV index and writes it: made by the platform, readable by all with an empty secret.
