@@ -107,7 +107,19 @@ impl Swtpm {
 
     /// Speaks to a TPM that was started for commands.
     pub fn connect(&self) -> Result<Tpm<Transport>, TpmError> {
-        Tpm::open(&self.socket(Use::Commands))
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match Tpm::open(&self.socket(Use::Commands)) {
+                // The socket is there a moment before anyone listens.
+                Err(TpmError::Open { source, .. })
+                    if source.kind() == io::ErrorKind::ConnectionRefused
+                        && Instant::now() < end =>
+                {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The socket that QEMU is given.
