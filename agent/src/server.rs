@@ -26,6 +26,8 @@ use crate::keys::Keys;
 
 /// A connection says what it wants by then; an idle one is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection that carries no session ends by then, whatever it is at: slow readers go, too.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Request line and headers together.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
@@ -115,8 +117,9 @@ impl Server {
             .max_headers(MAX_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        // What goes wrong here is the peer's doing, and of no interest.
-        drop(connection.await);
+        // What goes wrong here is the peer's doing, and of no interest. A connection that became a
+        // WebSocket is over here, and lives on in its session.
+        drop(tokio::time::timeout(CONNECTION_TIMEOUT, connection).await);
     }
 
     async fn answer(
@@ -124,7 +127,6 @@ impl Server {
         request: Request<Incoming>,
         connection: Arc<OwnedSemaphorePermit>,
     ) -> Response {
-        const NOT_FOUND: (StatusCode, &str) = (StatusCode::NOT_FOUND, "not found\n");
         let known = matches!(
             request.uri().path(),
             "/v1/channel"
@@ -149,7 +151,7 @@ impl Server {
                 let bundle = self.attester.release().to_vec();
                 full(StatusCode::OK, "application/json", bundle)
             }
-            _ => text(NOT_FOUND.0, NOT_FOUND.1),
+            _ => text(StatusCode::NOT_FOUND, "not found\n"),
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use attest::Evidence;
 use common::client::{Client, metric, outside, outside_raw, verify};
 use common::machine::{Machine, Setup};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 mod common;
 
@@ -115,9 +117,7 @@ async fn a_full_house_turns_guests_away() {
     let machine = Machine::start_with(setup);
     let guest = Client::connect(machine.address, &machine.world).await;
     assert_eq!(metric(machine.address, "cloister_sessions_active").await, 1);
-    let stream = tokio::net::TcpStream::connect(machine.address)
-        .await
-        .unwrap();
+    let stream = TcpStream::connect(machine.address).await.unwrap();
     let refused = carrier::connect(stream, "cloister").await;
     assert!(matches!(
         refused,
@@ -128,4 +128,40 @@ async fn a_full_house_turns_guests_away() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(Client::connect(machine.address, &machine.world).await);
+}
+
+/// Takes a quarter of a minute.
+#[tokio::test]
+async fn silent_guests_are_shown_out() {
+    let machine = Machine::start();
+    let silent = async |request: &[u8]| {
+        let mut stream = TcpStream::connect(machine.address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut said));
+        ended.await.unwrap().unwrap();
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    let upgrade = b"GET /v1/channel HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let (nothing, half, idle, upgraded) = tokio::join!(
+        silent(b""),
+        silent(b"GET /healthz HTTP/1.1\r\nhost: h\r\n"),
+        silent(b"GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n"),
+        silent(upgrade),
+    );
+    assert_eq!(nothing, "");
+    assert!(
+        half.is_empty() || half.starts_with("HTTP/1.1 408"),
+        "{half}"
+    );
+    assert!(
+        idle.starts_with("HTTP/1.1 200") && idle.ends_with("ok\n"),
+        "{idle}"
+    );
+    assert!(upgraded.starts_with("HTTP/1.1 101"), "{upgraded}");
+    let output = machine.output();
+    let line = "handshake failed: timed out waiting for the handshake";
+    assert!(output.contains(line), "{output}");
 }
