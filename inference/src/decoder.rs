@@ -346,17 +346,6 @@ mod tests {
         model
     }
 
-    /// Levels that this machine has.
-    fn levels() -> Vec<Level> {
-        let best = Level::detect();
-        let levels = [Level::Baseline, Level::Avx2, Level::Avx512];
-        levels
-            .into_iter()
-            .take_while(|level| *level != best)
-            .chain([best])
-            .collect()
-    }
-
     fn requests() -> Vec<Vec<u32>> {
         let token = |request: usize, index: usize| ((request * 977 + index * 131) % 304) as u32;
         (0..20)
@@ -417,7 +406,7 @@ mod tests {
             for (threads, batch, chunk) in
                 [(1, 1, 1), (2, 2, 5), (3, 8, 16), (4, 20, 3), (2, 5, 64)]
             {
-                for level in levels() {
+                for level in Level::available() {
                     let found = score(&open(name, threads, level), batch, chunk);
                     assert!(found == alone, "{name} {threads} {batch} {chunk} {level:?}");
                 }

@@ -39,7 +39,7 @@ impl Model {
         let threads = threads
             .or(available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN);
-        let pool = Pool::new(threads, Level::detect()).map_err(LoadError::Thread)?;
+        let pool = Pool::new(threads, Level::fastest()).map_err(LoadError::Thread)?;
         let decoder = Decoder::bind(config.decoder, Tensors::open(model)?, &pool)?;
         Ok(Self {
             decoder,

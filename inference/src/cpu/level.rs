@@ -12,22 +12,23 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The best level that this machine has.
-    pub(crate) fn detect() -> Self {
+    /// The levels that this machine has; the baseline is the first.
+    pub(crate) fn available() -> Vec<Self> {
+        let mut levels = vec![Self::Baseline];
         #[cfg(target_arch = "x86_64")]
         {
+            if is_x86_feature_detected!("avx2") {
+                levels.push(Self::Avx2);
+            }
             if is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
             {
-                return Self::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") {
-                return Self::Avx2;
+                levels.push(Self::Avx512);
             }
         }
-        Self::Baseline
+        levels
     }
 }
 
@@ -59,7 +60,8 @@ macro_rules! leveled {
 
             match level {
                 // SAFETY (both): the only obligation is that the machine has the instructions, and
-                // `Level::detect` makes these variants only after asking the processor.
+                // outside of this file these variants come from `Level::available` alone, which
+                // has asked the processor.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::Level::Avx2 => unsafe { avx2($($argument),*) },
                 #[cfg(target_arch = "x86_64")]

@@ -202,7 +202,7 @@ leveled! {
 }
 
 leveled! {
-    fn part_bf16(weight: Rows<'_>, x: &[f32], token_tile: usize, out: &mut [f32]) {
+    pub(super) fn part_bf16(weight: Rows<'_>, x: &[f32], token_tile: usize, out: &mut [f32]) {
         part::<Bf16>(weight, x, token_tile, out);
     }
 }

@@ -7,6 +7,7 @@
 //! multiply-add), so the baseline, AVX2 and AVX-512 versions of one source agree, too.
 
 mod attention;
+mod choose;
 mod level;
 mod linear;
 mod math;
