@@ -155,7 +155,7 @@ impl AsyncWrite for Duplex {
         Poll::Ready(Ok(count))
     }
 
-    /// A client's data leaves now. It does not wait until it left: a server's leaves on its cadence.
+    /// A client's data leaves now. Does not wait until it left: a server's leaves on its cadence.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
         if state.session.is_close_sent() {

@@ -5,10 +5,10 @@
 //! is any, stands below and is not relied on.
 //!
 //! ```text
-//!  client                                                     server
-//!  connect(stream, host) → Unverified                         upgrade(request), accept(stream) → Greeting
-//!      .evidence(), .binding(…) → attest::verify                  .message_1() → Responder, quote
-//!      .accept(&VerifiedPeer) → Duplex                            .open(responder, evidence) → Duplex
+//!  client                                         server
+//!  connect(stream, host) → Unverified             upgrade(request), accept(stream) → Greeting
+//!      .evidence(), .binding(…) → attest::verify      .message_1() → Responder, quote
+//!      .accept(&VerifiedPeer) → Duplex                .open(responder, evidence) → Duplex
 //! ```
 //!
 //! Each WebSocket message is binary and holds one handshake message or one record. One task for

@@ -1,6 +1,6 @@
 //! Plain functions over foreign bytes, driven by the fuzz targets and by mutation tests alike.
 
-use crate::{Entropy, Initiator, Moment, Responder, StaticKey, record};
+use crate::{Entropy, Initiator, Moment, Responder, StaticKey, handshake, record};
 
 const NOW: Moment = Moment::from_millis(0);
 
@@ -12,6 +12,11 @@ pub fn message_1(bytes: &[u8]) -> bool {
     Responder::read_message1(&mut key, bytes, Entropy::from_bytes([2; 128]), NOW)
         .and_then(|responder| responder.reply(NOW))
         .is_ok()
+}
+
+/// The same with `payload` in a well-formed message, so that it reaches the ML-KEM key's parser.
+pub fn payload(payload: &[u8]) -> bool {
+    handshake::foreign_message_1(payload).is_ok_and(|message| message_1(&message))
 }
 
 /// A client reads a reply. Says whether it took it.

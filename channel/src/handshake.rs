@@ -67,11 +67,7 @@ impl Initiator {
     pub fn start(entropy: Entropy) -> Result<(Self, Vec<u8>), HandshakeError> {
         let nonce = entropy.take::<0, 32>();
         let seed = entropy.take::<32, 64>();
-        let mut noise =
-            snow::Builder::with_resolver(pattern()?, resolver(entropy.take::<96, 32>()))
-                .prologue(PROLOGUE)
-                .and_then(snow::Builder::build_initiator)
-                .map_err(|_| HandshakeError::Noise)?;
+        let mut noise = begin(entropy.take::<96, 32>())?;
         let decapsulation = DecapsulationKey::from_seed(Seed::from(*seed));
         let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
         payload.extend_from_slice(nonce.as_ref());
@@ -316,6 +312,23 @@ fn pattern() -> Result<snow::params::NoiseParams, HandshakeError> {
 
 fn resolver(ephemeral: Zeroizing<[u8; 32]>) -> Box<Resolver> {
     Box::new(Resolver { ephemeral })
+}
+
+fn begin(ephemeral: Zeroizing<[u8; 32]>) -> Result<HandshakeState, HandshakeError> {
+    snow::Builder::with_resolver(pattern()?, resolver(ephemeral))
+        .prologue(PROLOGUE)
+        .and_then(snow::Builder::build_initiator)
+        .map_err(|_| HandshakeError::Noise)
+}
+
+/// A well-formed message 1 around a payload that may be none: cut, or filled up with zeros.
+pub(crate) fn foreign_message_1(payload: &[u8]) -> Result<Vec<u8>, HandshakeError> {
+    let mut noise = begin(Zeroizing::new([4; 32]))?;
+    let mut payload = payload.to_vec();
+    payload.resize(PAYLOAD_BYTES, 0);
+    let mut message = vec![0; MESSAGE_1_BYTES];
+    write(&mut noise, &payload, &mut message)?;
+    Ok(message)
 }
 
 fn hash(noise: &HandshakeState) -> Result<[u8; 32], HandshakeError> {

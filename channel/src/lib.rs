@@ -10,7 +10,8 @@
 //!     │                                                        │ encapsulate → ct, psk
 //!     │◀─ reply: ct 1088 ‖ message 2: e, ee, s, es, psk ────── Responder::reply → Established
 //!  Initiator::read_reply → Unverified
-//!     │◀─ evidence records, 16,384 bytes each ──────────────── Established::send_evidence → Session
+//!     │◀─ evidence records, 16,384 bytes each ──────────────── Established::send_evidence
+//!     │                                                        → Session
 //!  Unverified::read_record … evidence() → attest::verify → VerifiedPeer
 //!  Unverified::accept(VerifiedPeer) → Session
 //!     │── data records, 16,384 bytes each ────────────────────▶

@@ -119,7 +119,7 @@ impl From<carrier::Error> for Failure {
                     .hint("check host and port; a proxy in between must pass WebSockets")
             }
             E::PeerFault => Self::network(error).hint(
-                "the server may be full or of another version; its operator sees the cause in its log",
+                "the server may be full or of another version; its operator's log holds the cause",
             ),
             E::HungUp => Self::network("the server hung up"),
             E::Session(SessionError::Truncated) => {

@@ -1,9 +1,10 @@
 //! The person's side: ask, chat, verify.
 //!
 //! ```text
-//!  policy, state ─┐
-//!  URL ─ connect ─┴▶ evidence ─ attest::verify ─▶ VerifiedPeer ─ accept ─▶ channel ─ HTTP ─▶ answer
-//!                                   │ Refusal: nothing was sent, exit code 2 to 5
+//!  policy, state ─────────┐
+//!  URL ─ connect ─▶ evidence ─ attest::verify ─▶ VerifiedPeer ─ accept ─▶ HTTP ─▶ answer
+//!                                    │
+//!                                    └─▶ Refusal: nothing was sent, exit code 2 to 5
 //! ```
 //!
 //! Everything that comes from the other side is hostile text until it was escaped, and bounded.

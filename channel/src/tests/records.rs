@@ -296,6 +296,7 @@ proptest! {
     ) {
         prop_assert!(!fuzzing::message_1(&bytes));
         prop_assert!(!fuzzing::reply(&bytes));
+        fuzzing::payload(&bytes);
         let (_, mut message) = Initiator::start(entropy(1)).unwrap();
         prop_assert!(fuzzing::message_1(&message));
         message[index] ^= flip;
