@@ -114,6 +114,41 @@ fn lengths_are_as_documented() {
     assert_eq!(Size::Interactive.capacity(), 1_005);
 }
 
+/// Another program that takes the same randomness must send the same bytes.
+#[test]
+fn the_wire_format_is_fixed() {
+    use sha2::{Digest, Sha256};
+    let digest = |bytes: &[u8]| attest::Digest(<[u8; 32]>::from(Sha256::digest(bytes)));
+    let (_, message_1) = Initiator::start(entropy(1)).unwrap();
+    let responder = Responder::read_message1(&mut key(), &message_1, entropy(2), START).unwrap();
+    let binding = attest::ReportData::compute(&responder.binding([5; 32], [6; 32]));
+    let (reply, established) = responder.reply(START).unwrap();
+    let (wires, mut server) = established.send_evidence(b"evidence", START).unwrap();
+    server.write(b"answer").unwrap();
+    let Output::Record(record) = server.poll(at(0)).unwrap() else {
+        panic!("an answer leaves");
+    };
+    let found = [
+        ("static key", digest(key().public())),
+        ("message 1", digest(&message_1)),
+        ("report data", digest(binding.as_bytes())),
+        ("reply", digest(&reply)),
+        ("evidence record", digest(&wires[0])),
+        ("data record", digest(&record)),
+    ];
+    let found = found.map(|(what, digest)| format!("{what} {digest}"));
+    assert_eq!(found, WIRE_FORMAT);
+}
+
+const WIRE_FORMAT: [&str; 6] = [
+    "static key 8d38160ce731784efdd86811075af5ea16c9a1a892669de38f2dd3015c6c7c75",
+    "message 1 ec29455f6c8493c941bd05a6b1942b097bc2958b018710bd3e1ecde8ebd4f134",
+    "report data f55a45f0d0ec9744682fbe6bbc95f1d51993f3b90fb800fd76009afa108e64a5",
+    "reply a786530be0ca80124420807322b8c69cedfc22525c239f3970d671dba84f2f7b",
+    "evidence record dea45f3a86565663519e63357458b1119d91229e08f7ebd6a4f0e4a0b908e7f0",
+    "data record b69a9bfb50dc8190db6b43dd45a190be23c4db03a03f9cc01c02a215078f7fb7",
+];
+
 #[test]
 fn message_1_of_another_length_is_refused() {
     for length in [0, MESSAGE_1_BYTES - 1, MESSAGE_1_BYTES + 1, 65_535] {
