@@ -1,13 +1,37 @@
 # The two commands of a fresh machine: `make demo` and `make test`. The rest are their parts.
-.PHONY: test lint tools image relock
+.PHONY: demo test lint unit reproduce programs tools image relock
 
-test: lint
-	cargo test --workspace --locked
+# cargo.sh builds for this target, so that programs stand in one place whoever built them.
+programs_dir := target/x86_64-unknown-linux-gnu/debug
+
+# Builds the image, boots it in QEMU beside a software TPM, verifies it, and asks it.
+# PROMPT="…" asks one question and stops; MODEL=FOLDER serves another model (Hugging Face format).
+demo: image programs
+	@$(programs_dir)/demo $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MODEL),--model "$$MODEL")
+export PROMPT MODEL
+
+# The client and the operator's programs, for this machine.
+programs:
+	image/cargo.sh build --locked -p cloister-client -p cloister-release -p cloister-verity \
+		-p cloister-tests --bins
+
+# Everything that we assert: the house rules, every room, the image built twice, booted machines.
+test: lint image unit reproduce
 
 lint:
+	@command -v cargo >/dev/null || { echo "make test needs Rust: see rust-toolchain.toml" >&2; exit 1; }
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
+	image/cargo.sh clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" image/cargo.sh doc --workspace --no-deps --locked \
+		--document-private-items
+
+unit: image
+	image/cargo.sh build --workspace --bins --locked
+	image/cargo.sh test --workspace --locked
+
+# Builds the image twice, as two people would, and compares the bits.
+reproduce:
+	image/reproduce.sh
 
 # The locked tools (mkosi, QEMU, swtpm, …), unpacked into the cache. `image/enter.sh CMD` runs one
 # of them.
