@@ -43,10 +43,15 @@ impl Tokenizer {
         struct Document {
             #[serde(default)]
             decoder: Value,
+            #[serde(default)]
+            post_processor: Value,
         }
         let document: Document =
             serde_json::from_slice(bytes).map_err(|_| TokenizerError::Malformed)?;
         let decoder = Decoder::read(&document.decoder)?;
+        if !templates_are_sound(&document.post_processor) {
+            return Err(TokenizerError::Malformed);
+        }
         let mut library = Library::from_bytes(bytes).map_err(|_| TokenizerError::Malformed)?;
         library
             .with_truncation(None)
@@ -144,6 +149,35 @@ impl Decoder {
             }
             _ => unsupported(),
         }
+    }
+}
+
+/// Whether every template for a single text names only that text and special tokens that it
+/// defines. The library checks this when it builds a template, not when it reads one, and panics
+/// later.
+fn templates_are_sound(processor: &Value) -> bool {
+    let list = |value: &Value, key: &str| {
+        let list = value.get(key).and_then(Value::as_array);
+        list.cloned().unwrap_or_default()
+    };
+    match processor.get("type").and_then(Value::as_str) {
+        Some("Sequence") => list(processor, "processors")
+            .iter()
+            .all(templates_are_sound),
+        Some("TemplateProcessing") => list(processor, "single").iter().all(|piece| {
+            if let Some(sequence) = piece.get("Sequence") {
+                return sequence.get("id") == Some(&json!("A"));
+            }
+            let token = piece
+                .get("SpecialToken")
+                .and_then(|token| token.get("id")?.as_str());
+            let defined = processor.get("special_tokens");
+            token.is_some_and(|token| defined.is_some_and(|defined| defined.get(token).is_some()))
+        }),
+        Some("ByteLevel" | "BertProcessing" | "RobertaProcessing") => true,
+        Some(_) => false,
+        // The library takes what has no type for whatever fits.
+        None => processor.is_null(),
     }
 }
 
@@ -252,6 +286,20 @@ mod tests {
         );
         assert!(read(json!({"type": "WordPiece"})).is_err());
         assert!(read(Value::Null).is_err());
+    }
+
+    #[test]
+    fn templates_name_only_what_they_define() {
+        let template = |id: &str, sequence: &str| {
+            json!({"type": "Sequence", "processors": [{"type": "TemplateProcessing", "single": [
+                {"SpecialToken": {"id": id, "type_id": 0}},
+                {"Sequence": {"id": sequence, "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}]})
+        };
+        assert!(templates_are_sound(&template("<s>", "A")));
+        assert!(!templates_are_sound(&template("<t>", "A")));
+        assert!(!templates_are_sound(&template("<s>", "B")));
+        assert!(templates_are_sound(&Value::Null));
     }
 
     #[test]
