@@ -61,13 +61,7 @@ fn ingredients() -> Ingredients<'static> {
     static PATHS: OnceLock<[PathBuf; 3]> = OnceLock::new();
     let [image, model, lock] = PATHS.get_or_init(|| {
         let root = repository();
-        let image = root.join("build/image/demo");
-        let built = Command::new(root.join("image/build.sh"))
-            .args(["--profile", "demo", "--output"])
-            .arg(&image)
-            .status()
-            .expect("image/build.sh runs");
-        assert!(built.success(), "image/build.sh failed");
+        let image = support::image::parts("demo").expect("the image");
         [
             image,
             root.join("tests/demo-model/model"),
@@ -305,7 +299,7 @@ fn what_the_host_adds_is_seen_in_the_registers() {
     running.refused(
         &["ask", &running.url(), QUESTION],
         4,
-        &["PCR 9", "expected", "found"],
+        &["PCR 12", "must be empty", "found"],
     );
     assert!(
         !running.vm.serial().contains("evil"),
