@@ -1,10 +1,10 @@
 //! A raw TPM 2.0 client: the few commands that evidence needs, over the kernel's resource
 //! manager (`/dev/tpmrm0`) or the data socket of an emulator.
 //!
-//! The attestation key is a *restricted* signing key: the TPM signs with it only what it made itself,
-//! so a quote cannot be forged through `TPM2_Sign`. It is a primary key of a fixed template in the
-//! endorsement hierarchy, so it is the same key after every boot, and its certificate, made at
-//! provisioning, lies in the TPM's NV memory.
+//! The attestation key is a *restricted* signing key: the TPM signs with it only what it made
+//! itself, so a quote cannot be forged through `TPM2_Sign`. It is a primary key of a fixed template
+//! in the endorsement hierarchy, so it is the same key after every boot, and its certificate, made
+//! at provisioning, lies in the TPM's NV memory.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
