@@ -124,6 +124,9 @@ collect() {
     cp "$work"/out/*.root-x86-64.raw "$parts/root.erofs"
     cp "$work"/out/*.root-x86-64-verity.raw "$parts/root.verity"
     tool python3 "$image_dir/verity-ref.py" "$parts/root.verity" >"$parts/root.ref"
+    # What mkosi packed is what was laid out, to the file.
+    tool fsck.erofs --extract="$work/inside" "$parts/root.erofs" >/dev/null
+    tool python3 "$image_dir/inspect.py" --manifest "$work/manifest.json" --root "$work/inside"
     root=$(cut -d: -f2 "$parts/root.ref")
     tool veritysetup verify "$parts/root.erofs" "$parts/root.verity" "$root" ||
         die "the root's hash tree does not fit it" \

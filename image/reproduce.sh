@@ -15,6 +15,9 @@ main() {
     "$image_dir/tree.sh" tools >/dev/null
     "$image_dir/tree.sh" build >/dev/null
     "$image_dir/vendor.sh" >/dev/null
+    # Both copies are made now: somebody may go on working here.
+    checkout "$work/a"
+    (umask 077 && checkout "$work/other/checkout with a space/cloister")
     first
     second
     compare
@@ -23,7 +26,6 @@ main() {
 # As it would be built here.
 first() {
     say "first build"
-    checkout "$work/a"
     build "$work/a" "$cache_dir" "$work/out-a"
 }
 
@@ -33,13 +35,9 @@ second() {
     local cache=$work/other/.cache/deep/er checkout="$work/other/checkout with a space/cloister"
     mkdir -p "$cache" "$work/other/home"
     ln -s "$cache_dir"/{debs,tools-*,build-*,crates-*} "$cache/"
-    (
-        umask 077
-        checkout "$checkout"
-        # A checkout with odd modes and times.
-        find "$checkout" -type f -perm -u+x -exec chmod 700 {} + -o -type f -exec chmod 600 {} +
-        find "$checkout" -exec touch -h -d 2001-02-03 {} +
-    )
+    # A checkout with odd modes and times.
+    find "$checkout" -type f -perm -u+x -exec chmod 700 {} + -o -type f -exec chmod 600 {} +
+    find "$checkout" -exec touch -h -d 2001-02-03 {} +
     ln -s /dev/null "$work/other/home/.bashrc"
     (
         umask 077
