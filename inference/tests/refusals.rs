@@ -308,6 +308,10 @@ fn configurations_are_refused_by_field() {
             "{found}"
         );
     }
+}
+
+#[test]
+fn configurations_have_one_reading_and_fit_the_limits() {
     let folder = Folder::copy(F32);
     folder.write("config.json", br#"{"vocab_size": 1, "vocab_size": 2}"#);
     assert!(folder.refusal().starts_with("config.json: duplicate key"));

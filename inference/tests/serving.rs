@@ -226,6 +226,12 @@ fn what_does_not_fit_is_refused_with_counts() {
         refusal(request(&[304], 1)),
         SubmitError::UnknownToken { vocabulary: 304 }
     );
+}
+
+#[test]
+fn sampling_and_stop_strings_have_bounds() {
+    let engine = open(limits());
+    let refusal = |request| engine.submit(request).expect_err("a refusal");
     for temperature in [-0.1, 2.1, f32::NAN, f32::INFINITY] {
         let sampling = Sampling {
             temperature,
