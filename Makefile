@@ -7,7 +7,10 @@ programs_dir := target/x86_64-unknown-linux-gnu/debug
 # Builds the image, boots it in QEMU beside a software TPM, verifies it, and asks it.
 # PROMPT="…" asks one question and stops; MODEL=FOLDER serves another model (Hugging Face format).
 demo: image programs
-	@$(programs_dir)/demo $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MODEL),--model "$$MODEL")
+	@$(programs_dir)/demo $(if $(PROMPT),--prompt="$$PROMPT") $(if $(MODEL),--model="$$MODEL")
+# A question is text: make must not expand what it holds.
+override PROMPT := $(value PROMPT)
+override MODEL := $(value MODEL)
 export PROMPT MODEL
 
 # The client and the operator's programs, for this machine.

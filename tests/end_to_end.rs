@@ -284,43 +284,60 @@ fn a_flipped_byte_in_the_root_never_serves() {
 }
 
 #[test]
-fn what_the_host_adds_is_seen_in_the_registers() {
+fn a_command_line_that_the_host_adds_is_seen_in_its_register() {
     let _alone = one_at_a_time();
     let site = &stage().site;
-    let hostile = [
-        "-smbios",
-        "type=11,value=io.systemd.stub.kernel-cmdline-extra=systemd.mask=nothing.service",
-        "-smbios",
-        "type=11,value=io.systemd.credential:evil=smbios-evil",
-        "-fw_cfg",
-        "name=opt/io.systemd.credentials/evil2,string=fwcfg-evil",
-    ];
+    let extra = "type=11,value=io.systemd.stub.kernel-cmdline-extra=systemd.mask=none.service";
+    let running = boot(&site.disk(), &site.model_disk(), &["-smbios", extra]).ready();
+    let words = ["PCR 12", "must be empty", "found"];
+    running.refused(&["ask", &running.url(), QUESTION], 4, &words);
+}
+
+/// A credential that adds to the agent's unit would show in what systemd says as it starts it.
+#[test]
+fn credentials_of_the_host_have_no_effect() {
+    let _alone = one_at_a_time();
+    let site = &stage().site;
+    let credential = "systemd.unit-dropin.cloister-agent.service";
+    let smbios = format!(
+        "type=11,value=io.systemd.credential.binary:{credential}=W1VuaXRdCkRlc2NyaXB0aW9uPWV2aWwK"
+    );
+    // QEMU allows no longer name here.
+    let fw_cfg = "name=opt/io.systemd.credentials/sysctl.extra,string=kernel.hostname=evil";
+    let hostile = ["-smbios", &smbios, "-fw_cfg", fw_cfg];
     let running = boot(&site.disk(), &site.model_disk(), &hostile).ready();
-    running.refused(
-        &["ask", &running.url(), QUESTION],
-        4,
-        &["PCR 12", "must be empty", "found"],
+    let serial = running.vm.serial();
+    assert!(
+        serial.contains("Started cloister-agent.service"),
+        "{serial}"
     );
     assert!(
-        !running.vm.serial().contains("evil"),
-        "a credential had an effect"
+        !serial.contains("evil"),
+        "a credential had an effect: {serial}"
     );
 }
 
 #[test]
-fn what_stands_beside_the_uki_is_seen_in_the_registers() {
+fn a_credential_beside_the_uki_is_seen_in_its_register() {
+    beside_the_uki("evil.cred", "PCR 12");
+}
+
+#[test]
+fn a_system_extension_beside_the_uki_is_seen_in_its_register() {
+    beside_the_uki("evil.sysext.raw", "PCR 13");
+}
+
+fn beside_the_uki(name: &str, register: &str) {
     let _alone = one_at_a_time();
     let folder = tempfile::tempdir().expect("a folder");
     let disk = copy_of_disk(folder.path());
-    let companions = ["evil.cred", "evil.sysext.raw", "evil.confext.raw"];
-    add_to_esp(
-        &disk,
-        "EFI/BOOT/BOOTX64.EFI.extra.d",
-        &companions,
-        b"not ours",
-    );
+    add_to_esp(&disk, "EFI/BOOT/BOOTX64.EFI.extra.d", name, b"not ours");
     let running = boot(&disk, &stage().site.model_disk(), &[]).ready();
-    running.refused(&["ask", &running.url(), QUESTION], 4, &["PCR"]);
+    running.refused(
+        &["ask", &running.url(), QUESTION],
+        4,
+        &[register, "must be empty"],
+    );
 }
 
 #[test]
@@ -333,18 +350,25 @@ fn an_addon_that_names_another_root_never_serves() {
     add_to_esp(
         &disk,
         "EFI/BOOT/BOOTX64.EFI.extra.d",
-        &["evil.addon.efi"],
+        "evil.addon.efi",
         &uki,
     );
     let mut running = boot(&disk, &stage().site.model_disk(), &[]);
     match running.vm.wait_ready(BOOT) {
-        Err(ended) => assert!(ended.to_string().contains("cloister"), "{ended}"),
-        Ok(_) => running.refused(&["ask", &running.url(), QUESTION], 4, &["PCR"]),
+        Err(_) => {
+            let serial = running.vm.serial();
+            assert!(
+                serial.contains("the command line has more than one"),
+                "{serial}"
+            );
+        }
+        // A stub that loads it and does not take it for an addon has measured it all the same.
+        Ok(_) => running.refused(&["ask", &running.url(), QUESTION], 4, &["PCR", "expected"]),
     }
 }
 
-/// Writes files into a folder of a disk's EFI system partition.
-fn add_to_esp(disk: &Path, folder: &str, names: &[&str], contents: &[u8]) {
+/// Writes a file into a folder of a disk's EFI system partition.
+fn add_to_esp(disk: &Path, folder: &str, name: &str, contents: &[u8]) {
     let (start, length) = partition(disk, 0);
     let mut file = OpenOptions::new()
         .read(true)
@@ -358,13 +382,8 @@ fn add_to_esp(disk: &Path, folder: &str, names: &[&str], contents: &[u8]) {
         let esp = std::io::Cursor::new(&mut bytes[..]);
         let files = fatfs::FileSystem::new(esp, fatfs::FsOptions::new()).expect("a FAT");
         let target = files.root_dir().create_dir(folder).expect("a folder");
-        for name in names {
-            target
-                .create_file(name)
-                .expect("a file")
-                .write_all(contents)
-                .expect("room");
-        }
+        let mut file = target.create_file(name).expect("a file");
+        file.write_all(contents).expect("room");
     }
     file.seek(SeekFrom::Start(start)).expect("a seek");
     file.write_all(&bytes).expect("the ESP");

@@ -1,6 +1,5 @@
 //! The harness itself: a provisioned TPM, a machine that boots, and errors that name their cause.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use agent::evidence::tpm::AK_CERTIFICATE_INDEX;
 use signer::authority::Authority;
 use support::accelerator::Accelerator;
 use support::swtpm;
-use support::tools::{Tools, repository};
+use support::tools::Tools;
 use support::vm::{Machine, VmError};
 
 #[test]
@@ -58,27 +57,4 @@ fn firmware_starts_with_a_tpm_and_no_disk() {
     let machine = Machine::firmware(Accelerator::Emulation).tpm(&state);
     let mut vm = machine.start(&tools, &folder.path().join("run")).unwrap();
     vm.wait_line("Start PXE", Duration::from_secs(120)).unwrap();
-}
-
-/// An image that has been built and assembled is booted as far as its init system.
-#[test]
-fn an_assembled_disk_boots_to_systemd() {
-    let site = repository().join("build/site");
-    if !site.join("disk.img").exists() {
-        eprintln!("SKIPPED: no build/site/disk.img; assemble one to boot it here");
-        return;
-    }
-    let tools = Tools::locate().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let state = folder.path().join("tpm");
-    swtpm::provision(&tools, &state, &Authority::new("Harness authority", 0x33)).unwrap();
-    let accelerator = Accelerator::choose(&tools, &site.join("vmlinuz")).unwrap();
-    let machine = Machine::firmware(accelerator)
-        .disk(&site.join("disk.img"))
-        .tpm(&state);
-    let mut vm = machine.start(&tools, &folder.path().join("run")).unwrap();
-    let patience = Duration::from_secs(180);
-    let took = vm.wait_line("Reached target", patience).unwrap();
-    eprintln!("{accelerator:?}: systemd after {} s", took.as_secs());
-    assert!(fs::metadata(vm.serial_log()).unwrap().len() > 0);
 }

@@ -10,6 +10,7 @@ use hyper::header::{ALLOW, RETRY_AFTER};
 use hyper::http::HeaderValue;
 use hyper::{Method, StatusCode};
 use inference::{Engine, Generation, Prompt, Sampling};
+use tokio::sync::Semaphore;
 
 use crate::http::{Response, json};
 use crate::metrics::Metrics;
@@ -34,6 +35,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 pub(crate) struct Api {
     pub(crate) engine: Arc<Engine>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Prompts that are made into tokens at once.
+    pub(crate) tokenising: Arc<Semaphore>,
     /// Answers in progress at once.
     pub(crate) slots: u32,
     /// The model's id.
@@ -134,8 +137,14 @@ impl Api {
         let is_chat = matches!(input, Input::Chat(_));
         let (stream, include_usage) = (options.stream, options.include_usage);
         let api = self.clone();
-        // The template and the tokenizer take their time over a long prompt.
-        let submitted = tokio::task::spawn_blocking(move || api.submit(input, options));
+        // The template and the tokenizer take their time and much memory over a long prompt.
+        let turn = self.tokenising.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| ApiError::Stopped)?;
+        let submitted = tokio::task::spawn_blocking(move || {
+            let submitted = api.submit(input, options);
+            drop(turn);
+            submitted
+        });
         let generation = submitted.await.map_err(|_| ApiError::Stopped)??;
         let answer = Answer::new(generation, self.metrics.clone());
         let head = Head::new(&self, is_chat)?;

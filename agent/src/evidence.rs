@@ -144,9 +144,9 @@ impl Device {
 
     fn quote(&mut self, qualifying_data: &[u8]) -> Result<Quoted, EvidenceError> {
         let quoted = self.session()?.quote(qualifying_data);
-        let broken = |error: &TpmError| !matches!(error, TpmError::Refused { .. });
-        if matches!(&quoted, Err(EvidenceError::Tpm(error)) if broken(error)) {
-            self.session = None; // what the next answer belongs to is unknown
+        if matches!(quoted, Err(EvidenceError::Tpm(_))) {
+            // What the next answer belongs to is unknown, or the key is gone.
+            self.session = None;
         }
         quoted
     }

@@ -13,6 +13,7 @@ use carrier::Clock;
 use inference::{Engine, EngineLimits, LoadError};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use crate::api::{self, Api};
 use crate::evidence::{Attester, Constants, EvidenceError};
@@ -129,6 +130,7 @@ fn make_api(configuration: &Configuration, engine: Engine, attester: &Attester) 
     let fingerprint = Digest(attester.configuration_digest()).to_string();
     Api {
         engine: Arc::new(engine),
+        tokenising: Arc::new(Semaphore::new(WORKER_THREADS)),
         metrics: Arc::new(Metrics::default()),
         slots: engine_limits(&configuration.limits).max_active,
         model: configuration.model.name.to_string(),

@@ -181,16 +181,18 @@ impl Policy {
 }
 
 impl ReleasePolicy {
-    /// Names the line of releases that these signers make under this name: versions are compared
-    /// within it, so that a floor is kept for each.
+    /// Names the line of releases that these signers make under this name and profile: versions
+    /// are compared within it, so that a floor is kept for each.
     #[must_use]
     pub fn line(&self) -> Digest<32> {
         let mut signers: Vec<[u8; 32]> = self.signers.iter().map(PublicKey::to_bytes).collect();
         signers.sort_unstable();
         signers.dedup();
         let mut hash = Sha256::new();
-        hash.update((self.name.as_str().len() as u64).to_be_bytes());
-        hash.update(self.name.as_str());
+        for name in [self.name.as_str(), self.profile.as_str()] {
+            hash.update((name.len() as u64).to_be_bytes());
+            hash.update(name);
+        }
         signers.iter().for_each(|signer| hash.update(signer));
         Digest(hash.finalize().into())
     }

@@ -20,7 +20,7 @@ pub(crate) fn facts(peer: &VerifiedPeer) -> [String; 3] {
     let relaxed = claim("Secure Boot").is_some_and(|claim| claim.expected.contains("relaxed"));
     let facts = [
         format!(
-            "hardware  {}, key certified by {}; Secure Boot {}{}",
+            "platform  {}, key certified by {}; Secure Boot {}{}",
             found("platform").to_uppercase(),
             rests_on("attestation key"),
             found("Secure Boot"),

@@ -10,7 +10,7 @@ use common::{Answer, Behaviour, Person, Server};
 use serde_json::Value;
 
 const FACTS: [&str; 3] = [
-    "verified ✓ hardware  ",
+    "verified ✓ platform  ",
     "verified ✓ release   cloister 7 (production)",
     "verified ✓ channel   ",
 ];

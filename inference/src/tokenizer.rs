@@ -57,6 +57,10 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|_| TokenizerError::Malformed)?;
         library.with_padding(None);
+        // The library would keep every word that it sees, for each thread, for ever.
+        let mut model = library.get_model().clone();
+        model.resize_cache(0);
+        library.with_model(model);
 
         let highest = library.get_vocab(true).into_values().max();
         if let Some(token) = highest.filter(|token| *token >= vocabulary) {

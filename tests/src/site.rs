@@ -225,16 +225,30 @@ port = {GUEST_PORT}
     )
 }
 
-/// What the model allows, but no more than a small machine holds.
+/// What the model allows, but no more than the engine's cache holds for one answer.
 fn context_tokens(model: &Path) -> Outcome<u64> {
+    const CACHE_BYTES: u64 = 256 << 20;
     let path = model.join("config.json");
     let text = fs::read(&path).step(format!("cannot read {}", path.display()))?;
     let config: serde_json::Value =
         serde_json::from_slice(&text).step(format!("{} is no JSON", path.display()))?;
-    config["max_position_embeddings"]
-        .as_u64()
-        .map(|most| most.clamp(16, 4096))
-        .ok_or_else(|| Failure::new(format!("{}: no max_position_embeddings", path.display())))
+    let number = |key: &str| config[key].as_u64();
+    let numbers = (
+        number("max_position_embeddings"),
+        number("num_hidden_layers"),
+        number("hidden_size"),
+    );
+    let (Some(most), Some(layers), Some(hidden)) = numbers else {
+        let cause = "max_position_embeddings, num_hidden_layers or hidden_size is missing";
+        return Err(Failure::new(format!("{}: {cause}", path.display())));
+    };
+    let heads = number("num_attention_heads").unwrap_or(1).max(1);
+    let kept = number("num_key_value_heads").unwrap_or(heads).min(heads);
+    let head_dim = number("head_dim").unwrap_or(hidden / heads);
+    // Key and value of each layer, in single precision.
+    let token_bytes = 8 * layers * kept * head_dim;
+    let held = CACHE_BYTES / token_bytes.max(1);
+    Ok(most.min(held).clamp(16, 4096))
 }
 
 fn key(path: &Path) -> Outcome<SigningKey> {

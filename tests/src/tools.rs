@@ -79,3 +79,22 @@ impl Tools {
         Ok(place)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_without_qemu_is_named() {
+        let empty = tempfile::tempdir().unwrap();
+        let tools = Tools {
+            image: repository().join("image"),
+            tree: empty.path().to_owned(),
+        };
+        let error = tools.command("qemu-system-x86_64").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the tools tree has no usr/bin/qemu-system-x86_64; it is made from image/deb.lock"
+        );
+    }
+}

@@ -428,12 +428,16 @@ fn escape(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// The last line with something on it, without what a terminal would obey.
+/// The line that says why our programs stopped, else the last with something on it; without what a
+/// terminal would obey.
 fn last_line(text: &str) -> String {
-    let line = text
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
+    let mut lines = text.lines().rev();
+    let cause = lines.clone().find(|line| {
+        let stopped = ["]: cloister-agent: ", "verity-init: "];
+        stopped.iter().any(|word| line.contains(word)) && !line.contains(" is up:")
+    });
+    let line = cause
+        .or_else(|| lines.find(|line| !line.trim().is_empty()))
         .unwrap_or("none");
     line.chars().filter(|c| !c.is_control()).collect()
 }

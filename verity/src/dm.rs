@@ -92,7 +92,7 @@ fn table(volume: &VolumeRef, data: DeviceNumber, hash: DeviceNumber) -> String {
     let blocks = volume.data_blocks();
     format!(
         "1 {data} {hash} {BLOCK_BYTES} {BLOCK_BYTES} {blocks} {HASH_START_BLOCK} sha256 \
-         {root} {salt} 1 panic_on_corruption"
+         {root} {salt} 2 panic_on_corruption panic_on_error"
     )
 }
 
@@ -163,7 +163,7 @@ mod tests {
     fn the_table_is_the_one_of_the_kernel_manual() {
         let volume = VolumeRef::new([0xab; 32], [0x01; 32], 77).unwrap();
         let expected = format!(
-            "1 254:2 254:3 4096 4096 77 1 sha256 {} {} 1 panic_on_corruption",
+            "1 254:2 254:3 4096 4096 77 1 sha256 {} {} 2 panic_on_corruption panic_on_error",
             "ab".repeat(32),
             "01".repeat(32)
         );

@@ -44,11 +44,14 @@ pub enum InitError {
     /// The root file system is not there, or not to be mapped.
     #[error("no root file system")]
     Root(#[from] MapError),
+    /// The kernel would still take code.
+    #[error("cannot set {0}")]
+    Seal(&'static str, #[source] io::Error),
     /// The configuration cannot be handed over.
     #[error("cannot write the configuration to /run")]
     HandConfig(#[source] io::Error),
     /// The root cannot be entered.
-    #[error("cannot enter the no root file system")]
+    #[error("cannot enter the root file system")]
     Enter(#[source] io::Error),
     /// systemd cannot be started.
     #[error("cannot start /sbin/init")]
@@ -76,6 +79,7 @@ fn start() -> Result<Infallible, InitError> {
     boot::check_config(&config, &arguments.config)?;
     phases.end("arguments");
     load_modules()?;
+    seal()?;
     phases.end("modules");
     fs::create_dir_all(NEW_ROOT).map_err(InitError::Enter)?;
     map::map_and_mount(&arguments.root, "root", Path::new(NEW_ROOT), Purpose::Root)?;
@@ -120,7 +124,7 @@ fn mount_run() -> Result<(), InitError> {
         "/run",
         c"/run",
         c"tmpfs",
-        libc::MS_NOSUID | libc::MS_NODEV,
+        libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
         options,
     )
 }
@@ -158,6 +162,17 @@ fn load_modules() -> Result<(), InitError> {
         let module = File::open(format!("/modules/{name}"));
         let loaded = module.and_then(|module| sys::load_module(&module, COMPRESSED));
         loaded.map_err(|error| InitError::Module(name.to_owned(), error))?;
+    }
+    Ok(())
+}
+
+/// From here on the kernel takes no code: a device that the host adds finds no driver.
+fn seal() -> Result<(), InitError> {
+    for path in [
+        "/proc/sys/kernel/modules_disabled",
+        "/proc/sys/kernel/kexec_load_disabled",
+    ] {
+        fs::write(path, "1").map_err(|error| InitError::Seal(path, error))?;
     }
     Ok(())
 }

@@ -10,10 +10,10 @@ const EXAMPLES: &str = "\
 A release, step by step:
   cloister-release keygen --output signer.pem
   cloister-release keygen --output log.pem
-  cloister-release assemble --image build/image --config site.toml --output build/site
+  cloister-release assemble --image build/image/demo --config site.toml --output build/site
   cloister-release measure --uki build/site/cloister.efi
   cloister-release statement --name cloister --version 1 --profile production \\
-      --image build/image --assembled build/site --lock image/deb.lock --output statement.json
+      --image build/image/demo --assembled build/site --lock image/deb.lock --output statement.json
   cloister-release sign --statement statement.json --key signer.pem --output envelope.json
   cloister-release log create --log releases.log --origin log.example.org/cloister --key log.pem
   cloister-release log append --log releases.log --origin log.example.org/cloister --key log.pem \\
@@ -60,7 +60,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  cloister-release assemble --image build/image --config site.toml --output build/site
+  cloister-release assemble --image build/image/demo --config site.toml --output build/site
 
 The output holds cloister.efi (the UKI), disk.img, and the parts of a direct boot (vmlinuz, initrd,
 cmdline). The same input gives the same bytes; nothing is left where the command fails.")]
@@ -125,7 +125,8 @@ pub(super) struct PublicKeyArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   cloister-release statement --name cloister --version 7 --profile production \\
-      --image build/image --assembled build/site --lock image/deb.lock --output statement.json")]
+      --image build/image/demo --assembled build/site --lock image/deb.lock \\
+      --output statement.json")]
 pub(super) struct StatementArguments {
     /// Name of the release.
     #[arg(long, value_name = "NAME")]
