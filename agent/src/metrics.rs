@@ -1,12 +1,13 @@
 //! Counters that anyone may read: a fixed schema, nothing about content.
 //!
-//! `/metrics` is readable by the host and by everyone else. A live token count would undo the
-//! channel's padding: whoever polls it sees the length of each answer. Token totals are therefore
-//! shown in steps of [`TOKEN_STEP`], are counted when a request ends, and the KV cache's fill level
-//! is not shown at all.
+//! `/metrics` is readable by the host and by everyone else. Live counts would undo the channel's
+//! padding: whoever polls them sees when each answer begins and ends, and how long it is. The page
+//! is therefore a snapshot, taken by the clock and not on request; token totals are in steps of
+//! [`TOKEN_STEP`], and the KV cache's fill level is not shown at all.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use hyper::StatusCode;
 use inference::{EngineStats, Usage};
@@ -27,6 +28,7 @@ pub struct Metrics {
     cancelled: AtomicU64,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
+    page: Mutex<String>,
 }
 
 /// A session in progress; it ends when this is dropped.
@@ -63,8 +65,19 @@ impl Metrics {
         }
     }
 
-    /// The text that Prometheus reads.
-    pub fn render(&self, engine: EngineStats, slots: u32) -> String {
+    /// Takes a new snapshot.
+    pub(crate) fn publish(&self, engine: EngineStats, slots: u32) {
+        let rendered = self.render(engine, slots);
+        *self.page.lock().unwrap_or_else(PoisonError::into_inner) = rendered;
+    }
+
+    /// The last snapshot: the text that Prometheus reads.
+    pub(crate) fn page(&self) -> String {
+        let page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        page.clone()
+    }
+
+    fn render(&self, engine: EngineStats, slots: u32) -> String {
         let load = |counter: &AtomicU64| counter.load(Relaxed);
         let tokens = |counter: &AtomicU64| load(counter) / TOKEN_STEP * TOKEN_STEP;
         let [good, refused, failed] = &self.responses;

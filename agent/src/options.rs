@@ -1,7 +1,9 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::prelude::*;
 
@@ -24,6 +26,7 @@ Options:
       --release FILE       copy of the bundle         [/run/cloister/release.json]
       --tpm PATH           TPM device or socket       [/dev/tpmrm0]
       --listen ADDRESS     where to listen            [0.0.0.0]
+      --metrics-interval MS  age of metrics, at most  [60000]
   -h, --help               print this
   -V, --version            print the version
 
@@ -69,6 +72,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, O
             Long("release") => places.release = path(&mut parser)?,
             Long("tpm") => places.tpm = path(&mut parser)?,
             Long("listen") => places.listen = parser.value()?.parse()?,
+            Long("metrics-interval") => {
+                let milliseconds: NonZeroU32 = parser.value()?.parse()?;
+                places.metrics_interval = Duration::from_millis(milliseconds.get().into());
+            }
             Value(name) if command.is_none() && name == "prepare" => {
                 command = Some(Command::Prepare as fn(Places) -> Command);
             }
@@ -119,6 +126,7 @@ mod tests {
         assert_eq!(error("serve --debug"), "invalid option '--debug'");
         assert_eq!(error("serve prepare"), "unexpected argument \"prepare\"");
         assert_eq!(error("serve --tpm"), "missing argument for option '--tpm'");
+        assert!(error("serve --metrics-interval 0").starts_with("cannot parse argument \"0\""));
         assert!(error("serve --listen here").starts_with("cannot parse argument \"here\""));
     }
 

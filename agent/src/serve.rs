@@ -85,7 +85,7 @@ async fn boot(places: &Places, journal: &Journal) -> Result<(), ServeError> {
     let server = Server::new(api, attester, (keys, clock), limits, journal.clone());
     let listener = listen(socket, journal)?;
     let stop = stop_signal()?;
-    server.run(listener, stop).await;
+    server.run(listener, places.metrics_interval, stop).await;
     journal.tell(&Event::Stopping);
     Ok(())
 }

@@ -71,12 +71,23 @@ impl Server {
         })
     }
 
-    /// Accepts connections until `stop` is ready.
+    /// Accepts connections until `stop` is ready; publishes metrics each `metrics_interval`.
     pub(crate) async fn run(
         self: Arc<Self>,
         listener: TcpListener,
+        metrics_interval: Duration,
         stop: impl Future<Output = ()>,
     ) {
+        let mut ticks = tokio::time::interval(metrics_interval);
+        let api = &self.api;
+        let publish = || api.metrics.publish(api.engine.stats(), api.slots);
+        publish();
+        let publishing = async {
+            loop {
+                ticks.tick().await;
+                publish();
+            }
+        };
         let accepting = async {
             loop {
                 // Ours is the only handle: the semaphore is never closed.
@@ -91,6 +102,7 @@ impl Server {
         };
         tokio::select! {
             () = accepting => {}
+            () = publishing => {}
             () = stop => {}
         }
     }
@@ -156,14 +168,10 @@ impl Server {
     }
 
     fn metrics(&self) -> Response {
-        let rendered = self
-            .api
-            .metrics
-            .render(self.api.engine.stats(), self.api.slots);
         full(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
-            rendered,
+            self.api.metrics.page(),
         )
     }
 

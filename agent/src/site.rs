@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use attest::Configuration;
 use attest::configuration::{ConfigurationError, MAX_CONFIGURATION_BYTES};
 
-/// Paths and the address, with the image's own as defaults. There is no other setting: all that
-/// decides behaviour stands in the measured configuration.
+/// Paths, the address and the age of metrics, with the image's own as defaults. There is no other
+/// setting: all that decides behaviour stands in the measured configuration.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// The configuration, checked against its measured digest by the initrd.
@@ -26,6 +27,8 @@ pub struct Places {
     pub tpm: PathBuf,
     /// Where to listen; the port is the configuration's.
     pub listen: IpAddr,
+    /// Time between two snapshots of the metrics: what is finer would show when answers end.
+    pub metrics_interval: Duration,
 }
 
 impl Default for Places {
@@ -38,6 +41,7 @@ impl Default for Places {
             release: "/run/cloister/release.json".into(),
             tpm: "/dev/tpmrm0".into(),
             listen: Ipv4Addr::UNSPECIFIED.into(),
+            metrics_interval: Duration::from_secs(60),
         }
     }
 }

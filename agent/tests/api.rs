@@ -2,9 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use common::client::{Client, metric};
+use common::client::{Client, metric, metric_becomes, outside};
 use common::machine::{MAX_BODY_BYTES, MODEL, Machine, Setup};
 use http_body_util::BodyExt;
 use hyper::{Method, StatusCode};
@@ -15,6 +14,7 @@ mod common;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETION: &str = "/v1/completions";
+const CANCELLED: &str = "cloister_generations_cancelled_total";
 
 fn chat(content: &str) -> Value {
     json!({
@@ -182,6 +182,8 @@ async fn refusals_have_the_shape_of_openai() {
     let long = chat(&"long ".repeat(2000)).to_string();
     let parameter = refused(post.clone(), CHAT, long, 400, "context_length_exceeded").await;
     assert_eq!(parameter, "messages");
+    let longer = chat(&"long".repeat(15_000)).to_string(); // not even made into tokens
+    refused(post.clone(), CHAT, longer, 400, "context_length_exceeded").await;
     let many = with(chat("x"), "max_tokens", 100_000).to_string();
     refused(post.clone(), CHAT, many, 400, "context_length_exceeded").await;
     let foreign = json!({"model": MODEL, "prompt": [1_000_000]}).to_string();
@@ -223,10 +225,12 @@ async fn wrong_methods_and_paths_are_refused() {
             "{path}"
         );
     }
-    assert_eq!(
-        metric(machine.address, "cloister_responses_total{class=\"4xx\"}").await,
-        9
-    );
+    metric_becomes(
+        machine.address,
+        "cloister_responses_total{class=\"4xx\"}",
+        9,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -240,9 +244,10 @@ async fn a_body_beyond_the_limit_is_refused() {
     assert_eq!(body["error"]["code"], "request_too_large");
 }
 
-/// A context so long that an answer takes minutes.
+/// A context so long that an answer takes minutes, and no token that ends it before.
 fn endless() -> Setup {
     Setup {
+        ends: false,
         context_tokens: 1 << 17,
         max_sessions: 128,
         ..Setup::default()
@@ -251,16 +256,26 @@ fn endless() -> Setup {
 
 /// Waits until so many slots are taken.
 async fn taken(machine: &Machine, slots: u64, count: u64) {
-    while metric(machine.address, "cloister_slots_free").await != slots - count {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    metric_becomes(machine.address, "cloister_slots_free", slots - count).await;
+}
+
+#[tokio::test]
+async fn metrics_do_not_show_when_an_answer_begins_and_ends() {
+    let machine = Machine::start_with(Setup {
+        metrics_interval: 60_000,
+        ..Setup::default()
+    });
+    let page = async || outside(machine.address, "GET", "/metrics").await.2;
+    let before = page().await;
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    client.post(CHAT, &chat("Hello")).await;
+    assert_eq!(page().await, before);
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_in_mid_stream_frees_its_slot() {
     let machine = Machine::start_with(endless());
     let slots = metric(machine.address, "cloister_slots_free").await;
-    let cancelled = async || metric(machine.address, "cloister_generations_cancelled_total").await;
     let body = with(chat("Hello"), "max_tokens", 100_000);
 
     let mut client = Client::connect(machine.address, &machine.world).await;
@@ -268,10 +283,10 @@ async fn a_client_that_leaves_in_mid_stream_frees_its_slot() {
     let mut response = client.open(Method::POST, CHAT, stream).await;
     response.frame().await.unwrap().unwrap();
     taken(&machine, slots, 1).await;
-    assert_eq!(cancelled().await, 0);
+    assert_eq!(metric(machine.address, CANCELLED).await, 0);
     drop((client, response));
     taken(&machine, slots, 0).await;
-    assert_eq!(cancelled().await, 1);
+    metric_becomes(machine.address, CANCELLED, 1).await;
 
     // The same for an answer that would come whole, of which nothing is there yet.
     let mut client = Client::connect(machine.address, &machine.world).await;
@@ -280,7 +295,7 @@ async fn a_client_that_leaves_in_mid_stream_frees_its_slot() {
     taken(&machine, slots, 1).await;
     waiting.abort();
     taken(&machine, slots, 0).await;
-    assert_eq!(cancelled().await, 2);
+    metric_becomes(machine.address, CANCELLED, 2).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use attest::Evidence;
-use common::client::{Client, metric, outside, outside_raw, verify};
+use common::client::{Client, metric_becomes, outside, outside_raw, verify};
 use common::machine::{Machine, Setup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -116,7 +116,7 @@ async fn a_full_house_turns_guests_away() {
     };
     let machine = Machine::start_with(setup);
     let guest = Client::connect(machine.address, &machine.world).await;
-    assert_eq!(metric(machine.address, "cloister_sessions_active").await, 1);
+    metric_becomes(machine.address, "cloister_sessions_active", 1).await;
     let stream = TcpStream::connect(machine.address).await.unwrap();
     let refused = carrier::connect(stream, "cloister").await;
     assert!(matches!(
@@ -124,9 +124,7 @@ async fn a_full_house_turns_guests_away() {
         Err(carrier::Error::NotUpgraded { status: 503 })
     ));
     drop(guest);
-    while metric(machine.address, "cloister_sessions_active").await != 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    metric_becomes(machine.address, "cloister_sessions_active", 0).await;
     drop(Client::connect(machine.address, &machine.world).await);
 }
 

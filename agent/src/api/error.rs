@@ -32,6 +32,12 @@ pub(crate) enum ApiError {
         completion: u32,
         context: u32,
     },
+    /// The prompt is longer than any context, and its tokens were not even counted.
+    TextLength {
+        parameter: &'static str,
+        found: usize,
+        limit: usize,
+    },
     /// The prompt does not go through the model's chat template or tokenizer.
     Prompt {
         parameter: &'static str,
@@ -84,9 +90,16 @@ impl ApiError {
 
     /// Rendering or encoding failed; `parameter` held the text.
     pub(crate) fn from_prompt(error: &PromptError, parameter: &'static str) -> Self {
-        Self::Prompt {
-            parameter,
-            reason: error.to_string(),
+        match *error {
+            PromptError::TooLong { found, limit } => Self::TextLength {
+                parameter,
+                found,
+                limit,
+            },
+            _ => Self::Prompt {
+                parameter,
+                reason: error.to_string(),
+            },
         }
     }
 
@@ -129,6 +142,7 @@ impl ApiError {
             | Self::Unsupported { .. }
             | Self::Unknown(_)
             | Self::ContextLength { .. }
+            | Self::TextLength { .. }
             | Self::Prompt { .. } => StatusCode::BAD_REQUEST,
             Self::UnknownModel(_) | Self::Path => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -166,7 +180,7 @@ impl ApiError {
             }
             Self::Unknown(name) => (Some("unknown_parameter"), Some(name.clone())),
             Self::UnknownModel(_) => (Some("model_not_found"), Some("model".into())),
-            Self::ContextLength { parameter, .. } => {
+            Self::ContextLength { parameter, .. } | Self::TextLength { parameter, .. } => {
                 (Some("context_length_exceeded"), Some((*parameter).into()))
             }
             Self::Prompt { parameter, .. } => (Some("invalid_prompt"), Some((*parameter).into())),
@@ -207,6 +221,10 @@ impl ApiError {
                 "This model's maximum context length is {context} tokens. However, you requested \
                  {} tokens ({prompt} in the prompt; {completion} for the completion).",
                 prompt + u64::from(*completion)
+            ),
+            Self::TextLength { found, limit, .. } => format!(
+                "This model's maximum context length is at most {limit} bytes of text. However, \
+                 your prompt has {found}."
             ),
             Self::Prompt { reason, .. } => format!("The prompt cannot be used: {reason}."),
             Self::BodyTooLarge { limit } => {

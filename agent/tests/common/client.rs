@@ -1,6 +1,7 @@
 //! A minimal client: verified channel, HTTP inside, nothing else.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use attest::{Evidence, Expectation, ReleaseFloor, VerifiedPeer};
 use bytes::Bytes;
@@ -13,6 +14,9 @@ use signer::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+
+/// A loaded machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A verified session. Dropping it hangs up.
 pub(crate) struct Client {
@@ -128,6 +132,19 @@ pub(crate) async fn outside_raw(address: SocketAddr, request: &[u8]) -> (u16, St
         .to_lowercase();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, head, response[end + 4..].to_vec())
+}
+
+/// Waits until a value of `/metrics` is this one.
+pub(crate) async fn metric_becomes(address: SocketAddr, name: &str, value: u64) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let found = metric(address, name).await;
+        if found == value {
+            return;
+        }
+        assert!(Instant::now() < end, "{name} is {found}, not {value}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// One value of `/metrics`.

@@ -29,6 +29,7 @@ pub(crate) struct Machine {
     pub(crate) world: World,
     pub(crate) swtpm: Swtpm,
     folder: tempfile::TempDir,
+    metrics_interval: u32,
     process: Option<Child>,
 }
 
@@ -39,6 +40,10 @@ pub(crate) struct Setup {
     pub(crate) max_sessions: u32,
     /// Whether the TPM holds a certificate.
     pub(crate) provisioned: bool,
+    /// Milliseconds between two snapshots of the metrics.
+    pub(crate) metrics_interval: u32,
+    /// Whether the model has a token that ends its answers.
+    pub(crate) ends: bool,
 }
 
 impl Default for Setup {
@@ -47,6 +52,8 @@ impl Default for Setup {
             context_tokens: 256,
             max_sessions: 8,
             provisioned: true,
+            metrics_interval: 10,
+            ends: true,
         }
     }
 }
@@ -81,12 +88,13 @@ impl Machine {
         fs::write(at("config.toml"), &world.configuration).unwrap();
         fs::write(at("event-log"), boot::encode(&world.events)).unwrap();
         fs::write(at("release.json"), world.bundle()).unwrap();
-        copy_model(&at("model"), setup.context_tokens);
+        copy_model(&at("model"), &setup);
         Self {
             address,
             world,
             swtpm,
             folder,
+            metrics_interval: setup.metrics_interval,
             process: None,
         }
     }
@@ -104,6 +112,8 @@ impl Machine {
         command.arg("--event-log").arg(self.path("event-log"));
         command.arg("--release").arg(self.path("release.json"));
         command.arg("--tpm").arg(self.swtpm.socket());
+        let interval = self.metrics_interval.to_string();
+        command.args(["--metrics-interval", &interval]);
         command.stdin(Stdio::null());
         command
     }
@@ -219,7 +229,7 @@ fn configuration(setup: &Setup, port: u16) -> String {
 }
 
 /// The fixture model, with as long a context as asked for.
-fn copy_model(to: &Path, context_tokens: u32) {
+fn copy_model(to: &Path, setup: &Setup) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama/f16-linear");
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -228,6 +238,10 @@ fn copy_model(to: &Path, context_tokens: u32) {
     }
     let path = to.join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    config["max_position_embeddings"] = context_tokens.into();
+    config["max_position_embeddings"] = setup.context_tokens.into();
+    if !setup.ends {
+        config["eos_token_id"] = Value::Null;
+        fs::remove_file(to.join("generation_config.json")).unwrap();
+    }
     fs::write(&path, config.to_string()).unwrap();
 }
