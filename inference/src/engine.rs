@@ -164,12 +164,15 @@ impl Engine {
     /// Renders a conversation with the model's chat template, ready for its next answer.
     pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
         let template = self.template.as_ref().ok_or(PromptError::NoChatTemplate)?;
-        self.tokenizer.encode(&template.render(messages)?, false)
+        let text = template.render(messages)?;
+        self.tokenizer
+            .encode(&text, false, self.limits.context_tokens)
     }
 
     /// Encodes plain text, with the special tokens that the tokenizer puts around a text.
     pub fn encode_text(&self, text: &str) -> Result<Prompt, PromptError> {
-        self.tokenizer.encode(text, true)
+        self.tokenizer
+            .encode(text, true, self.limits.context_tokens)
     }
 
     /// Queues a request.

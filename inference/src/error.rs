@@ -247,7 +247,7 @@ pub enum TokenizerError {
         vocabulary: u32,
     },
     /// It decodes in a way that cannot be streamed byte by byte here.
-    #[error("the decoder {0} is not supported")]
+    #[error("its decoder, {0}, is not supported")]
     Decoder(Name),
 }
 
@@ -269,8 +269,8 @@ pub enum PromptError {
     /// The chat template took too many steps or wrote too much.
     #[error("the chat template took too many steps or wrote too much")]
     TooMuchWork,
-    /// More text than any context holds.
-    #[error("the text has {found} bytes, at most {limit} are allowed")]
+    /// More text than the context holds, however it is cut into tokens.
+    #[error("the text has {found} bytes, and the context holds at most {limit}")]
     TooLong {
         /// Bytes of text.
         found: usize,

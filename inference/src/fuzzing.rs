@@ -45,7 +45,7 @@ pub fn tokenizer(bytes: &[u8]) -> bool {
     let Ok(tokenizer) = Tokenizer::read(bytes, 1 << 20) else {
         return false;
     };
-    let Ok(prompt) = tokenizer.encode("What is a launch digest? 🦀", true) else {
+    let Ok(prompt) = tokenizer.encode("What is a launch digest? 🦀", true, 4096) else {
         return false;
     };
     let mut bytes = TokenBytes::new(&tokenizer);

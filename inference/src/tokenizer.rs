@@ -14,15 +14,14 @@ use tokenizers::Tokenizer as Library;
 use crate::error::{Name, PromptError, TokenizerError};
 use crate::request::Prompt;
 
-/// More than any context holds.
-pub(crate) const MAX_TEXT_BYTES: usize = 8 << 20;
-
 /// A loaded tokenizer.
 pub(crate) struct Tokenizer {
     library: Library,
     decoder: Decoder,
     /// Tokens that have no text.
     special: HashSet<u32>,
+    /// Bytes of the longest token.
+    longest: usize,
 }
 
 /// How tokens become bytes.
@@ -62,8 +61,13 @@ impl Tokenizer {
         model.resize_cache(0);
         library.with_model(model);
 
-        let highest = library.get_vocab(true).into_values().max();
-        if let Some(token) = highest.filter(|token| *token >= vocabulary) {
+        let vocab = library.get_vocab(true);
+        let longest = vocab.keys().map(String::len).max().unwrap_or(0);
+        if let Some(token) = vocab
+            .into_values()
+            .max()
+            .filter(|token| *token >= vocabulary)
+        {
             return Err(TokenizerError::Vocabulary { token, vocabulary });
         }
         let added = library.get_added_tokens_decoder();
@@ -72,16 +76,22 @@ impl Tokenizer {
             special: special.map(|(id, _)| id).collect(),
             library,
             decoder,
+            longest,
         })
     }
 
-    /// Tokens of a text; `with_special` adds what the tokenizer puts around a plain text.
-    pub(crate) fn encode(&self, text: &str, with_special: bool) -> Result<Prompt, PromptError> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(PromptError::TooLong {
-                found: text.len(),
-                limit: MAX_TEXT_BYTES,
-            });
+    /// Tokens of a text; `with_special` adds what the tokenizer puts around a plain text. A text
+    /// that cannot fit `context_tokens` is refused before it costs anything.
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        with_special: bool,
+        context_tokens: u32,
+    ) -> Result<Prompt, PromptError> {
+        let limit = self.longest.saturating_mul(context_tokens as usize);
+        if text.len() > limit {
+            let found = text.len();
+            return Err(PromptError::TooLong { found, limit });
         }
         let encoding = self.library.encode_fast(text, with_special);
         let encoding = encoding.map_err(|_| PromptError::Tokenizer)?;
@@ -129,7 +139,12 @@ impl Decoder {
         let kinds: Option<Vec<String>> = parts.iter().map(kind).collect();
         let kinds = kinds.unwrap_or_default();
         let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
-        let unsupported = || Err(TokenizerError::Decoder(Name::new(&kinds.join("+"))));
+        let named = if kinds.is_empty() {
+            "none".to_owned()
+        } else {
+            kinds.join("+")
+        };
+        let unsupported = || Err(TokenizerError::Decoder(Name::new(&named)));
         match kinds.as_slice() {
             ["ByteLevel"] => Ok(Self::ByteLevel(byte_level_table())),
             ["Metaspace"] if parts[0].get("replacement") == Some(&json!("▁")) => {
@@ -286,7 +301,7 @@ mod tests {
         let refusal = read(other).err().expect("a refusal").to_string();
         assert_eq!(
             refusal,
-            "the decoder Replace+ByteFallback+Fuse+Strip is not supported"
+            "its decoder, Replace+ByteFallback+Fuse+Strip, is not supported"
         );
         assert!(read(json!({"type": "WordPiece"})).is_err());
         assert!(read(Value::Null).is_err());

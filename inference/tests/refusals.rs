@@ -357,7 +357,7 @@ fn tokenizers_that_do_not_fit_are_refused() {
     });
     assert_eq!(
         folder.refusal(),
-        "tokenizer.json: the decoder WordPiece is not supported"
+        "tokenizer.json: its decoder, WordPiece, is not supported"
     );
 
     let folder = Folder::copy(F32);
