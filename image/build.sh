@@ -22,8 +22,7 @@ main() {
     local key kept
     key=$(inputs | hash_of)
     kept=$cache_dir/image-${key:0:16}
-    exec 7>"$cache_dir/.image-lock"
-    flock 7
+    open_lock 7 .image-lock "builds an image"
     if [ -n "$fresh" ]; then rm -rf "$kept"; fi
     if [ ! -e "$kept" ]; then make_image "$kept"; fi
     hand_over "$kept"
@@ -147,7 +146,8 @@ hand_over() {
     rm -f "$output/SHA256SUMS"
     cp "$kept"/* "$output/"
     words "$image_dir/cmdline" "$image_dir/profiles/$profile/cmdline" >"$output/cmdline"
-    (cd "$output" && sha256sum -- $(cd "$kept" && ls) cmdline | sort -k2 >SHA256SUMS)
+    printf '%s\n' "$profile" >"$output/profile"
+    (cd "$output" && sha256sum -- $(cd "$kept" && ls) cmdline profile | sort -k2 >SHA256SUMS)
 }
 
 # The words of files with comments, on one line.

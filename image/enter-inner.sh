@@ -48,4 +48,9 @@ hash -r
 umount -l /.old
 rmdir /.old
 cd "$cwd"
+command -v "$1" >/dev/null || {
+    printf 'cloister: the tree has no program %s\n' "$1" >&2
+    printf '          its programs: ls %s/usr/bin; they come from image/deb.lock\n' "$tree" >&2
+    exit 127
+}
 exec "$@"

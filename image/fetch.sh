@@ -9,11 +9,8 @@ helper=/usr/lib/apt/apt-helper
 batch=12
 
 main() {
-    mkdir -p "$cache_dir/debs" 2>/dev/null ||
-        die "cannot write to $cache_dir" "set CLOISTER_CACHE to a folder that you can write to"
     # Two runs at once share the cache; the second waits and then finds everything there.
-    exec 9>"$cache_dir/debs/.lock"
-    flock 9
+    open_lock 9 debs/.lock "fetches packages"
     for set in "$@"; do lock_rows "$set"; done | sort -u >"$cache_dir/debs/.wanted"
     [ -s "$cache_dir/debs/.wanted" ] ||
         die "image/deb.lock has no packages for: $*" "make it anew with \`make relock\`"

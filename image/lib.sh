@@ -8,7 +8,6 @@ export LC_ALL=C.UTF-8 TZ=UTC
 
 image_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 repo_dir=$(dirname "$image_dir")
-cache_dir=${CLOISTER_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/cloister}
 lock_file=$image_dir/deb.lock
 # The scripts call each other; times count from the start of the first.
 export CLOISTER_STARTED_S=${CLOISTER_STARTED_S:-$EPOCHSECONDS}
@@ -19,6 +18,10 @@ die() {
     if [ $# -gt 1 ]; then printf '          %s\n' "$2" >&2; fi
     exit 1
 }
+
+cache_dir=${CLOISTER_CACHE:-${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}/cloister}
+[ "$cache_dir" != /cloister ] ||
+    die "there is no place for a cache: HOME is not set" "set CLOISTER_CACHE to a folder for it"
 
 # stamp: the time since the start.
 stamp() {
@@ -71,6 +74,16 @@ need_space() {
     [ "$free" -ge "$2" ] ||
         die "$1 has $free MiB free and this step needs $2" \
             "free some space, or ${3:-set CLOISTER_CACHE to another disk}"
+}
+
+# open_lock FD NAME WHO: takes the cache's lock NAME for as long as FD stays open. Says so if
+# another run, which WHO describes, has it.
+open_lock() {
+    mkdir -p "$(dirname "$cache_dir/$2")" 2>/dev/null && [ -w "$(dirname "$cache_dir/$2")" ] &&
+        { [ ! -e "$cache_dir/$2" ] || [ -w "$cache_dir/$2" ]; } ||
+        die "cannot write to $cache_dir" "set CLOISTER_CACHE to a folder that you can write to"
+    eval "exec $1>\"\$cache_dir/\$2\""
+    flock --nonblock "$1" || { say "waiting for another run that $3"; flock "$1"; }
 }
 
 # lock_rows SET: the rows of the lock that belong to a set (tools, build, image).

@@ -46,8 +46,7 @@ make_programs() {
     local out=$1 vendor work
     vendor=$("$image_dir/vendor.sh")
     need_space "$cache_dir" 2048
-    exec 7>"$cache_dir/.rust-lock"
-    flock 7
+    open_lock 7 .rust-lock "compiles the agent"
     [ ! -e "$out" ] || return 0
     work=$cache_dir/rust-work
     rm -rf "$work/src"

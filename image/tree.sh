@@ -8,7 +8,11 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 main() {
-    local set=$1 tree
+    local set=${1-} tree
+    case $set in
+    tools | build) ;;
+    *) die "there is no tree '$set'" "usage: image/tree.sh tools|build" ;;
+    esac
     tree=$(tree_dir "$set")
     if [ ! -e "$tree" ]; then make_tree "$set" "$tree"; fi
     printf '%s\n' "$tree"
@@ -21,8 +25,7 @@ make_tree() {
         die "dpkg-deb is missing" "this needs Debian 12 or later, or a system made from it"
     [ "$(uname -m)" = x86_64 ] || die "this machine is not x86-64" "build on one that is"
     "$image_dir/fetch.sh" "$set"
-    exec 8>"$cache_dir/.tree-lock"
-    flock 8
+    open_lock 8 .tree-lock "unpacks a tree"
     [ ! -e "$tree" ] || return 0
     need_space "$cache_dir" 1200
     say "unpacking the $set tree"

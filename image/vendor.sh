@@ -10,8 +10,7 @@ main() {
     vendor=$cache_dir/crates-$(hash_of <"$repo_dir/Cargo.lock" | cut -c1-16)
     if [ ! -e "$vendor" ]; then
         need_space "$cache_dir" 1024
-        exec 8>"$cache_dir/.vendor-lock"
-        flock 8
+        open_lock 8 .vendor-lock "fetches crates"
     fi
     if [ ! -e "$vendor" ]; then
         say "fetching the crates of Cargo.lock"

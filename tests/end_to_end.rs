@@ -70,7 +70,6 @@ fn ingredients() -> Ingredients<'static> {
     });
     Ingredients {
         image,
-        profile: "demo",
         model,
         lock,
         source_revision: "test",

@@ -1,7 +1,8 @@
 //! From an image's parts and a configuration to a UKI and a boot disk, in seconds.
 //!
 //! ```text
-//! image/   root.erofs root.verity root.ref vmlinuz initrd stub.efi cmdline os-release SHA256SUMS
+//! image/   root.erofs root.verity root.ref vmlinuz initrd stub.efi cmdline os-release profile
+//!          SHA256SUMS
 //!    + config.toml
 //! output/  cloister.efi disk.img vmlinuz initrd cmdline config.toml
 //! ```
@@ -25,10 +26,11 @@ use crate::measure::{self, MeasureError, Measurement};
 use crate::uki::{self, UkiError};
 
 /// Files of an image that are assembled.
-pub const IMAGE_FILES: [&str; 8] = [
+pub const IMAGE_FILES: [&str; 9] = [
     "cmdline",
     "initrd",
     "os-release",
+    "profile",
     "root.erofs",
     "root.ref",
     "root.verity",

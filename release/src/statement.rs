@@ -29,11 +29,9 @@ pub struct Release<'a> {
     pub name: &'a Name,
     /// Its version: higher than every one before.
     pub version: u64,
-    /// Profile of the image.
-    pub profile: &'a Name,
     /// Folder that `assemble` made.
     pub assembled: &'a Path,
-    /// Folder of the image that was assembled.
+    /// Folder of the image that was assembled; its file `profile` names the profile.
     pub image: &'a Path,
     /// The lock of everything that went into the image.
     pub lock: &'a Path,
@@ -64,6 +62,9 @@ pub enum MakeError {
         /// The artifact that differs.
         path: PathBuf,
     },
+    /// The image does not say which profile it is of.
+    #[error("{0} names no profile")]
+    Profile(PathBuf),
     /// A file name that cannot stand in a statement.
     #[error("{0} has a name that cannot stand in a statement")]
     FileName(PathBuf),
@@ -108,7 +109,7 @@ pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
     let predicate = Predicate {
         name: release.name.clone(),
         version: release.version,
-        profile: release.profile.clone(),
+        profile: profile(release.image)?,
         source_revision: release.source_revision.clone(),
         lock_digest: Digest::sha256(&read(release.lock)?),
         configuration_digest: measurement.configuration,
@@ -121,6 +122,14 @@ pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
         bytes if bytes > MAX_STATEMENT_BYTES => Err(MakeError::TooLarge(bytes)),
         _ => Ok(statement),
     }
+}
+
+/// The profile that an image was built of, as `image/build.sh` left it there.
+pub fn profile(image: &Path) -> Result<Name, MakeError> {
+    let path = image.join("profile");
+    let text = String::from_utf8(read(&path)?).unwrap_or_default();
+    let name = text.strip_suffix('\n').and_then(|name| name.parse().ok());
+    name.ok_or(MakeError::Profile(path))
 }
 
 /// Signs a statement.

@@ -197,6 +197,11 @@ fn a_statement_is_made_only_of_what_belongs_together() {
         .collect();
     assert!(names.is_sorted() && names.contains(&"disk.img") && names.contains(&"image-vmlinuz"));
     assert!(matches!(site.statement(0), Err(MakeError::Version)));
+    for nameless in [&b""[..], b"\n", b"pro file\n", b"\xff\n", b"production"] {
+        site.set_part("profile", nameless);
+        assert!(matches!(site.statement(1), Err(MakeError::Profile(_))));
+    }
+    site.set_part("profile", b"production\n");
     for name in ["cmdline", "initrd", "vmlinuz", "config.toml"] {
         let site = fresh();
         edit(&site.path("out").join(name), |bytes| bytes.push(b'\n'));

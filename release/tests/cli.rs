@@ -62,7 +62,7 @@ fn release(site: &Site) -> (String, String) {
     );
     done(
         site,
-        "statement --name cloister --version 1 --profile production --image image \
+        "statement --name cloister --version 1 --image image \
          --assembled out --lock deb.lock --allow-dirty --output statement.json",
     );
     done(
@@ -130,7 +130,7 @@ fn every_failure_names_its_cause_the_next_step_and_a_code() {
     );
     fails(
         &site,
-        "statement --name cloister --version 2 --profile production --image image \
+        "statement --name cloister --version 2 --image image \
          --assembled out --lock deb.lock --output statement.json",
         1,
         "error: . has 12 uncommitted change(s): nobody could rebuild this\n \

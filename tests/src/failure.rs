@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use agent::cause::Cause;
+
 /// A step that failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -39,15 +41,13 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> Step<T> for Result<T, E> {
 }
 
 impl fmt::Display for Failure {
-    /// The whole chain of causes on one line.
+    /// The whole chain of causes on one line, without those that an error quotes itself.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.step)?;
-        let mut cause = self.source.as_deref().map(|error| error as &dyn Error);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
+        match &self.source {
+            Some(error) => write!(f, ": {}", Cause(&**error)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

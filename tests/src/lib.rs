@@ -2,13 +2,14 @@
 //!
 //! [`image`] builds the image, [`site`] makes keys, releases and policies as an operator does.
 //! [`tools`] finds the locked tools tree, [`swtpm`] provisions and runs a TPM, [`accelerator`]
-//! chooses KVM or emulation, [`vm`] boots a disk and waits for the agent. Whatever is started ends
-//! with its owner.
+//! chooses KVM or emulation, [`vm`] boots a disk and waits for the agent, [`progress`] says what
+//! happens. Whatever is started ends with its owner.
 
 pub mod accelerator;
 pub mod failure;
 pub mod image;
 pub mod process;
+pub mod progress;
 pub mod site;
 pub mod swtpm;
 pub mod tools;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use attest::Name;
 use attest::release::{Envelope, Origin, PublicKey};
+use inference::{Engine, EngineLimits};
 use release::key::SigningKey;
 use release::log::Log;
 use release::measure::Measurement;
@@ -34,8 +35,6 @@ pub const GUEST_PORT: u16 = 8080;
 pub struct Ingredients<'a> {
     /// Folder that `image/build.sh` filled.
     pub image: &'a Path,
-    /// Profile of that image.
-    pub profile: &'a str,
     /// Model in Hugging Face format.
     pub model: &'a Path,
     /// The lock that the image was built from.
@@ -48,7 +47,7 @@ pub struct Ingredients<'a> {
 #[derive(Debug)]
 pub struct Site {
     folder: PathBuf,
-    profile: String,
+    profile: Name,
     signer: PublicKey,
     log_key: PublicKey,
     version: u64,
@@ -70,7 +69,7 @@ impl Site {
             assemble::assemble(from.image, &site_toml, &assembled).step("cannot assemble")?;
         let mut site = Self {
             folder: folder.to_owned(),
-            profile: from.profile.to_owned(),
+            profile: statement::profile(from.image).step("cannot use the image")?,
             signer: key(&folder.join("keys/release.pem"))?.public(),
             log_key: key(&folder.join("keys/log.pem"))?.public(),
             version: 0,
@@ -93,7 +92,6 @@ impl Site {
         let made = statement::make(&statement::Release {
             name: &name(RELEASE_NAME)?,
             version,
-            profile: &name(&self.profile)?,
             assembled: &self.assembled(),
             image: from.image,
             lock: from.lock,
@@ -117,7 +115,7 @@ impl Site {
         }
         .step("cannot open the log")?;
         let last = log
-            .highest_version(RELEASE_NAME, &self.profile)
+            .highest_version(RELEASE_NAME, self.profile.as_str())
             .unwrap_or(0);
         // Ed25519 signs the same bytes the same way: an unchanged release is found in the log.
         let unchanged = match last {
@@ -194,6 +192,29 @@ assurance = "per-handshake"
     }
 }
 
+/// Refuses a model that the agent of a site would refuse in the machine.
+pub fn check_model(model: &Path) -> Outcome<()> {
+    let context = u32::try_from(context_tokens(model)?).unwrap_or(u32::MAX);
+    let limits = EngineLimits {
+        context_tokens: context,
+        max_new_tokens: context / 2,
+        ..EngineLimits::default()
+    };
+    match Engine::open(model, limits) {
+        Ok(engine) if engine.info().has_chat_template => Ok(()),
+        Ok(_) => Err(unusable(model, "it has no chat template")),
+        Err(error) => Err(unusable(model, &error.to_string())),
+    }
+}
+
+fn unusable(model: &Path, cause: &str) -> Failure {
+    Failure::new(format!(
+        "{} cannot be served: {cause}; give a folder in Hugging Face format with config.json \
+         (LlamaForCausalLM), safetensors, tokenizer.json and a chat template",
+        model.display()
+    ))
+}
+
 /// Packs a model's folder, and names the volume.
 pub fn pack_model(model: &Path, output: &Path) -> Outcome<VolumeRef> {
     let folder = ModelFolder::open(model).step(format!(
@@ -229,9 +250,10 @@ port = {GUEST_PORT}
 fn context_tokens(model: &Path) -> Outcome<u64> {
     const CACHE_BYTES: u64 = 256 << 20;
     let path = model.join("config.json");
-    let text = fs::read(&path).step(format!("cannot read {}", path.display()))?;
-    let config: serde_json::Value =
-        serde_json::from_slice(&text).step(format!("{} is no JSON", path.display()))?;
+    let text =
+        fs::read(&path).map_err(|error| unusable(model, &format!("config.json: {error}")))?;
+    let config: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|error| unusable(model, &format!("config.json: {error}")))?;
     let number = |key: &str| config[key].as_u64();
     let numbers = (
         number("max_position_embeddings"),
@@ -240,7 +262,7 @@ fn context_tokens(model: &Path) -> Outcome<u64> {
     );
     let (Some(most), Some(layers), Some(hidden)) = numbers else {
         let cause = "max_position_embeddings, num_hidden_layers or hidden_size is missing";
-        return Err(Failure::new(format!("{}: {cause}", path.display())));
+        return Err(unusable(model, &format!("config.json: {cause}")));
     };
     let heads = number("num_attention_heads").unwrap_or(1).max(1);
     let kept = number("num_key_value_heads").unwrap_or(heads).min(heads);

@@ -409,7 +409,8 @@ fn free_port() -> Result<u16, VmError> {
         .map_err(|_| VmError::PortInUse(0))
 }
 
-fn check_port(port: u16) -> Result<u16, VmError> {
+/// Refuses a port of this machine that another program has.
+pub fn check_port(port: u16) -> Result<u16, VmError> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(port),
         Err(_) => Err(VmError::PortInUse(port)),

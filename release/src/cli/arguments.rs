@@ -12,7 +12,7 @@ A release, step by step:
   cloister-release keygen --output log.pem
   cloister-release assemble --image build/image/demo --config site.toml --output build/site
   cloister-release measure --uki build/site/cloister.efi
-  cloister-release statement --name cloister --version 1 --profile production \\
+  cloister-release statement --name cloister --version 1 \\
       --image build/image/demo --assembled build/site --lock image/deb.lock --output statement.json
   cloister-release sign --statement statement.json --key signer.pem --output envelope.json
   cloister-release log create --log releases.log --origin log.example.org/cloister --key log.pem
@@ -124,7 +124,7 @@ pub(super) struct PublicKeyArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  cloister-release statement --name cloister --version 7 --profile production \\
+  cloister-release statement --name cloister --version 7 \\
       --image build/image/demo --assembled build/site --lock image/deb.lock \\
       --output statement.json")]
 pub(super) struct StatementArguments {
@@ -134,10 +134,7 @@ pub(super) struct StatementArguments {
     /// Version: a whole number, higher than every one before.
     #[arg(long, value_name = "N")]
     pub(super) version: u64,
-    /// Profile of the image.
-    #[arg(long, value_name = "NAME")]
-    pub(super) profile: Name,
-    /// Folder of the image.
+    /// Folder of the image; the statement takes its profile from there.
     #[arg(long, value_name = "DIR")]
     pub(super) image: PathBuf,
     /// Folder that assembling made.

@@ -67,7 +67,6 @@ pub(super) fn statement(arguments: &StatementArguments) -> Outcome {
     let statement = statements::make(&statements::Release {
         name: &arguments.name,
         version: arguments.version,
-        profile: &arguments.profile,
         assembled: &arguments.assembled,
         image: &arguments.image,
         lock: &arguments.lock,

@@ -173,6 +173,7 @@ impl Site {
             ("cmdline", BASE.to_vec()),
             ("initrd", vec![6; 1021]),
             ("os-release", OS_RELEASE.to_vec()),
+            ("profile", b"production\n".to_vec()),
             ("root.erofs", data),
             ("root.ref", reference),
             ("root.verity", hashes),
@@ -222,7 +223,6 @@ impl Site {
         statement::make(&statement::Release {
             name: &"cloister".parse().unwrap(),
             version,
-            profile: &"production".parse().unwrap(),
             assembled: &self.path("out"),
             image: &self.path("image"),
             lock: &self.path("deb.lock"),
