@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use agent::evidence::tpm::{AK_CERTIFICATE_INDEX, TpmError, Writer};
 use agent::evidence::{Attester, Constants, EvidenceError};
 use attest::{Binding, Evidence, Platform};
-use common::{Swtpm, nv_store};
+use common::{Swtpm, nv};
 
 mod common;
 
@@ -113,7 +113,7 @@ fn extension() -> Vec<u8> {
 
 fn attester() -> (Swtpm, Meddler, Attester) {
     let swtpm = Swtpm::start();
-    nv_store(&mut swtpm.connect(), AK_CERTIFICATE_INDEX, b"certificate").unwrap();
+    nv::store(&mut swtpm.connect(), AK_CERTIFICATE_INDEX, b"certificate").unwrap();
     let meddler = Meddler::start(&swtpm);
     let attester = Attester::open(meddler.socket(), Constants::default()).unwrap();
     (swtpm, meddler, attester)
@@ -172,7 +172,7 @@ async fn a_connection_that_broke_is_made_anew_for_the_next_evidence() {
 #[tokio::test]
 async fn evidence_that_nobody_would_read_is_not_sent() {
     let swtpm = Swtpm::start();
-    nv_store(&mut swtpm.connect(), AK_CERTIFICATE_INDEX, b"certificate").unwrap();
+    nv::store(&mut swtpm.connect(), AK_CERTIFICATE_INDEX, b"certificate").unwrap();
     let constants = Constants {
         event_log: vec![0; 1 << 20],
         ..Constants::default()

@@ -5,7 +5,7 @@ use agent::evidence::tpm::{
     AK_CERTIFICATE_INDEX, Bank, Command, ENDORSEMENT, Reader, Selection, Tpm, TpmError,
     attestation_key_template,
 };
-use common::{Swtpm, nv_store, pcr_extend, sign};
+use common::{Swtpm, nv, pcr_extend, sign};
 use sha2::{Digest, Sha384};
 
 mod common;
@@ -92,9 +92,9 @@ fn nv_memory_gives_back_what_provisioning_stored() {
         "{absent}"
     );
     let content: Vec<u8> = (0..1500u32).map(|n| n as u8).collect();
-    nv_store(&mut tpm, AK_CERTIFICATE_INDEX, &content).unwrap();
+    nv::store(&mut tpm, AK_CERTIFICATE_INDEX, &content).unwrap();
     assert_eq!(tpm.nv_read(AK_CERTIFICATE_INDEX).unwrap(), content);
-    nv_store(&mut tpm, AK_CERTIFICATE_INDEX, &content).unwrap_err(); // it is defined once
+    nv::store(&mut tpm, AK_CERTIFICATE_INDEX, &content).unwrap_err(); // it is defined once
 }
 
 #[test]

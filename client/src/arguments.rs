@@ -40,6 +40,7 @@ pub(crate) enum Command {
     #[command(after_help = "PROMPT `-` reads the prompt from standard input.")]
     Ask(Ask),
     /// Verify the server, then talk with it; Ctrl-D ends
+    #[command(mut_arg("json", |json| json.hide(true)))]
     Chat(Chat),
     /// Verify the server, and send it nothing
     Verify(Peer),

@@ -34,7 +34,10 @@ pub(crate) fn run() -> ExitCode {
     };
     match (result, written) {
         (Ok(_), Ok(())) => ExitCode::SUCCESS,
-        (Ok(_), Err(_)) => ExitCode::from(failure::MISUSE),
+        (Ok(_), Err(error)) => {
+            eprintln!("error: cannot write the report: {error}");
+            ExitCode::from(failure::MISUSE)
+        }
         (Err(failure), _) => ExitCode::from(failure.code()),
     }
 }

@@ -8,6 +8,7 @@
 pub mod accelerator;
 pub mod failure;
 pub mod image;
+mod nv;
 pub mod process;
 pub mod progress;
 pub mod site;

@@ -6,19 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use agent::evidence::tpm::{
-    AK_CERTIFICATE_INDEX, Command, Reader, Tpm, TpmError, Transport, Writer,
-};
-use p384::ecdsa::{SigningKey, VerifyingKey};
+use agent::evidence::tpm::{AK_CERTIFICATE_INDEX, Command, Tpm, TpmError, Transport, Writer};
+use p384::ecdsa::SigningKey;
 use signer::authority::Authority;
 
+use crate::nv;
 use crate::process::Process;
 use crate::tools::{Tools, ToolsError};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// `TPM_RH_PLATFORM`.
-const PLATFORM: u32 = 0x4000_000C;
-const NV_CHUNK_BYTES: usize = 512;
 
 /// A running `swtpm`; stopped when dropped. Its state outlives it.
 #[derive(Debug)]
@@ -84,10 +80,10 @@ pub fn provision(tools: &Tools, state: &Path, authority: &Authority) -> Result<(
     let mut swtpm = Swtpm::for_commands(tools, state)?;
     let mut tpm = swtpm.connect()?;
     let key = tpm.create_attestation_key()?;
-    let public = point(&key.public).ok_or(SwtpmError::Key)?;
+    let public = nv::point(&key.public).ok_or(SwtpmError::Key)?;
     tpm.flush(key.handle)?;
     let certificate = authority.issue(&authority.attestation_key(&public));
-    nv_store(&mut tpm, AK_CERTIFICATE_INDEX, &certificate)?;
+    nv::store(&mut tpm, AK_CERTIFICATE_INDEX, &certificate)?;
     shut_down(&mut tpm)?;
     drop(tpm);
     swtpm.process.kill()?;
@@ -163,43 +159,6 @@ impl Swtpm {
             Use::Machine => "control",
         })
     }
-}
-
-/// The point in a `TPMT_PUBLIC` of the attestation key's template.
-fn point(public: &[u8]) -> Option<VerifyingKey> {
-    let mut reader = Reader::new(public);
-    reader.take(2 + 2 + 4).ok()?; // type, name algorithm, attributes
-    reader.tpm2b().ok()?; // policy
-    reader.take(2 + 4 + 2 + 2).ok()?; // symmetric, scheme with its hash, curve, key derivation
-    let (x, y) = (reader.tpm2b().ok()?, reader.tpm2b().ok()?);
-    // A coordinate may come without its leading zeros.
-    let padded = |c: &[u8]| [vec![0; 48usize.saturating_sub(c.len())], c.to_vec()].concat();
-    VerifyingKey::from_sec1_bytes(&[vec![4], padded(x), padded(y)].concat()).ok()
-}
-
-/// Defines an NV index, writes and locks it: anyone may read it.
-fn nv_store(tpm: &mut Tpm<Transport>, index: u32, content: &[u8]) -> Result<(), TpmError> {
-    const CC_NV_DEFINE_SPACE: u32 = 0x12A;
-    const CC_NV_WRITE: u32 = 0x137;
-    const CC_NV_WRITE_LOCK: u32 = 0x138;
-    const ALG_SHA256: u16 = 0x000B;
-    // PPWRITE WRITEDEFINE PPREAD OWNERREAD AUTHREAD NO_DA PLATFORMCREATE
-    const ATTRIBUTES: u32 = 1 | 1 << 13 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 25 | 1 << 30;
-    let public = Writer::new()
-        .u32(index)
-        .u16(ALG_SHA256)
-        .u32(ATTRIBUTES)
-        .tpm2b(&[]);
-    let public = public.u16(content.len() as u16).finish();
-    let parameters = Writer::new().tpm2b(&[]).tpm2b(&public).finish();
-    tpm.execute(&Command::new(CC_NV_DEFINE_SPACE, &[PLATFORM], parameters).authorize(1))?;
-    for (number, chunk) in content.chunks(NV_CHUNK_BYTES).enumerate() {
-        let offset = (number * NV_CHUNK_BYTES) as u16;
-        let parameters = Writer::new().tpm2b(chunk).u16(offset).finish();
-        tpm.execute(&Command::new(CC_NV_WRITE, &[PLATFORM, index], parameters).authorize(1))?;
-    }
-    let lock = Command::new(CC_NV_WRITE_LOCK, &[PLATFORM, index], vec![]).authorize(1);
-    tpm.execute(&lock).map(|_| ())
 }
 
 /// `TPM2_Shutdown`, so that the next start is no surprise to the TPM.

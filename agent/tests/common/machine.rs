@@ -8,13 +8,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use agent::evidence::tpm::{AK_CERTIFICATE_INDEX, Reader};
-use p384::ecdsa::VerifyingKey;
+use agent::evidence::tpm::AK_CERTIFICATE_INDEX;
 use serde_json::Value;
 use sha2::{Digest, Sha384};
 use signer::{World, boot};
 
-use super::{Swtpm, nv_store, pcr_extend};
+use super::{Swtpm, nv, pcr_extend};
 
 /// The id of the served model.
 pub(crate) const MODEL: &str = "cloister-test";
@@ -193,24 +192,14 @@ fn boot_and_certify(swtpm: &Swtpm, world: &World, provisioned: bool) {
         pcr_extend(&mut tpm, event.register as u8, &digest);
     }
     let key = tpm.create_attestation_key().unwrap();
-    let template = world.authority.attestation_key(&verifying_key(&key.public));
+    let template = world
+        .authority
+        .attestation_key(&nv::point(&key.public).unwrap());
     if provisioned {
         let certificate = world.authority.issue(&template);
-        nv_store(&mut tpm, AK_CERTIFICATE_INDEX, &certificate).unwrap();
+        nv::store(&mut tpm, AK_CERTIFICATE_INDEX, &certificate).unwrap();
     }
     tpm.flush(key.handle).unwrap();
-}
-
-/// The point in a `TPMT_PUBLIC` of the attestation key's template.
-fn verifying_key(public: &[u8]) -> VerifyingKey {
-    let mut reader = Reader::new(public);
-    reader.take(2 + 2 + 4 + 2 + 2 + 4 + 2 + 2).unwrap(); // all that the template fixes
-    let mut coordinate = || {
-        let bytes = reader.tpm2b().unwrap(); // without leading zeros
-        [&vec![0; 48 - bytes.len()], bytes].concat()
-    };
-    let (x, y) = (coordinate(), coordinate());
-    VerifyingKey::from_sec1_bytes(&[vec![4], x, y].concat()).unwrap()
 }
 
 fn configuration(setup: &Setup, port: u16) -> String {

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod client;
 pub(crate) mod machine;
+#[path = "../../../tests/src/nv.rs"]
+pub(crate) mod nv;
 
-/// `TPM_RH_PLATFORM`.
-const PLATFORM: u32 = 0x4000_000C;
-const NV_CHUNK_BYTES: usize = 512;
 /// The first start may have to make the tools tree.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
@@ -86,34 +85,6 @@ fn command() -> std::process::Command {
     let mut command = std::process::Command::new(enter);
     command.arg("swtpm");
     command
-}
-
-/// Defines an NV index and writes it: made by the platform, readable by all with an empty secret.
-pub(crate) fn nv_store(
-    tpm: &mut Tpm<Transport>,
-    index: u32,
-    content: &[u8],
-) -> Result<(), TpmError> {
-    const CC_NV_DEFINE_SPACE: u32 = 0x12A;
-    const CC_NV_WRITE: u32 = 0x137;
-    const CC_NV_WRITE_LOCK: u32 = 0x138;
-    // PPWRITE WRITEDEFINE PPREAD OWNERREAD AUTHREAD NO_DA PLATFORMCREATE
-    const ATTRIBUTES: u32 = 1 | 1 << 13 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 25 | 1 << 30;
-    let public = Writer::new()
-        .u32(index)
-        .u16(0x000B)
-        .u32(ATTRIBUTES)
-        .tpm2b(&[]);
-    let public = public.u16(content.len() as u16).finish();
-    let parameters = Writer::new().tpm2b(&[]).tpm2b(&public).finish();
-    tpm.execute(&Command::new(CC_NV_DEFINE_SPACE, &[PLATFORM], parameters).authorize(1))?;
-    for (number, chunk) in content.chunks(NV_CHUNK_BYTES).enumerate() {
-        let offset = (number * NV_CHUNK_BYTES) as u16;
-        let parameters = Writer::new().tpm2b(chunk).u16(offset).finish();
-        tpm.execute(&Command::new(CC_NV_WRITE, &[PLATFORM, index], parameters).authorize(1))?;
-    }
-    let lock = Command::new(CC_NV_WRITE_LOCK, &[PLATFORM, index], vec![]).authorize(1);
-    tpm.execute(&lock).map(|_| ())
 }
 
 /// `TPM2_Sign` of a digest from outside, with a null ticket.

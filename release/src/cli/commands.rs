@@ -156,5 +156,9 @@ fn write(path: &Path, contents: &[u8]) -> Result<(), Failure> {
 }
 
 fn access(path: &Path, error: &(dyn Error + 'static)) -> Failure {
-    Failure::input(path, error, "")
+    Failure::input(
+        path,
+        error,
+        "check the path, and that it is yours to read or write",
+    )
 }
