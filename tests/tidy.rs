@@ -355,7 +355,7 @@ fn licences_are_on_the_list() {
         .iter()
         .filter_map(|value| value.as_str())
         .collect();
-    let output = Command::new(env!("CARGO"))
+    let output = Command::new(root().join("image/cargo.sh"))
         .args([
             "metadata",
             "--format-version=1",
