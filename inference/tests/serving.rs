@@ -77,7 +77,7 @@ fn wait_until(engine: &Engine, good: impl Fn(EngineStats) -> bool) {
     let started = Instant::now();
     while !good(engine.stats()) {
         assert!(
-            started.elapsed() < Duration::from_secs(20),
+            started.elapsed() < Duration::from_secs(60),
             "{:?}",
             engine.stats()
         );
@@ -129,7 +129,8 @@ fn a_dropped_generation_frees_its_slot_and_cache() {
     });
     let all = engine.stats();
     assert_eq!((all.active, all.used_blocks), (0, 0));
-    let mut running: Vec<Generation> = (0..5)
+    // So many that some still run when they are looked at, however busy the machine is.
+    let mut running: Vec<Generation> = (0..60)
         .map(|_| engine.submit(request(&[1, 5], 250)).expect("accepted"))
         .collect();
     wait_until(&engine, |stats| {
@@ -139,7 +140,7 @@ fn a_dropped_generation_frees_its_slot_and_cache() {
     wait_until(&engine, |stats| stats.active == 0 && stats.queued == 0);
     let now = engine.stats();
     assert_eq!((now.used_blocks, now.free_blocks), (0, all.free_blocks));
-    assert_eq!(now.finished, 5);
+    assert_eq!(now.finished, 60);
     // And the engine goes on.
     assert_eq!(
         finish(&drain(engine.submit(request(&[1], 3)).expect("accepted"))),
