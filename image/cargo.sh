@@ -24,15 +24,18 @@ locked_cargo() {
 }
 
 # The locked tree has compilers and little else, and no network: tests are built there and run here.
+# Examples in the documentation are not run.
 run_tests() {
-    local built folder program failed=''
-    built=$(mktemp)
-    trap 'rm -f "$built"' EXIT
-    locked_cargo test --no-run --message-format=json-render-diagnostics "$@" >"$built"
-    while read -r folder program; do
+    local folder program failed=''
+    built=$(mktemp -d)
+    trap 'rm -rf "$built"' EXIT
+    locked_cargo test --no-run --message-format=json-render-diagnostics "$@" >"$built/said"
+    test_programs <"$built/said" >"$built/programs"
+    [ -s "$built/programs" ] || die "no test was built" "run: image/cargo.sh test --no-run"
+    while IFS=$'\t' read -r folder program; do
         say "running ${program##*/}"
         (cd "$folder" && "$program" </dev/null) || failed="$failed ${program##*/}"
-    done < <(test_programs <"$built")
+    done <"$built/programs"
     [ -z "$failed" ] || die "these tests failed:$failed" "what they said stands above"
 }
 
@@ -43,7 +46,7 @@ import json, os, sys
 for line in sys.stdin:
     built = json.loads(line)
     if built.get("executable") and built["profile"]["test"]:
-        print(os.path.dirname(built["manifest_path"]), built["executable"])
+        print(os.path.dirname(built["manifest_path"]), built["executable"], sep="\t")
 '
 }
 

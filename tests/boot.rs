@@ -148,6 +148,69 @@ fn two_disks_that_claim_to_be_the_root_are_refused() {
     site.refuses(&site.command_line, &[&disk, &disk], message);
 }
 
+/// A credential that systemd-sysctl would take, and complain about in the journal.
+#[test]
+fn credentials_of_the_host_have_no_effect() {
+    const REFUSED: &str = "systemd.import_credentials=no";
+    let site = assembled();
+    assert!(site.command_line.contains(REFUSED));
+    let said = |command_line: &str| {
+        let credential = "io.systemd.credential:sysctl.extra=kernel.evil=1";
+        let smbios = format!("type=11,value={credential}");
+        // QEMU allows no longer name here.
+        let fw_cfg = "name=opt/io.systemd.credentials/sysctl.extra,string=kernel.evil=1";
+        let hostile = ["-smbios", &smbios, "-fw_cfg", fw_cfg];
+        let machine = site.machine(command_line).disk(&site.file("disk.img"));
+        let folder = tempfile::tempdir().unwrap();
+        let mut vm = site.start(&machine.arguments(hostile), folder.path());
+        vm.wait_line("Started systemd-networkd.service", PATIENCE)
+            .unwrap();
+        vm.serial()
+    };
+    assert!(!said(&site.command_line).contains("evil"));
+    // Were it not refused, it would show.
+    let control = said(&site.command_line.replace(REFUSED, ""));
+    assert!(control.contains("kernel/evil"), "{control}");
+}
+
+/// A host may also withhold blocks: that is no way to make single files unreadable.
+#[test]
+fn a_block_that_cannot_be_read_panics() {
+    let site = assembled();
+    let folder = tempfile::tempdir().unwrap();
+    let disk = site.file("disk.img");
+    let table = Table::read(&File::open(&disk).unwrap()).unwrap();
+    let mut entries = table.entries().iter();
+    let root = entries
+        .find(|entry| entry.unique_guid == root().data_guid())
+        .unwrap();
+    // The first blocks hold what is needed to mount it; of the rest a sixteenth is withheld.
+    let sectors = root.offset_bytes() / 512 + 64..(root.offset_bytes() + root.size_bytes()) / 512;
+    let mut faults = String::new();
+    for sector in sectors.step_by(128) {
+        let fault = format!("event = \"read_aio\"\nerrno = \"5\"\nsector = \"{sector}\"\n");
+        faults += &format!("[inject-error]\n{fault}");
+    }
+    let config = folder.path().join("faults");
+    fs::write(&config, faults).unwrap();
+    let drive = format!(
+        "if=none,id=faulty,format=raw,read-only=on,file.driver=blkdebug,file.config={},\
+         file.image.driver=file,file.image.filename={}",
+        config.display(),
+        disk.display()
+    );
+    let faulty = ["-drive", &drive, "-device", "virtio-blk-pci,drive=faulty"];
+    let machine = site.machine(&site.command_line).arguments(faulty);
+    let said = site
+        .start(&machine, folder.path())
+        .wait_end(PATIENCE)
+        .unwrap();
+    assert!(
+        said.contains("Kernel panic - not syncing: dm-verity"),
+        "{said}"
+    );
+}
+
 /// Flips one bit of a partition's block and boots: the kernel must panic.
 #[track_caller]
 fn corruption_panics(partition: Guid, offset: u64) {

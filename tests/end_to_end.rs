@@ -13,7 +13,7 @@ use release::key::SigningKey;
 use release::statement;
 use signer::authority::Authority;
 use support::accelerator::Accelerator;
-use support::site::{Ingredients, Site, configuration, pack_model};
+use support::site::{Ingredients, Site, pack_model};
 use support::swtpm;
 use support::tools::{Tools, repository};
 use support::vm::{Machine, Vm};
@@ -28,7 +28,7 @@ struct Stage {
     accelerator: Accelerator,
     authority: Authority,
     site: Site,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 /// A booted machine and a policy that trusts its TPM.
@@ -52,7 +52,7 @@ fn stage() -> &'static Stage {
             accelerator,
             authority,
             site,
-            folder,
+            _folder: folder,
         }
     })
 }
@@ -209,6 +209,30 @@ fn the_machine_is_verified_and_answers() {
     );
 }
 
+#[test]
+fn the_demo_goes_from_nothing_to_an_answer_and_ends() {
+    let _alone = one_at_a_time();
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .args(["--prompt", QUESTION, "--folder"])
+        .arg(folder.path())
+        .arg("--image")
+        .arg(ingredients().image)
+        .output()
+        .expect("the demo starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(output.stdout.len() > 20, "no answer: {output:?}");
+    for line in [
+        "is logged",
+        "verified",
+        "the agent answers",
+        "the machine is off",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+}
+
 /// A client that has seen version 2 refuses version 1.
 fn rollback(running: &Running, folder: &Path) {
     let (site, url) = (&stage().site, running.url());
@@ -292,30 +316,6 @@ fn a_command_line_that_the_host_adds_is_seen_in_its_register() {
     running.refused(&["ask", &running.url(), QUESTION], 4, &words);
 }
 
-/// A credential that adds to the agent's unit would show in what systemd says as it starts it.
-#[test]
-fn credentials_of_the_host_have_no_effect() {
-    let _alone = one_at_a_time();
-    let site = &stage().site;
-    let credential = "systemd.unit-dropin.cloister-agent.service";
-    let smbios = format!(
-        "type=11,value=io.systemd.credential.binary:{credential}=W1VuaXRdCkRlc2NyaXB0aW9uPWV2aWwK"
-    );
-    // QEMU allows no longer name here.
-    let fw_cfg = "name=opt/io.systemd.credentials/sysctl.extra,string=kernel.hostname=evil";
-    let hostile = ["-smbios", &smbios, "-fw_cfg", fw_cfg];
-    let running = boot(&site.disk(), &site.model_disk(), &hostile).ready();
-    let serial = running.vm.serial();
-    assert!(
-        serial.contains("Started cloister-agent.service"),
-        "{serial}"
-    );
-    assert!(
-        !serial.contains("evil"),
-        "a credential had an effect: {serial}"
-    );
-}
-
 #[test]
 fn a_credential_beside_the_uki_is_seen_in_its_register() {
     beside_the_uki("evil.cred", "PCR 12");
@@ -389,25 +389,51 @@ fn add_to_esp(disk: &Path, folder: &str, name: &str, contents: &[u8]) {
 }
 
 #[test]
-fn another_command_line_is_refused_by_its_registers() {
+fn another_command_line_is_refused_by_its_register() {
+    let quieter = |line: &[u8]| [line.trim_ascii_end(), b" quiet\n"].concat();
+    changed_part("cmdline", quieter, "PCR 9");
+}
+
+#[test]
+fn another_initrd_is_refused_by_its_register() {
+    // An archive may be followed by zeros.
+    changed_part("initrd", with_zeros, "PCR 9");
+}
+
+#[test]
+fn another_kernel_is_refused_by_its_register() {
+    changed_part("vmlinuz", with_zeros, "PCR 4");
+}
+
+fn with_zeros(contents: &[u8]) -> Vec<u8> {
+    [contents, &[0; 512]].concat()
+}
+
+/// Boots the stage's configuration, model and release with a part of the image changed.
+fn changed_part(name: &str, change: impl Fn(&[u8]) -> Vec<u8>, register: &str) {
     let _alone = one_at_a_time();
     let stage = stage();
-    // The same image and model; another configuration, hence another command line and initrd. The
-    // release is that of the first.
-    let other = stage.folder.path().join("other");
-    let volume = pack_model(ingredients().model, &other.with_extension("img")).expect("a volume");
-    let toml = other.with_extension("toml");
-    fs::write(&toml, configuration(&volume, 512)).expect("a file");
-    release::assemble::assemble(ingredients().image, &toml, &other).expect("assembled");
-    let disk = other.join("disk.img");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (image, output) = (folder.path().join("image"), folder.path().join("site"));
+    fs::create_dir(&image).expect("a folder");
+    let mut sums = String::new();
+    for part in release::assemble::IMAGE_FILES {
+        let mut contents = fs::read(ingredients().image.join(part)).expect("a part");
+        if part == name {
+            contents = change(&contents);
+        }
+        sums += &format!("{}  {part}\n", attest::Digest::sha256(&contents));
+        fs::write(image.join(part), contents).expect("a part");
+    }
+    fs::write(image.join("SHA256SUMS"), sums).expect("a file");
+    let configuration = stage.site.assembled().join("config.toml");
+    release::assemble::assemble(&image, &configuration, &output).expect("assembled");
+    let disk = output.join("disk.img");
     let bundle = fs::read(stage.site.bundle()).expect("the bundle");
     release::disk::attach(&disk, &bundle).expect("attached");
     let running = boot(&disk, &stage.site.model_disk(), &[]).ready();
-    running.refused(
-        &["ask", &running.url(), QUESTION],
-        4,
-        &["expected", "found"],
-    );
+    let words = [register, "expected", "found"];
+    running.refused(&["ask", &running.url(), QUESTION], 4, &words);
 }
 
 #[test]

@@ -386,30 +386,29 @@ fn licences_are_on_the_list() {
 }
 
 #[test]
-fn promises_name_tests_that_exist() {
-    let promises = fs::read_to_string(root().join("docs/promises.md")).expect("docs/promises.md");
-    let tests: String = sources(&[".rs", ".sh", ".py"]).into_values().collect();
-    let mut rows = 0;
+fn promises_and_threats_name_tests_that_exist() {
+    let sources: String = sources(&[".rs"]).into_values().collect();
+    let read = |name: &str| fs::read_to_string(root().join("docs").join(name)).expect(name);
     let mut faults = Vec::new();
-    for line in promises.lines().filter(|line| line.starts_with("| P")) {
+    let promises = read("promises.md");
+    let promises = promises.lines().filter(|line| line.starts_with("| P"));
+    let (mut rows, mut names) = (0, Vec::new());
+    for line in promises {
         rows += 1;
-        let cell = line
-            .trim_end_matches('|')
-            .rsplit('|')
-            .next()
-            .unwrap_or_default()
-            .trim();
-        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
-        if names.is_empty() && !cell.starts_with("not tested") {
+        let cell = last_cell(line);
+        let found = quoted(cell);
+        if found.is_empty() && !cell.starts_with("not tested") {
             faults.push(format!("names no test and does not say so: {line}"));
         }
-        for name in names
-            .iter()
-            .filter_map(|name| name.rsplit([':', '/']).next())
-        {
-            if !tests.contains(name) {
-                faults.push(format!("no such test: {name}"));
-            }
+        names.extend(found);
+    }
+    let threats = read("threats.md");
+    for line in threats.lines().filter(|line| line.starts_with("| ")) {
+        names.extend(quoted(last_cell(line)));
+    }
+    for name in names {
+        if !sources.contains(&format!("fn {name}(")) {
+            faults.push(format!("no such test: {name}"));
         }
     }
     assert!(
@@ -417,4 +416,17 @@ fn promises_name_tests_that_exist() {
         "docs/promises.md has no row that starts with `| P`"
     );
     report(faults);
+}
+
+fn last_cell(line: &str) -> &str {
+    let cells = line.trim_end_matches('|').rsplit('|');
+    cells.map(str::trim).next().unwrap_or_default()
+}
+
+fn quoted(cell: &str) -> Vec<String> {
+    cell.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }

@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::api::Api;
 use crate::evidence::EvidenceError;
@@ -50,8 +51,8 @@ pub enum ChannelError {
     Carrier(#[from] carrier::Error),
 }
 
-/// Handshake, evidence, session: until one side ends it.
-pub(crate) async fn serve<S>(server: &Server, stream: S)
+/// Handshake, evidence, session: until one side ends it, and the next may have its place.
+pub(crate) async fn serve<S>(server: &Server, stream: S, place: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -59,6 +60,7 @@ where
         Ok(duplex) => {
             let _active = server.api.metrics.session();
             converse(server.api.clone(), duplex).await;
+            drop(place);
         }
         Err(error) => {
             server.api.metrics.handshake_failed();

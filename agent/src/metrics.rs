@@ -1,19 +1,16 @@
 //! Counters that anyone may read: a fixed schema, nothing about content.
 //!
 //! `/metrics` is readable by the host and by everyone else. Live counts would undo the channel's
-//! padding: whoever polls them sees when each answer begins and ends, and how long it is. The page
-//! is therefore a snapshot, taken by the clock and not on request; token totals are in steps of
-//! [`TOKEN_STEP`], and the KV cache's fill level is not shown at all.
+//! padding: whoever polls them sees when each answer begins and ends. The page is therefore a
+//! snapshot, taken by the clock and not on request. Tokens and the KV cache's fill level are not
+//! shown at all: requests of known size beside another's would tell that one's exact length.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use hyper::StatusCode;
-use inference::{EngineStats, Usage};
-
-/// Granularity of the token totals.
-pub const TOKEN_STEP: u64 = 1024;
+use inference::EngineStats;
 
 /// Name, type, and each label with its value.
 type Row<'a> = (&'a str, &'a str, &'a [(&'a str, u64)]);
@@ -26,8 +23,6 @@ pub struct Metrics {
     handshakes_failed: AtomicU64,
     responses: [AtomicU64; 3],
     cancelled: AtomicU64,
-    prompt_tokens: AtomicU64,
-    completion_tokens: AtomicU64,
     page: Mutex<String>,
 }
 
@@ -55,14 +50,8 @@ impl Metrics {
         self.responses[class].fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn generation_ended(&self, usage: Usage, complete: bool) {
-        self.prompt_tokens
-            .fetch_add(usage.prompt_tokens.into(), Relaxed);
-        self.completion_tokens
-            .fetch_add(usage.completion_tokens.into(), Relaxed);
-        if !complete {
-            self.cancelled.fetch_add(1, Relaxed);
-        }
+    pub(crate) fn generation_cancelled(&self) {
+        self.cancelled.fetch_add(1, Relaxed);
     }
 
     /// Takes a new snapshot.
@@ -79,10 +68,9 @@ impl Metrics {
 
     fn render(&self, engine: EngineStats, slots: u32) -> String {
         let load = |counter: &AtomicU64| counter.load(Relaxed);
-        let tokens = |counter: &AtomicU64| load(counter) / TOKEN_STEP * TOKEN_STEP;
         let [good, refused, failed] = &self.responses;
         let free = slots.saturating_sub(engine.active);
-        let rows: [Row<'_>; 8] = [
+        let rows: [Row<'_>; 7] = [
             (
                 "sessions_active",
                 "gauge",
@@ -107,14 +95,6 @@ impl Metrics {
                 "generations_cancelled_total",
                 "counter",
                 &[("", load(&self.cancelled))],
-            ),
-            (
-                "tokens_total",
-                "counter",
-                &[
-                    ("{kind=\"prompt\"}", tokens(&self.prompt_tokens)),
-                    ("{kind=\"completion\"}", tokens(&self.completion_tokens)),
-                ],
             ),
             ("slots_free", "gauge", &[("", free.into())]),
             ("requests_queued", "gauge", &[("", engine.queued.into())]),
@@ -142,16 +122,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schema_is_fixed_and_token_totals_are_coarse() {
+    fn the_schema_is_fixed_and_counts_no_tokens() {
         let metrics = Metrics::default();
         let session = metrics.session();
         metrics.response(StatusCode::OK);
         metrics.response(StatusCode::NOT_FOUND);
-        let usage = Usage {
-            prompt_tokens: 1023,
-            completion_tokens: 2049,
-        };
-        metrics.generation_ended(usage, false);
+        metrics.generation_cancelled();
         let engine = EngineStats {
             active: 3,
             ..EngineStats::default()
@@ -164,8 +140,6 @@ mod tests {
             "cloister_responses_total{class=\"4xx\"} 1",
             "cloister_responses_total{class=\"5xx\"} 0",
             "cloister_generations_cancelled_total 1",
-            "cloister_tokens_total{kind=\"prompt\"} 0",
-            "cloister_tokens_total{kind=\"completion\"} 2048",
             "cloister_slots_free 13",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
@@ -181,6 +155,7 @@ mod tests {
             names(&text),
             names(&metrics.render(EngineStats::default(), 16))
         );
-        assert_eq!(names(&text).len(), 11);
+        assert_eq!(names(&text).len(), 9);
+        assert!(!text.contains("token"));
     }
 }

@@ -221,9 +221,9 @@ impl Server {
         let upgrading = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             if let Ok(upgraded) = upgrading.await {
-                inside::serve(&self, TokioIo::new(upgraded)).await;
+                inside::serve(&self, TokioIo::new(upgraded), session).await;
             }
-            drop((session, connection));
+            drop(connection);
         });
         agreed.map(|()| Empty::new().boxed_unsync())
     }

@@ -182,8 +182,6 @@ async fn refusals_have_the_shape_of_openai() {
     let long = chat(&"long ".repeat(2000)).to_string();
     let parameter = refused(post.clone(), CHAT, long, 400, "context_length_exceeded").await;
     assert_eq!(parameter, "messages");
-    let longer = chat(&"long".repeat(15_000)).to_string(); // not even made into tokens
-    refused(post.clone(), CHAT, longer, 400, "context_length_exceeded").await;
     let many = with(chat("x"), "max_tokens", 100_000).to_string();
     refused(post.clone(), CHAT, many, 400, "context_length_exceeded").await;
     let foreign = json!({"model": MODEL, "prompt": [1_000_000]}).to_string();
@@ -193,6 +191,22 @@ async fn refusals_have_the_shape_of_openai() {
     );
     let empty = json!({"model": MODEL, "prompt": ""}).to_string();
     drop(client.send(post.clone(), COMPLETION, empty).await); // a start token may be all there is
+}
+
+#[tokio::test]
+async fn a_text_beyond_any_context_is_not_even_made_into_tokens() {
+    let machine = Machine::start();
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let text = chat(&"long".repeat(15_000)).to_string();
+    let (status, body) = client.send(Method::POST, CHAT, text).await;
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(body["error"]["code"], "context_length_exceeded");
+    let said = body["error"]["message"].as_str().unwrap();
+    assert!(
+        said.contains("bytes of text"),
+        "its tokens were counted: {said}"
+    );
 }
 
 #[tokio::test]
@@ -262,7 +276,7 @@ async fn taken(machine: &Machine, slots: u64, count: u64) {
 #[tokio::test]
 async fn metrics_do_not_show_when_an_answer_begins_and_ends() {
     let machine = Machine::start_with(Setup {
-        metrics_interval: 60_000,
+        metrics_interval: u32::MAX,
         ..Setup::default()
     });
     let page = async || outside(machine.address, "GET", "/metrics").await.2;

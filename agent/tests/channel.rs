@@ -1,8 +1,6 @@
 //! The way into the channel, and how it is refused.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
 
-use std::time::Duration;
-
 use attest::Evidence;
 use channel::{Entropy, Initiator, MESSAGE_1_BYTES, STATIC_KEY_MAX_SESSIONS};
 use common::client::{Client, metric, metric_becomes, verify};
@@ -131,6 +129,7 @@ async fn the_static_key_is_replaced_after_a_thousand_handshakes() {
     let third = Client::connect(machine.address, &machine.world).await;
     assert_ne!(first.server_static, third.server_static);
     let line = "cloister-agent: static key replaced: it served 1000 handshakes\n";
+    machine.says(line).await;
     assert_eq!(
         machine.output().matches(line).count(),
         1,
@@ -146,10 +145,7 @@ async fn a_tpm_that_goes_away_refuses_the_channel() {
     let stream = TcpStream::connect(machine.address).await.unwrap();
     let refused = carrier::connect(stream, "cloister").await;
     assert!(matches!(refused, Err(carrier::Error::PeerFault)));
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let output = machine.output();
-    assert!(
-        output.contains("handshake failed: no evidence: the connection to the TPM"),
-        "{output}"
-    );
+    machine
+        .says("handshake failed: no evidence: the connection to the TPM")
+        .await;
 }

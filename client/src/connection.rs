@@ -202,7 +202,7 @@ fn read_file(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> 
         .map_err(|error| {
             let cause = reason(&error);
             Failure::misuse(format_args!("cannot read the {what} {shown}: {cause}"))
-                .hint("check the path; the operator publishes this file")
+                .hint("check the path")
         })?;
     if bytes.len() > limit {
         return Err(Failure::misuse(format_args!(

@@ -187,6 +187,7 @@ impl Engine {
         let prompt_tokens = request.prompt.len() as u32;
         // One chunk for each token, and one that ends.
         let (sender, receiver) = tokio::sync::mpsc::channel(request.max_new_tokens as usize + 1);
+        // The scheduler lives as long as this engine, or ends the process.
         let jobs = self.jobs.as_ref().ok_or(SubmitError::Stopped)?;
         jobs.send(Job { request, sender })
             .map_err(|_| SubmitError::Stopped)?;

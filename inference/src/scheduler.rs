@@ -64,6 +64,18 @@ pub(crate) struct Scheduler {
     finished: u64,
 }
 
+/// A scheduler that panics leaves nobody who answers: the process ends with it, so that whoever
+/// watches over the process knows.
+struct EndsTheProcess;
+
+impl Drop for EndsTheProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// One request in progress.
 struct Slot {
     /// The prompt and what was generated.
@@ -110,6 +122,7 @@ impl Scheduler {
 
     /// Serves until the engine is dropped.
     pub(crate) fn run(mut self) {
+        let _guard = EndsTheProcess;
         while self.receive() {
             self.sweep();
             self.admit();
@@ -364,5 +377,33 @@ impl Slot {
 
     fn generated(&self) -> u32 {
         (self.tokens.len() - self.prompt_tokens) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    /// In a process of its own.
+    #[test]
+    #[ignore = "it ends the process"]
+    fn a_scheduler_panics() {
+        let _guard = EndsTheProcess;
+        panic!("provoked");
+    }
+
+    #[test]
+    fn a_panic_of_the_scheduler_ends_the_process() {
+        const SIGABRT: i32 = 6;
+        let test = [
+            "--exact",
+            "scheduler::tests::a_scheduler_panics",
+            "--ignored",
+        ];
+        let program = std::env::current_exe().expect("this program");
+        let mut command = std::process::Command::new(program);
+        let output = command.args(test).output().expect("it starts");
+        assert_eq!(output.status.signal(), Some(SIGABRT), "{output:?}");
     }
 }

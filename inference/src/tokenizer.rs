@@ -81,7 +81,7 @@ impl Tokenizer {
     }
 
     /// Tokens of a text; `with_special` adds what the tokenizer puts around a plain text. A text
-    /// that cannot fit `context_tokens` is refused before it costs anything.
+    /// of more bytes than `context_tokens` of the longest kind is refused before it costs anything.
     pub(crate) fn encode(
         &self,
         text: &str,
@@ -280,6 +280,21 @@ mod tests {
 
     fn read(decoder: Value) -> Result<Decoder, TokenizerError> {
         Decoder::read(&decoder)
+    }
+
+    #[test]
+    fn a_text_is_bounded_by_the_longest_token() {
+        let folder = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/fixtures/llama/f16-linear"
+        );
+        let bytes = std::fs::read(format!("{folder}/tokenizer.json")).expect("a tokenizer");
+        let tokenizer = Tokenizer::read(&bytes, 304).expect("a tokenizer");
+        let limit = tokenizer.longest * 3;
+        assert!(tokenizer.encode(&"x".repeat(limit), false, 3).is_ok());
+        let found = limit + 1;
+        let refusal = tokenizer.encode(&"x".repeat(found), false, 3).err();
+        assert_eq!(refusal, Some(PromptError::TooLong { found, limit }));
     }
 
     #[test]

@@ -65,6 +65,12 @@ pub enum MakeError {
     /// The image does not say which profile it is of.
     #[error("{0} names no profile")]
     Profile(PathBuf),
+    /// An image that something else was assembled of.
+    #[error("what was assembled was not made of {path}")]
+    OtherImage {
+        /// The part of the image that differs.
+        path: PathBuf,
+    },
     /// A file name that cannot stand in a statement.
     #[error("{0} has a name that cannot stand in a statement")]
     FileName(PathBuf),
@@ -105,7 +111,7 @@ pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
     }
     let uki = read(&release.assembled.join("cloister.efi"))?;
     let measurement = measure::measure(&uki, &[])?;
-    check_together(release.assembled, &uki, &measurement)?;
+    check_together((release.assembled, release.image), &uki, &measurement)?;
     let predicate = Predicate {
         name: release.name.clone(),
         version: release.version,
@@ -218,8 +224,13 @@ fn subjects(release: &Release<'_>) -> Result<Vec<Subject>, MakeError> {
     digests.into_iter().map(subject).collect()
 }
 
-/// Every assembled file is what the UKI holds, and the disk boots that UKI.
-fn check_together(folder: &Path, uki: &[u8], measured: &Measurement) -> Result<(), MakeError> {
+/// Every assembled file is what the UKI holds and was made of the image, and the disk boots that
+/// UKI.
+fn check_together(
+    (folder, image_folder): (&Path, &Path),
+    uki: &[u8],
+    measured: &Measurement,
+) -> Result<(), MakeError> {
     let image = Image::parse(uki).map_err(MeasureError::Uki)?;
     let section = |name| {
         image
@@ -232,8 +243,14 @@ fn check_together(folder: &Path, uki: &[u8], measured: &Measurement) -> Result<(
         ("vmlinuz", ".linux"),
     ] {
         let path = folder.join(file);
-        if section(name) != Some(&read(&path)?[..]) {
+        let assembled = read(&path)?;
+        if section(name) != Some(&assembled[..]) {
             return Err(MakeError::Mismatch { path });
+        }
+        // Assembling appends to what the image has.
+        let path = image_folder.join(file);
+        if !assembled.starts_with(read(&path)?.trim_ascii_end()) {
+            return Err(MakeError::OtherImage { path });
         }
     }
     let path = folder.join("config.toml");

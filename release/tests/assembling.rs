@@ -197,6 +197,10 @@ fn a_statement_is_made_only_of_what_belongs_together() {
         .collect();
     assert!(names.is_sorted() && names.contains(&"disk.img") && names.contains(&"image-vmlinuz"));
     assert!(matches!(site.statement(0), Err(MakeError::Version)));
+    site.set_part("cmdline", b"another profile\n");
+    let error = site.statement(1).unwrap_err();
+    assert!(matches!(error, MakeError::OtherImage { path } if path.ends_with("cmdline")));
+    let site = fresh();
     for nameless in [&b""[..], b"\n", b"pro file\n", b"\xff\n", b"production"] {
         site.set_part("profile", nameless);
         assert!(matches!(site.statement(1), Err(MakeError::Profile(_))));

@@ -61,8 +61,9 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.metrics
-            .generation_ended(self.generation.usage(), self.complete);
+        if !self.complete {
+            self.metrics.generation_cancelled();
+        }
     }
 }
 

@@ -146,6 +146,15 @@ impl Machine {
         fs::read_to_string(self.path("output")).unwrap_or_default()
     }
 
+    /// Waits until the agent has written this.
+    pub(crate) async fn says(&self, text: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.output().contains(text) {
+            assert!(Instant::now() < end, "{text}: {}", self.output());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Has the agent stop as the service manager would.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         let mut process = self.process.take().unwrap();

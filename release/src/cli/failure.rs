@@ -126,6 +126,7 @@ impl From<MakeError> for Failure {
             MakeError::Mismatch { .. } | MakeError::Measure(_) | MakeError::Disk(_) => {
                 "assemble again, and change nothing in the folder"
             }
+            MakeError::OtherImage { .. } => "name the image that was assembled with --image",
             MakeError::Profile(_) => "give a folder that image/build.sh filled",
             MakeError::Version => "give --version 1 or higher",
             _ => "give the folders of image and assembled artifacts, and the lock",
