@@ -397,16 +397,24 @@ fn another_command_line_is_refused_by_its_register() {
 #[test]
 fn another_initrd_is_refused_by_its_register() {
     // An archive may be followed by zeros.
-    changed_part("initrd", with_zeros, "PCR 9");
+    let longer = |archive: &[u8]| [archive, &[0; 512]].concat();
+    changed_part("initrd", longer, "PCR 9");
 }
 
 #[test]
 fn another_kernel_is_refused_by_its_register() {
-    changed_part("vmlinuz", with_zeros, "PCR 4");
-}
-
-fn with_zeros(contents: &[u8]) -> Vec<u8> {
-    [contents, &[0; 512]].concat()
+    // A message of the part that only a BIOS runs.
+    const MESSAGE: &[u8] = b"No setup signature found";
+    let changed = |kernel: &[u8]| {
+        let mut windows = kernel.windows(MESSAGE.len());
+        let at = windows
+            .position(|bytes| bytes == MESSAGE)
+            .expect("a message");
+        let mut kernel = kernel.to_vec();
+        kernel[at] = b'n';
+        kernel
+    };
+    changed_part("vmlinuz", changed, "PCR 4");
 }
 
 /// Boots the stage's configuration, model and release with a part of the image changed.
