@@ -180,6 +180,45 @@ fn the_root_holds_what_is_listed_and_nothing_to_take_hold_of() {
     assert_eq!(programs, BTreeSet::from(expected));
 }
 
+/// The packed root, read back: all of it is root's, as listed; a change of owner, mode or content
+/// would be noticed, here and when an image is built.
+#[test]
+fn what_is_packed_is_roots_and_as_it_was_listed() {
+    let parts = image::parts("production").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let shell = |commands: &str| {
+        let mut enter = Command::new(repository().join("image/enter.sh"));
+        enter.args(["--offline", "--", "sh", "-euc", commands, "sh"]);
+        enter.args([folder.path(), &parts, &repository().join("image")]);
+        enter.output().unwrap()
+    };
+    let extract = shell("fsck.erofs --extract=$1/root --preserve-owner $2/root.erofs");
+    assert!(extract.status.success(), "{extract:?}");
+    let inspect = "python3 $3/inspect.py --manifest $2/manifest.json --root $1/root";
+    let output = shell(inspect);
+    assert!(output.status.success(), "{output:?}");
+    for (change, back) in [
+        ("chown 1", "chown 0"),
+        ("chmod 600", "chmod 644"),
+        ("sed -i s/Cloister/Closer/", "true"),
+    ] {
+        let file = "$1/root/usr/lib/os-release";
+        let changed = shell(&format!("{change} {file}"));
+        if !changed.status.success() {
+            eprintln!("SKIPPED, not tested: {change} (only root may)");
+            continue;
+        }
+        let output = shell(inspect);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("/usr/lib/os-release was not packed as"),
+            "{change}: {said}"
+        );
+        assert!(!output.status.success());
+        shell(&format!("{back} {file}"));
+    }
+}
+
 /// Takes minutes: the agent is compiled anew for the second build.
 #[test]
 fn the_image_builds_twice_to_the_same_bits() {

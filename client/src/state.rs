@@ -1,7 +1,7 @@
 //! What the client remembers: the highest version of each line of releases that it accepted.
 //!
 //! ```json
-//! {"version":1,"releases":{"SHA-256 of name and signers":{"name":"cloister","highest":7}}}
+//! {"version":1,"releases":{"SHA-256 of name, profile, signers":{"name":"cloister","highest":7}}}
 //! ```
 //!
 //! The file is replaced as a whole, under a lock. One that does not read is a failure, never an

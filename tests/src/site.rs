@@ -194,10 +194,10 @@ assurance = "per-handshake"
 
 /// Refuses a model that the agent of a site would refuse in the machine.
 pub fn check_model(model: &Path) -> Outcome<()> {
-    let context = u32::try_from(context_tokens(model)?).unwrap_or(u32::MAX);
+    let context = context_tokens(model)?;
     let limits = EngineLimits {
         context_tokens: context,
-        max_new_tokens: context / 2,
+        max_new_tokens: new_tokens(context),
         ..EngineLimits::default()
     };
     match Engine::open(model, limits) {
@@ -225,7 +225,7 @@ pub fn pack_model(model: &Path, output: &Path) -> Outcome<VolumeRef> {
 }
 
 /// The configuration file of a site that serves `volume`.
-pub fn configuration(volume: &VolumeRef, context_tokens: u64) -> String {
+pub fn configuration(volume: &VolumeRef, context_tokens: u32) -> String {
     format!(
         r#"version = 1
 
@@ -242,12 +242,17 @@ max_new_tokens = {}
 [server]
 port = {GUEST_PORT}
 "#,
-        context_tokens / 2
+        new_tokens(context_tokens)
     )
 }
 
+/// An answer may take half of the context.
+fn new_tokens(context_tokens: u32) -> u32 {
+    context_tokens / 2
+}
+
 /// What the model allows, but no more than the engine's cache holds for one answer.
-fn context_tokens(model: &Path) -> Outcome<u64> {
+fn context_tokens(model: &Path) -> Outcome<u32> {
     const CACHE_BYTES: u64 = 256 << 20;
     let path = model.join("config.json");
     let text =
@@ -270,7 +275,10 @@ fn context_tokens(model: &Path) -> Outcome<u64> {
     // Key and value of each layer, in single precision.
     let token_bytes = 8 * layers * kept * head_dim;
     let held = CACHE_BYTES / token_bytes.max(1);
-    Ok(most.min(held).clamp(16, 4096))
+    const MOST: u32 = 4096;
+    Ok(u32::try_from(most.min(held))
+        .unwrap_or(MOST)
+        .clamp(16, MOST))
 }
 
 fn key(path: &Path) -> Outcome<SigningKey> {
