@@ -1,17 +1,25 @@
 # The two commands of a fresh machine: `make demo` and `make test`. The rest are their parts.
-.PHONY: demo test lint unit reproduce programs tools image relock
+.PHONY: demo asked test lint unit reproduce programs tools image relock
 
 # cargo.sh builds for this target, so that programs stand in one place whoever built them.
 programs_dir := target/x86_64-unknown-linux-gnu/debug
 
 # Builds the image, boots it in QEMU beside a software TPM, verifies it, and asks it.
 # PROMPT="…" asks one question and stops; MODEL=FOLDER serves another model (Hugging Face format).
-demo: image programs
-	@$(programs_dir)/demo $(if $(PROMPT),--prompt="$$PROMPT") $(if $(MODEL),--model="$$MODEL")
+# PORT=N chooses the port; FOLDER=DIR keeps the site, its keys and logs elsewhere.
+demo: asked image programs
+	@$(programs_dir)/demo $(if $(PROMPT),--prompt="$$PROMPT") $(if $(MODEL),--model="$$MODEL") \
+		$(if $(PORT),--port="$$PORT") $(if $(FOLDER),--folder="$$FOLDER")
+# What can be seen to be wrong at once is not seen after the build.
+asked:
+	@test -z "$$MODEL" || test -f "$$MODEL/config.json" || { \
+		echo "MODEL=$$MODEL: no such model; give a folder that holds a config.json" >&2; exit 1; }
 # A question is text: make must not expand what it holds.
 override PROMPT := $(value PROMPT)
 override MODEL := $(value MODEL)
-export PROMPT MODEL
+override PORT := $(value PORT)
+override FOLDER := $(value FOLDER)
+export PROMPT MODEL PORT FOLDER
 
 # The client and the operator's programs, for this machine.
 programs:

@@ -40,7 +40,7 @@ arguments() {
         esac
     done
     [ -n "$output" ] || die "no --output given" "$usage"
-    [ -d "$image_dir/profiles/$profile" ] && [ -n "$profile" ] ||
+    [[ $profile =~ ^[a-z]+$ ]] && [ -d "$image_dir/profiles/$profile" ] ||
         die "there is no profile '$profile'" "there are: $(ls "$image_dir/profiles" | xargs)"
 }
 

@@ -1,6 +1,7 @@
 # The inside of enter.sh: runs in a fresh mount namespace, lays out the new root and moves into it.
 # usage: enter-inner.sh TREE WORKING-DIRECTORY NUMBER-OF-PLACES FOLDER:PATH... CMD...
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 tree=$1 cwd=$2 number=$3
 shift 3
 places=("${@:1:number}")

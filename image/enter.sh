@@ -13,16 +13,16 @@ main() {
     local usage='usage: image/enter.sh [--tree tools|build] [--offline] [--at FOLDER:PATH] CMD...'
     while [ $# -gt 0 ]; do
         case $1 in
-        --tree) set=$2; shift 2 ;;
+        --tree) set=${2-}; shift 2 || die "--tree needs a name" "$usage" ;;
         --offline) offline=1; shift ;;
-        --at) places+=("$2"); shift 2 ;;
+        --at) place "${2-}"; places+=("$2"); shift 2 ;;
         --) shift; break ;;
         -*) die "unknown option: $1" "$usage" ;;
         *) break ;;
         esac
     done
     [ $# -gt 0 ] || die "no command given" "$usage"
-    case $PWD/ in
+    case $(pwd -P)/ in
     /usr/* | /etc/*)
         die "cannot work under $PWD: the tree's own /usr and /etc take its place" "clone elsewhere"
         ;;
@@ -35,6 +35,14 @@ main() {
         "run as root, or allow user namespaces: see image/README.md"
     exec "${unshare[@]}" bash "$image_dir/enter-inner.sh" "$tree" "$PWD" \
         "${#places[@]}" "${places[@]}" "$@"
+}
+
+# A place is made in the new root, so nothing of the host or of a tree may stand there.
+place() {
+    local folder=${1%%:*} path=${1#*:} top
+    top=$(cut -d/ -f2 <<<"$path")
+    [ -d "$folder" ] && [ "${path#/}" != "$path" ] && [ -n "$top" ] && [ ! -e "/$top" ] ||
+        die "--at needs FOLDER:PATH: a folder, and a path whose first part is nowhere yet" "got: $1"
 }
 
 main "$@"

@@ -5,6 +5,16 @@ set -euo pipefail
 # The caller's umask and locale must not reach any file that we make.
 umask 022
 export LC_ALL=C.UTF-8 TZ=UTC
+# Where Debian keeps mount and pivot_root; a person's own PATH may lack it.
+PATH=$PATH:/usr/sbin:/sbin
+
+# The comment at a script's head is its help.
+case ${1-} in
+-h | --help)
+    sed -n '2,/^[^#]/ { s/^# \{0,1\}//p }' "$0"
+    exit 0
+    ;;
+esac
 
 image_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 repo_dir=$(dirname "$image_dir")

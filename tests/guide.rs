@@ -30,15 +30,12 @@ fn the_guides_files_are_accepted() {
 fn the_guide_leads_from_a_model_to_a_release() {
     support::image::parts("production").unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let [_, model, release, ..] = &blocks("sh")[..] else {
+    let [_, model, check, release, ..] = &blocks("sh")[..] else {
         panic!("the guide has too few steps")
     };
-    let root = repository();
-    let model = model.replace(
-        "/path/to/model",
-        &root.join("tests/demo-model/model").to_string_lossy(),
-    );
-    let pack = run(folder.path(), &model);
+    let demo = repository().join("tests/demo-model/model");
+    let with_model = |commands: &str| commands.replace("/path/to/model", &demo.to_string_lossy());
+    let pack = run(folder.path(), &with_model(model));
     let volume = pack
         .split_whitespace()
         .find(|word| word.starts_with("verity1:"))
@@ -50,6 +47,7 @@ fn the_guide_leads_from_a_model_to_a_release() {
         .unwrap();
     let configuration = configuration.replace(example, volume);
     fs::write(folder.path().join("site.toml"), configuration).unwrap();
+    assert!(run(folder.path(), &with_model(check)).contains("can be served"));
     // Whoever works on the sources has changes.
     let release = release.replace("release statement", "release statement --allow-dirty");
     run(folder.path(), &release);

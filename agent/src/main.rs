@@ -26,6 +26,10 @@ fn run() -> Result<(), Box<dyn Error>> {
     match command {
         Command::Prepare(places) => prepare::prepare(&places, &journal)?,
         Command::Serve(places) => serve::serve(&places, &journal)?,
+        Command::Check(places) => {
+            serve::check(&places)?;
+            println!("this model can be served");
+        }
         Command::Help => print!("{}", options::HELP),
         Command::Version => println!("{} {}", agent::NAME, env!("CARGO_PKG_VERSION")),
     }

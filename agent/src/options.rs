@@ -18,6 +18,7 @@ Usage: cloister-agent COMMAND [OPTION...]
 Commands:
   prepare   as root: open the model volume, copy what only root may read
   serve     without privileges: open the model, make keys, serve
+  check     anywhere: say whether serve would open this model
 
 Options:
       --config FILE        configuration              [/run/cloister/config.toml]
@@ -40,6 +41,8 @@ pub enum Command {
     Prepare(Places),
     /// `serve`
     Serve(Places),
+    /// `check`
+    Check(Places),
     /// `--help`
     Help,
     /// `--version`
@@ -52,8 +55,8 @@ pub enum OptionsError {
     /// An argument that is unknown or lacks its value.
     #[error(transparent)]
     Argument(#[from] lexopt::Error),
-    /// Neither `prepare` nor `serve`.
-    #[error("one command is needed: prepare or serve")]
+    /// None of the commands.
+    #[error("one command is needed: prepare, serve or check")]
     Command,
 }
 
@@ -81,6 +84,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, O
             }
             Value(name) if command.is_none() && name == "serve" => {
                 command = Some(Command::Serve);
+            }
+            Value(name) if command.is_none() && name == "check" => {
+                command = Some(Command::Check);
             }
             other => return Err(other.unexpected().into()),
         }
@@ -122,7 +128,7 @@ mod tests {
     #[test]
     fn misuse_is_named() {
         let error = |line| parsed(line).unwrap_err();
-        assert_eq!(error(""), "one command is needed: prepare or serve");
+        assert_eq!(error(""), "one command is needed: prepare, serve or check");
         assert_eq!(error("serve --debug"), "invalid option '--debug'");
         assert_eq!(error("serve prepare"), "unexpected argument \"prepare\"");
         assert_eq!(error("serve --tpm"), "missing argument for option '--tpm'");

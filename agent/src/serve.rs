@@ -90,6 +90,13 @@ async fn boot(places: &Places, journal: &Journal) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// Opens the model as [`serve`] would, and nothing else.
+pub fn check(places: &Places) -> Result<(), ServeError> {
+    let (configuration, _) = site::read_configuration(&places.configuration)?;
+    Engine::open(&places.model, engine_limits(&configuration.limits))?;
+    Ok(())
+}
+
 fn open_model(places: &Places, limits: &Limits, journal: &Journal) -> Result<Engine, ServeError> {
     let begun = Instant::now();
     let engine = Engine::open(&places.model, engine_limits(limits))?;

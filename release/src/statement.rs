@@ -22,6 +22,9 @@ use crate::key::SigningKey;
 use crate::measure::{self, MeasureError, Measurement};
 use crate::pe::Image;
 
+/// Highest version. A client never goes back: beyond the last one there would be no next.
+pub const MAX_VERSION: u64 = 1 << 48;
+
 /// What a statement is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Release<'a> {
@@ -74,8 +77,8 @@ pub enum MakeError {
     /// A file name that cannot stand in a statement.
     #[error("{0} has a name that cannot stand in a statement")]
     FileName(PathBuf),
-    /// Version 0, which no client's floor can tell from none at all.
-    #[error("a version is at least 1")]
+    /// Version 0, which no client's floor can tell from none at all; or one that leaves no room.
+    #[error("a version is from 1 to {MAX_VERSION}")]
     Version,
     /// The statement would be larger than clients read.
     #[error("the statement has {0} bytes; {MAX_STATEMENT_BYTES} is the most")]
@@ -106,7 +109,7 @@ pub enum SourceError {
 
 /// Makes the statement of a release.
 pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
-    if release.version == 0 {
+    if !(1..=MAX_VERSION).contains(&release.version) {
         return Err(MakeError::Version);
     }
     let uki = read(&release.assembled.join("cloister.efi"))?;

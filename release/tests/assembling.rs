@@ -196,7 +196,9 @@ fn a_statement_is_made_only_of_what_belongs_together() {
         .map(|subject| subject.name.as_str())
         .collect();
     assert!(names.is_sorted() && names.contains(&"disk.img") && names.contains(&"image-vmlinuz"));
-    assert!(matches!(site.statement(0), Err(MakeError::Version)));
+    for version in [0, statement::MAX_VERSION + 1] {
+        assert!(matches!(site.statement(version), Err(MakeError::Version)));
+    }
     site.set_part("cmdline", b"another profile\n");
     let error = site.statement(1).unwrap_err();
     assert!(matches!(error, MakeError::OtherImage { path } if path.ends_with("cmdline")));

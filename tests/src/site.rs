@@ -273,7 +273,9 @@ fn context_tokens(model: &Path) -> Outcome<u32> {
     let kept = number("num_key_value_heads").unwrap_or(heads).min(heads);
     let head_dim = number("head_dim").unwrap_or(hidden / heads);
     // Key and value of each layer, in single precision.
-    let token_bytes = 8 * layers * kept * head_dim;
+    let token_bytes = [layers, kept, head_dim]
+        .into_iter()
+        .fold(8, u64::saturating_mul);
     let held = CACHE_BYTES / token_bytes.max(1);
     const MOST: u32 = 4096;
     Ok(u32::try_from(most.min(held))

@@ -224,7 +224,7 @@ pub(super) struct LogAppendArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  cloister-release log show --log releases.log --origin log.example.org/cloister \\
+  cloister-release log show|checkpoint --log releases.log --origin log.example.org/cloister \\
       --log-key ed25519:BASE64")]
 pub(super) struct LogReadArguments {
     /// Log file.

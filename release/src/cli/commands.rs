@@ -1,7 +1,8 @@
 //! The commands: read what was named, call the library, report.
 
 use std::error::Error;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use attest::release::{Envelope, Statement};
@@ -19,6 +20,9 @@ use super::failure::Failure;
 use super::report::Report;
 
 type Outcome = Result<Report, Failure>;
+
+/// Longer than any kernel, initrd or bundle.
+const MAX_INPUT_BYTES: u64 = 1 << 30;
 
 pub(super) fn assemble(arguments: &AssembleArguments) -> Outcome {
     let AssembleArguments {
@@ -148,7 +152,17 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Outcome {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(path).map_err(|error| access(path, &error))
+    let mut bytes = Vec::new();
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(count) if count as u64 > MAX_INPUT_BYTES => {
+            let error = io::Error::from(io::ErrorKind::FileTooLarge);
+            Err(access(path, &error))
+        }
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(access(path, &error)),
+    }
 }
 
 fn write(path: &Path, contents: &[u8]) -> Result<(), Failure> {

@@ -128,7 +128,7 @@ impl From<MakeError> for Failure {
             }
             MakeError::OtherImage { .. } => "name the image that was assembled with --image",
             MakeError::Profile(_) => "give a folder that image/build.sh filled",
-            MakeError::Version => "give --version 1 or higher",
+            MakeError::Version => "give a higher --version than the last, from 1 on",
             _ => "give the folders of image and assembled artifacts, and the lock",
         };
         Self::new(MISUSE, &error, hint)

@@ -22,6 +22,7 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(300);
 /// Boots an image in QEMU with a software TPM, verifies it, and asks it.
 #[derive(Parser)]
 #[command(
+    name = "demo",
     version,
     after_help = "`make demo` builds the image first and then runs this program.\n\
                   Exit codes: 0 the machine was verified and answered, 1 anything else."
