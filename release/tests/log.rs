@@ -274,3 +274,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_beginning_that_was_interrupted_begins_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let key = SigningKey::generate().unwrap();
+    let origin = common::ORIGIN.to_owned().try_into().unwrap();
+    fs::write(&path, "").unwrap();
+    assert_eq!(
+        Log::create(&path, &origin, &key).unwrap().entries().len(),
+        0
+    );
+    assert!(matches!(
+        Log::create(&path, &origin, &key),
+        Err(LogError::Exists(_))
+    ));
+}
