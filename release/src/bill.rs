@@ -14,13 +14,12 @@ use std::path::{Path, PathBuf};
 
 use attest::Digest;
 use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
 
 use crate::files::digest_of_file;
 use crate::inputs::{self, Input, InputsError};
 use crate::manifest::{self, Kind, Manifest, ManifestError};
 use crate::owns;
-
-mod sha1;
 
 /// Name of the bill in an image's folder.
 pub const FILE: &str = "sbom.spdx.json";
@@ -291,7 +290,7 @@ impl Bill {
         (kind, from): (&str, &str),
     ) {
         let id = format!("SPDXRef-File-{}", self.files.len() + 1);
-        let sha1 = sha1::hex(contents);
+        let sha1 = sha1_hex(contents);
         let mut file = json!({
             "SPDXID": id,
             "fileName": name,
@@ -314,7 +313,7 @@ impl Bill {
     /// The image itself, with the code over all its files (SPDX 2.3, 7.9).
     fn add_image(&mut self) {
         self.sha1.sort();
-        let code = sha1::hex(self.sha1.concat().as_bytes());
+        let code = sha1_hex(self.sha1.concat().as_bytes());
         let mut image = own("SPDXRef-Image", "cloister-image");
         image["filesAnalyzed"] = true.into();
         image["packageVerificationCode"] = json!({ "packageVerificationCodeValue": code });
@@ -441,6 +440,11 @@ fn rfc3339(seconds: u64) -> String {
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> BillError {
     let path = path.to_owned();
     move |source| BillError::Read { path, source }
+}
+
+/// SPDX demands it of every file beside any better hash. Nothing trusts it.
+fn sha1_hex(bytes: &[u8]) -> String {
+    hex::encode(Sha1::digest(bytes))
 }
 
 #[cfg(test)]
