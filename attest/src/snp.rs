@@ -18,10 +18,12 @@ use crate::certificate::{TrustAnchor, TrustAnchorError};
 mod chain;
 mod error;
 mod report;
+mod table;
 mod verify;
 
 pub use error::{GuestAbi, SnpError, SnpField, SnpSetting, Tcb, TcbPart};
 pub use report::{Firmware, REPORT_BYTES, Report, ReportError};
+pub use table::{MAX_TABLE_BYTES, TableError};
 pub use verify::{VerifiedReport, verify};
 
 /// Longest certificate.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 15] = [
+const ERRORS: [&str; 16] = [
     "BundleError",
     "CborError",
     "ChainFault",
@@ -21,6 +21,7 @@ const ERRORS: [&str; 15] = [
     "RevocationFault",
     "SnpError",
     "StatementError",
+    "TableError",
 ];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {

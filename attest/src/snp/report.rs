@@ -7,7 +7,7 @@
 //! 020 image id (16)           0e0 ID key digest (48)      1e0 committed TCB (8)
 //! 030 VMPL ‖ algorithm        110 author key digest (48)  1e8 firmware, current ‖ committed
 //! 038 current TCB (8)         140 report id (32)          1f0 launch TCB (8)
-//! 040 platform info (8)       160 id of the agent (32)    1f8 mitigations at launch, now: version 5
+//! 040 platform info (8)       160 id of the agent (32)    1f8 mitigations, launch ‖ now: v. 5
 //! 048 flags ‖ 0 (4)                                       208 0 (152)
 //! 2a0 R (72) ‖ S (72) ‖ 0 (368)
 //! ```
