@@ -39,6 +39,7 @@ fn statement(version: u64) -> Statement {
                 sha256: none(),
                 sha384: none(),
             },
+            snp: None,
         },
     };
     Statement::new(Vec::new(), predicate)
