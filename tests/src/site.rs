@@ -212,7 +212,7 @@ pub fn check_model(model: &Path) -> Outcome<()> {
 fn unusable(model: &Path, cause: &str) -> Failure {
     Failure::new(format!(
         "{} cannot be served: {cause}; give a folder in Hugging Face format with config.json \
-         (LlamaForCausalLM), safetensors, tokenizer.json and a chat template",
+         of a known architecture, safetensors, tokenizer.json and a chat template",
         model.display()
     ))
 }

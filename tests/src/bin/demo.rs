@@ -31,7 +31,7 @@ struct Arguments {
     /// Folder that image/build.sh filled.
     #[arg(long, default_value_os_t = repository().join("build/image/demo"))]
     image: PathBuf,
-    /// Model to serve: a folder in Hugging Face format, Llama architecture.
+    /// Model to serve: a folder in Hugging Face format; the README names the architectures.
     #[arg(long, default_value_os_t = repository().join("tests/demo-model/model"))]
     model: PathBuf,
     /// One question to ask. Without it: a chat at a terminal, a standard question elsewhere.
