@@ -247,7 +247,7 @@ fn configurations_are_refused_by_field() {
     for (field, value, refusal) in [
         (
             "architectures",
-            json!(["MistralForCausalLM"]),
+            json!(["MambaForCausalLM"]),
             "architectures has a value that is not",
         ),
         (
@@ -290,7 +290,7 @@ fn configurations_are_refused_by_field() {
         ),
         (
             "rope_parameters",
-            json!({"rope_type": "yarn"}),
+            json!({"rope_type": "proportional"}),
             "rope_parameters.rope_type has a value",
         ),
         (
