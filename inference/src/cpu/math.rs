@@ -49,7 +49,7 @@ leveled! {
     /// `gelu(gate) * up`, into `gate`, with gelu's approximation by tanh.
     pub(crate) fn gelu_gate(gate: &mut [f32], up: &[f32]) {
         /// `2 * sqrt(2 / pi)`
-        const SLOPE: f32 = 1.595_769_1;
+        const SLOPE: f32 = 1.595_769;
         for (gate, up) in gate.iter_mut().zip(up) {
             let x = *gate;
             // (1 + tanh(y)) / 2 = 1 / (1 + e^-2y)
