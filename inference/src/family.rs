@@ -52,3 +52,6 @@ pub(crate) fn read(config: Value) -> Result<ModelConfig, ConfigError> {
     fields.finish(HARMLESS)?;
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests;

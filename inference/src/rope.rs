@@ -68,11 +68,7 @@ impl RopeSpec {
         if let Some(mut parameters) = parameters {
             theta = parameters.positive("rope_theta")?.unwrap_or(theta);
             share = take_share(&mut parameters, defaults)?.or(share);
-            let dimensions = whole(share);
-            if dimensions < 2 || !dimensions.is_multiple_of(2) {
-                return Err(parameters.invalid("partial_rotary_factor", "an even part of a head"));
-            }
-            scaling = Scaling::take(&mut parameters, theta, dimensions, defaults)?;
+            scaling = Scaling::take(&mut parameters, theta, whole(share), defaults)?;
             parameters.finish(&[])?;
         }
         Ok(Self {
@@ -106,13 +102,17 @@ impl RopeSpec {
 
 fn take_share(fields: &mut Fields, defaults: RopeDefaults) -> Result<Option<f64>, ConfigError> {
     const FIELD: &str = "partial_rotary_factor";
-    match fields.positive(FIELD)? {
-        Some(share) if share > 1.0 => Err(fields.invalid(FIELD, "at most 1")),
-        Some(share) if share != 1.0 && !defaults.partial => {
-            Err(ConfigError::Unsupported(fields.name(FIELD)))
-        }
-        share => Ok(share),
+    let Some(share) = fields.positive(FIELD)? else {
+        return Ok(None);
+    };
+    if share != 1.0 && !defaults.partial {
+        return Err(ConfigError::Unsupported(fields.name(FIELD)));
     }
+    let dimensions = (defaults.head_dim as f64 * share) as usize;
+    if share > 1.0 || dimensions == 0 || !dimensions.is_multiple_of(2) {
+        return Err(fields.invalid(FIELD, "an even part of a head"));
+    }
+    Ok(Some(share))
 }
 
 /// The frequencies, one for each pair of dimensions.

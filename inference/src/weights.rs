@@ -315,14 +315,13 @@ impl Tensors {
 
     /// Takes a tensor of numbers, or a part of it.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<&Tensor, TensorError> {
-        self.take_as(name, shape, |dtype| {
-            matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16)
-        })
+        let fits = |dtype| matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16);
+        self.take_as(name, shape, fits, TensorError::Dtype)
     }
 
     fn take_bytes(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, TensorError> {
-        self.take_as(name, shape, |dtype| dtype == Dtype::U8)
-            .cloned()
+        let fits = |dtype| dtype == Dtype::U8;
+        self.take_as(name, shape, fits, TensorError::Bytes).cloned()
     }
 
     fn take_as(
@@ -330,11 +329,12 @@ impl Tensors {
         name: &str,
         shape: &[usize],
         fits: impl Fn(Dtype) -> bool,
+        refusal: impl Fn(Name) -> TensorError,
     ) -> Result<&Tensor, TensorError> {
         let tensor = self.tensors.get(name);
         let tensor = tensor.ok_or_else(|| TensorError::Missing(Name::new(name)))?;
         if !fits(tensor.entry.dtype) {
-            return Err(TensorError::Dtype(Name::new(name)));
+            return Err(refusal(Name::new(name)));
         }
         let shape: Vec<u64> = shape.iter().map(|size| *size as u64).collect();
         if tensor.entry.shape != shape {

@@ -14,6 +14,9 @@ use crate::spec::{
 const MAX_SIZE: u32 = 1 << 20;
 const MAX_LAYERS: u32 = 1024;
 const MAX_VOCABULARY: u32 = 1 << 24;
+const MAX_EXPERTS: u32 = 1 << 10;
+/// Experts of all layers.
+const MAX_NETWORKS: usize = 1 << 16;
 
 /// What a family says if its configuration does not.
 #[derive(Clone, Copy, Default)]
@@ -338,6 +341,29 @@ pub(super) fn qwen_windows(
         .into_iter()
         .map(|slides| window.filter(|_| slides))
         .collect())
+}
+
+/// How many experts a layer has, and how many of them read a token.
+pub(super) fn take_experts(
+    fields: &mut Fields,
+    layers: usize,
+) -> Result<(usize, usize), ConfigError> {
+    const NAMES: [&str; 2] = ["num_experts", "num_local_experts"];
+    let name = NAMES[usize::from(fields.has(NAMES[1]))];
+    let count = need(fields, name, MAX_EXPERTS)?;
+    for name in NAMES {
+        fields.only(name, count.into())?;
+    }
+    if layers * count as usize > MAX_NETWORKS {
+        return Err(fields.invalid(name, "a positive integer of a usual size"));
+    }
+    let chosen = need(fields, "num_experts_per_tok", MAX_EXPERTS)?;
+    if chosen > count {
+        return Err(fields.invalid("num_experts_per_tok", "at most the number of experts"));
+    }
+    // What training looks at.
+    fields.drop_fields(&["output_router_logits", "router_aux_loss_coef"]);
+    Ok((count as usize, chosen as usize))
 }
 
 /// A field that may be 1 or absent.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::ModelConfig;
-use super::base::{Base, Bias, Defaults, linear, need, sliding_layers, window};
+use super::base::{Base, Bias, Defaults, linear, sliding_layers, take_experts, window};
 use crate::config::Fields;
 use crate::cpu::MXFP4_BLOCK;
 use crate::error::ConfigError;
@@ -12,8 +12,6 @@ use crate::spec::{
     Activation, AttentionSpec, ExpertsSpec, GateSpec, GatedSpec, Layout, LinearSpec, MatrixSpec,
     MlpSpec, Routing, VectorSpec,
 };
-
-const MAX_EXPERTS: u32 = 1 << 12;
 
 pub(super) fn read(fields: &mut Fields) -> Result<ModelConfig, ConfigError> {
     let defaults = Defaults {
@@ -24,7 +22,6 @@ pub(super) fn read(fields: &mut Fields) -> Result<ModelConfig, ConfigError> {
     let base = Base::take(fields, defaults)?;
     // The networks have their own activation; this field is not looked at.
     fields.drop_fields(&["hidden_act", "initial_context_length"]);
-    fields.drop_fields(&["output_router_logits", "router_aux_loss_coef"]);
     let rope = take_rope(fields, &base)?;
     let window = window(fields, Some(128))?;
     let is_local = |layer: usize| window.is_some() && layer.is_multiple_of(2);
@@ -65,14 +62,7 @@ struct Experts {
 
 impl Experts {
     fn take(fields: &mut Fields, base: &Base) -> Result<Self, ConfigError> {
-        let count = match fields.size("num_local_experts", MAX_EXPERTS)? {
-            Some(count) => count,
-            None => need(fields, "num_experts", MAX_EXPERTS)?,
-        };
-        let chosen = need(fields, "num_experts_per_tok", MAX_EXPERTS)?;
-        if chosen > count {
-            return Err(fields.invalid("num_experts_per_tok", "at most the number of experts"));
-        }
+        let (count, chosen) = take_experts(fields, base.layers)?;
         fields.only("experts_per_token", chosen.into())?;
         let alpha = fields.positive("swiglu_alpha")?.unwrap_or(1.702) as f32;
         let limit = fields.positive("swiglu_limit")?.unwrap_or(7.0) as f32;
@@ -84,8 +74,8 @@ impl Experts {
             return Err(fields.invalid("intermediate_size", "a multiple of 32, as MXFP4 needs"));
         }
         Ok(Self {
-            count: count as usize,
-            chosen: chosen as usize,
+            count,
+            chosen,
             activation: Activation::Clamped { alpha, limit },
             is_mxfp4,
         })
@@ -141,7 +131,9 @@ fn take_quantization(fields: &mut Fields) -> Result<bool, ConfigError> {
     let Some(mut quantization) = fields.object("quantization_config")? else {
         return Ok(false);
     };
-    quantization.only("quant_method", json!("mxfp4"))?;
+    if quantization.take("quant_method") != Some(json!("mxfp4")) {
+        return Err(ConfigError::Unsupported(quantization.name("quant_method")));
+    }
     quantization.drop_fields(&["modules_to_not_convert", "dequantize"]);
     quantization.finish(&[])?;
     Ok(true)

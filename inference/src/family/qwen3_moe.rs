@@ -1,13 +1,11 @@
 //! Qwen3 with experts: most layers send each token to a few of many small networks.
 
 use super::ModelConfig;
-use super::base::{Base, Bias, Defaults, linear, need, only_silu, window};
+use super::base::{Base, Bias, Defaults, linear, need, only_silu, take_experts, window};
 use crate::config::Fields;
 use crate::error::ConfigError;
 use crate::rope::RopeSpec;
 use crate::spec::{Activation, ExpertsSpec, MlpSpec, Routing};
-
-const MAX_EXPERTS: u32 = 1 << 12;
 
 pub(super) fn read(fields: &mut Fields) -> Result<ModelConfig, ConfigError> {
     let activation = only_silu(fields)?;
@@ -17,8 +15,7 @@ pub(super) fn read(fields: &mut Fields) -> Result<ModelConfig, ConfigError> {
     let window = window(fields, Some(4096))?.filter(|_| is_sliding);
     fields.drop_fields(&["max_window_layers"]);
     let bias = Bias::everywhere(fields.switch("attention_bias")?);
-    let experts = Experts::take(fields)?;
-    fields.drop_fields(&["output_router_logits", "router_aux_loss_coef"]);
+    let experts = Experts::take(fields, base.layers)?;
     let layers = (0..base.layers).map(|layer| {
         let attention = base.normed_attention(layer, &rope, window, bias);
         let mlp = match experts.are_in(layer) {
@@ -43,19 +40,12 @@ struct Experts {
 }
 
 impl Experts {
-    fn take(fields: &mut Fields) -> Result<Self, ConfigError> {
-        let count = match fields.size("num_local_experts", MAX_EXPERTS)? {
-            Some(count) => count,
-            None => need(fields, "num_experts", MAX_EXPERTS)?,
-        };
-        let chosen = need(fields, "num_experts_per_tok", MAX_EXPERTS)?;
-        if chosen > count {
-            return Err(fields.invalid("num_experts_per_tok", "at most the number of experts"));
-        }
+    fn take(fields: &mut Fields, layers: usize) -> Result<Self, ConfigError> {
+        let (count, chosen) = take_experts(fields, layers)?;
         let step = fields.size("decoder_sparse_step", u32::MAX)?.unwrap_or(1);
         Ok(Self {
-            count: count as usize,
-            chosen: chosen as usize,
+            count,
+            chosen,
             intermediate: need(fields, "moe_intermediate_size", 1 << 20)? as usize,
             routing: match fields.switch("norm_topk_prob")? {
                 true => Routing::OverChosen,

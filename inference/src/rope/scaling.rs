@@ -16,11 +16,11 @@ pub(super) enum Scaling {
         high_factor: f32,
         original_tokens: f32,
     },
-    /// Pairs below `low` keep their frequency, pairs from `high` on are slowed down by `factor`.
+    /// Pairs up to `low` keep their frequency, those `span` later are slowed down by `factor`.
     Yarn {
         factor: f32,
         low: f32,
-        high: f32,
+        span: f32,
         size: f32,
     },
     /// Each pair is slowed down by a factor of its own, by another in long sequences.
@@ -95,7 +95,7 @@ impl Scaling {
         Ok(Self::Yarn {
             factor: factor as f32,
             low: low as f32,
-            high: high as f32,
+            span: (high - low) as f32,
             size: size as f32,
         })
     }
@@ -148,9 +148,9 @@ impl Scaling {
     pub(super) fn frequencies(&self, powers: &[f32], is_long: bool) -> Vec<f32> {
         let scaled = powers.iter().enumerate().map(|(pair, power)| match self {
             Self::Yarn {
-                factor, low, high, ..
+                factor, low, span, ..
             } => {
-                let ramp = ((pair as f32 - low) / (high - low)).clamp(0.0, 1.0);
+                let ramp = ((pair as f32 - low) / span).clamp(0.0, 1.0);
                 let keep = 1.0 - ramp;
                 1.0 / (factor * power) * (1.0 - keep) + 1.0 / power * keep
             }
