@@ -1,5 +1,5 @@
 # The two commands of a fresh machine: `make demo` and `make test`. The rest are their parts.
-.PHONY: demo asked test lint unit reproduce programs tools image relock
+.PHONY: demo asked test test-reproduce lint unit reproduce programs tools image image-nix relock
 
 # cargo.sh builds for this target, so that programs stand in one place whoever built them.
 programs_dir := target/x86_64-unknown-linux-gnu/debug
@@ -26,7 +26,7 @@ programs:
 	image/cargo.sh build --locked -p cloister-client -p cloister-release -p cloister-verity \
 		-p cloister-tests --bins
 
-# Everything that we assert: the house rules, every room, the image built twice, booted machines.
+# Everything that we assert: the house rules, every room, the image packed twice, booted machines.
 test: lint unit
 
 # Linters come with a Rust toolchain of the host; the locked compiler has none.
@@ -44,7 +44,14 @@ unit: image
 	image/cargo.sh build --workspace --bins --locked
 	image/cargo.sh test --workspace --locked
 
-# Builds the image twice, as two people would, and compares the bits. `make test` does it as well.
+# What takes too long for every change: the image compiled and packed by a stranger, and built a
+# second way in Nix's sandbox, twice; all to the same bits.
+test-reproduce:
+	image/reproduce.sh
+	nix/compare.sh
+
+# Builds the image twice, as two people would, and compares the bits; image/reproduce.sh --pack
+# leaves out the compiler.
 reproduce:
 	image/reproduce.sh
 
@@ -58,6 +65,10 @@ tools:
 PROFILE ?= demo
 image:
 	image/build.sh --profile $(PROFILE) --output build/image/$(PROFILE)
+
+# The same bits a second way, with Nix: this machine's, or the locked one if there is none.
+image-nix:
+	nix/build.sh --profile $(PROFILE) --output build/image-nix/$(PROFILE)
 
 # Makes image/deb.lock anew from the archive of today and prints what changed.
 relock:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # enter.sh [OPTION...] [--] CMD...: runs a command with /usr and /etc of a locked tree.
-#   --tree tools|build    which tree; tools if not given
-#   --offline             takes the network away
-#   --at FOLDER:PATH      lets FOLDER stand at PATH, which must not be there otherwise
+#   --tree tools|build|nix  which tree; tools if not given
+#   --offline               takes the network away
+#   --at FOLDER:PATH        lets FOLDER stand at PATH, which must not be there otherwise
 #
 # Everything else of the host (the working directory, /tmp, /home, /dev, …) stands where it stood,
 # so paths keep their meaning. Works as root and, where user namespaces are allowed, as anybody.
@@ -10,7 +10,7 @@
 
 main() {
     local set=tools offline='' places=()
-    local usage='usage: image/enter.sh [--tree tools|build] [--offline] [--at FOLDER:PATH] CMD...'
+    local usage='usage: image/enter.sh [--tree tools|build|nix] [--offline] [--at FOLDER:PATH] CMD…'
     while [ $# -gt 0 ]; do
         case $1 in
         --tree) set=${2-}; shift 2 || die "--tree needs a name" "$usage" ;;
@@ -41,7 +41,9 @@ main() {
 place() {
     local folder=${1%%:*} path=${1#*:} top
     top=$(cut -d/ -f2 <<<"$path")
-    [ -d "$folder" ] && [ "${path#/}" != "$path" ] && [ -n "$top" ] && [ ! -e "/$top" ] ||
+    # A Nix has its store at /nix and nowhere else: the host's, if there is one, is hidden.
+    [ -d "$folder" ] && [ "${path#/}" != "$path" ] && [ -n "$top" ] &&
+        { [ ! -e "/$top" ] || [ "$path" = /nix ]; } ||
         die "--at needs FOLDER:PATH: a folder, and a path whose first part is nowhere yet" "got: $1"
 }
 

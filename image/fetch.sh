@@ -7,6 +7,8 @@
 
 helper=/usr/lib/apt/apt-helper
 batch=12
+# A mirror that says nothing for so long is given up; one that drips is cut off at 50 kB a second.
+stall_s=${CLOISTER_STALL_S:-20}
 
 main() {
     # Two runs at once share the cache; the second waits and then finds everything there.
@@ -79,16 +81,19 @@ fetch_from() {
     split -l "$batch" -a 4 "$left" "$left."
     : >"$left"
     for part in "$left".????; do
-        local args=() row
+        local args=() row bytes=0
         while read -r row; do
             set -- $row
+            bytes=$((bytes + $5))
             rm -f "$cache_dir/debs/$4.part"
             args+=("$base/$6" "$cache_dir/debs/$4.part" "SHA256:$4")
         done <"$part"
         # APT::Sandbox::User: the cache may be where apt's own user cannot write; the hash is
         # checked all the same.
-        "$helper" -o APT::Sandbox::User=root -o Acquire::Retries=3 download-file "${args[@]}" \
-            >"$cache_dir/debs/.log" 2>&1 9>&- || cp "$cache_dir/debs/.log" "$cache_dir/debs/.errors"
+        timeout -k 5 $((stall_s * 6 + bytes / 50000)) \
+            "$helper" -o APT::Sandbox::User=root -o Acquire::Retries=2 \
+            -o Acquire::http::Timeout="$stall_s" -o Acquire::https::Timeout="$stall_s" \
+            download-file "${args[@]}" >"$cache_dir/debs/.log" 2>&1 9>&- || failed $? "$base"
         while read -r row; do
             set -- $row
             if keep "$cache_dir/debs/$4.part" "$4"; then
@@ -108,8 +113,18 @@ fetch_from() {
     done
 }
 
+# failed STATUS BASE: keeps what was said, for reason().
+failed() {
+    cp "$cache_dir/debs/.log" "$cache_dir/debs/.errors"
+    case $1 in
+    124 | 137) printf 'E: Failed to fetch %s  too slow\n' "$2" >>"$cache_dir/debs/.errors" ;;
+    esac
+}
+
 # keep FILE SHA256: takes a download into the cache if it is what the lock says.
 keep() {
+    # apt sets aside what it found to be wrong.
+    rm -f "$1.FAILED"
     [ -s "$1" ] || return 1
     if [ "$(hash_of <"$1")" != "$2" ]; then rm -f "$1"; return 1; fi
     mv "$1" "$(deb_file "$2")"

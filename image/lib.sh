@@ -5,6 +5,9 @@ set -euo pipefail
 # The caller's umask and locale must not reach any file that we make.
 umask 022
 export LC_ALL=C.UTF-8 TZ=UTC
+# Nor what its environment says to the programs that we start.
+unset CDPATH POSIXLY_CORRECT GREP_OPTIONS TAR_OPTIONS GZIP XZ_OPT XZ_DEFAULTS ZSTD_CLEVEL \
+    ZSTD_NBTHREADS PYTHONPATH PYTHONHOME SOURCE_DATE_EPOCH
 # Where Debian keeps mount and pivot_root; a person's own PATH may lack it.
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -16,7 +19,7 @@ case ${1-} in
     ;;
 esac
 
-image_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+image_dir=$(cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 repo_dir=$(dirname "$image_dir")
 lock_file=$image_dir/deb.lock
 # The scripts call each other; times count from the start of the first.
@@ -110,7 +113,7 @@ hash_of() { sha256sum | cut -d' ' -f1; }
 # the way it is made.
 tree_dir() {
     local key
-    key=$({ lock_rows "$1"; cat "$image_dir/tree.sh"; } | hash_of)
+    key=$({ lock_rows "$1" | cut -d" " -f1-6; cat "$image_dir/unpack.sh"; } | hash_of)
     printf '%s/%s-%s\n' "$cache_dir" "$1" "${key:0:16}"
 }
 

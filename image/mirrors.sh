@@ -1,6 +1,7 @@
-# Where packages are fetched from. No host is named here: the answer comes from this machine's own
-# apt sources and from CLOISTER_MIRRORS. A mirror is not trusted with anything: every file is
-# checked against the lock. shellcheck shell=bash
+# Where packages are fetched from: CLOISTER_MIRRORS, this machine's own apt sources, and last, for
+# what these no longer have, Debian's snapshot archive. A mirror is not trusted with anything: every
+# file is checked against the lock.
+# shellcheck shell=bash
 
 # apt_bases: "KIND URI" for each Debian archive that apt is set up with; KIND is main or security.
 apt_bases() {
@@ -48,4 +49,14 @@ mirror_bases() {
     # A host without security sources often has a mirror that carries that archive beside the main
     # one.
     if [ "$1" = security ]; then apt_bases | awk '$1 == "main" { print $2 "-security" }'; fi
+    snapshot_base "$1"
+}
+
+# snapshot_base KIND: the state of the archive that the lock was made from, if the lock says which.
+# CLOISTER_SNAPSHOT names another server of the same form, or none if empty.
+snapshot_base() {
+    local server=${CLOISTER_SNAPSHOT-http://snapshot.debian.org/archive} archive=debian
+    if [ "$1" = security ]; then archive=debian-security; fi
+    [ -z "$server" ] || awk -v a="$archive" -v server="$server" \
+        '$1 == "#" && $2 == "snapshot" && $3 == a { print server "/" a "/" $4 }' "$lock_file"
 }

@@ -10,8 +10,10 @@
 
 suite=trixie
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+stamp_form=%Y%m%dT%H%M%SZ
 
 main() {
+    command -v gpgv >/dev/null || die "gpgv is missing" "apt-get install gpgv"
     [ -r "$keyring" ] ||
         die "the keyring of the Debian archive is missing" "apt-get install debian-archive-keyring"
     work=$(mktemp -d)
@@ -23,7 +25,8 @@ main() {
     quietly "$work/update.log" apt_do apt-get update --error-on=any ||
         die "the archive's indexes could not be read, or are not signed by $keyring" \
             "check the network and the mirror"
-    for set in image build tools; do resolve "$set"; done
+    for set in image build tools nix; do resolve "$set"; done
+    evidence >"$work/evidence"
     write_lock >"$work/deb.lock"
     show_diff
     cp "$work/deb.lock" "$lock_file"
@@ -101,12 +104,43 @@ resolve() {
 
 write_lock() {
     printf '# Every package that the image, its build and its tools are made of.\n'
-    printf '# Made by `make relock`; do not edit.\n'
-    printf '# name version architecture sha256 size pool-path sets\n'
-    cat "$work"/{image,build,tools}.rows | awk '{
+    printf '# Made by `make relock`; do not edit.\n#\n'
+    printf '# Taken from these signed Release files (InRelease):\n'
+    cat "$work/evidence"
+    printf '#\n# name version architecture sha256 size pool-path sets\n'
+    cat "$work"/{image,build,tools,nix}.rows | awk '{
         key = $1 " " $2 " " $3 " " $4 " " $5 " " $6
         if (key in sets) sets[key] = sets[key] "," $7; else sets[key] = $7
     } END { for (key in sets) print key, sets[key] }' | sort
+}
+
+# What vouches for the hashes, a line for each Release file: archive, suite, date, SHA-256 of the
+# file, and the keys that signed it. apt has checked them already; here they are checked once more
+# and named, so that a reader can find the very file in the snapshot archive and do the same.
+evidence() {
+    local file archive suite date keys
+    for file in "$work"/state/lists/*_InRelease; do
+        suite=$(sed -n '/^SHA256:/q;s/^Codename: //p' "$file")
+        archive=debian
+        case $suite in *-security) archive=debian-security ;; esac
+        date=$(sed -n '/^SHA256:/q;s/^Date: //p' "$file")
+        keys=$(signers "$file")
+        [ -n "$keys" ] && [ -n "$suite" ] || die "$suite: no signature by a key of $keyring" \
+            "this is no archive of Debian: check the mirror"
+        printf '# evidence %s %s %s sha256:%s key:%s\n' "$archive" "$suite" \
+            "$(date -u -d "$date" +"$stamp_form")" "$(hash_of <"$file")" "$keys"
+        # Where to look when the archive has moved on: its state of half a day later, by when the
+        # snapshot archive surely has what this file lists.
+        printf '# snapshot %s %s\n' "$archive" "$(date -u -d "$date + 12 hours" +"$stamp_form")"
+    done | sort -r | awk '$2 != "snapshot" || !seen[$3]++' | sort
+}
+
+# The fingerprints of the primary keys whose signature on FILE is good, with commas between.
+signers() {
+    # It fails where only some of the signatures are by keys that this machine knows.
+    { gpgv --keyring "$keyring" --status-fd 1 "$1" 2>/dev/null || true; } |
+        awk '$2 ~ /SIG$/ && $2 != "VALIDSIG" { good = $2 == "GOODSIG" }
+            $2 == "VALIDSIG" && good { print $NF }' | sort -u | paste -sd,
 }
 
 # By name, version and sets: the columns that a person reviews. The hashes follow from signed

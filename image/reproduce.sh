@@ -1,50 +1,93 @@
 #!/usr/bin/env bash
-# reproduce.sh [--profile NAME]: builds the image twice, as two people would, and compares the bits.
+# reproduce.sh [--profile NAME] [--pack]: builds the image as it is built here, then once more as a
+# stranger would, and compares the bits of every file.
+#   --pack   the stranger gets the compiled programs and does the rest: seconds, not minutes
 #
-# The second build has another path, umask, time zone, language, home, number of processors and
-# file modes, an empty folder for compiled objects, and none of the first one's results. Only the
-# packages, the unpacked trees and the crates are shared: those are checked by hash.
+# The stranger has another path, user, umask, time zone, language, home, number of processors, file
+# system, name of the machine and day; a checkout with other modes and times; an environment full of
+# traps; and none of the first build's results. Shared are the packages, the unpacked trees and the
+# crates, which are checked by hash. stranger.sh is the stranger's side of it.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-profile=production
+profile=production pack=''
 
 main() {
-    [ "${1-}" != --profile ] || profile=$2
+    local usage='usage: image/reproduce.sh [--profile demo|production] [--pack]'
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --profile) profile=${2-}; shift 2 || die "--profile needs a name" "$usage" ;;
+        --pack) pack=1; shift ;;
+        *) die "unknown argument: $1" "$usage" ;;
+        esac
+    done
+    # The trees are linked, not copied, so this one must lie beside them.
+    mkdir -p "$cache_dir"
+    abroad=$(mktemp -d "$cache_dir/stranger.XXXXXX")
     work=$(mktemp -d "${TMPDIR:-/tmp}/cloister-twice.XXXXXX")
-    trap 'chmod -R u+rwX "$work"; rm -rf "$work"' EXIT
-    "$image_dir/tree.sh" tools >/dev/null
-    "$image_dir/tree.sh" build >/dev/null
-    "$image_dir/vendor.sh" >/dev/null
+    trap 'chmod -R u+rwX "$work"; rm -rf "$work" "$abroad"' EXIT
     # Both copies are made now: somebody may go on working here.
     checkout "$work/a"
-    (umask 077 && checkout "$work/other/checkout with a space/cloister")
+    checkout "$work/b"
     first
+    trees
     second
     compare
 }
 
-# As it would be built here.
+# As it is built here; for --pack, as it was: what is in the cache is taken.
 first() {
     say "first build"
-    build "$work/a" "$cache_dir" "$work/out-a"
+    local fresh=--fresh
+    if [ -n "$pack" ]; then fresh=''; fi
+    CLOISTER_CACHE=$cache_dir "$work/a/image/build.sh" --profile "$profile" \
+        --output "$work/out-a" $fresh
 }
 
-# As somebody else would build it.
+# The trees once more, of links to the same files, with a clock that goes ahead.
+trees() {
+    local set tree
+    offset
+    for set in tools build; do
+        tree=$("$image_dir/tree.sh" "$set")
+        cp -al "$tree" "$abroad/"
+        another_day "$abroad/$(basename "$tree")"
+    done
+    # Some crates hold files that only their owner may read.
+    chmod -R go+rX "$("$image_dir/vendor.sh")"
+}
+
+# The stranger's build starts ten seconds before a leap day, at least 400 days from now.
+offset() {
+    local now year start
+    now=$(date +%s)
+    year=$(($(date +%Y) / 4 * 4))
+    while start=$(date -u -d "$year-02-28 23:59:50" +%s) && [ "$start" -lt $((now + 34560000)) ]; do
+        year=$((year + 4))
+    done
+    offset_s=$((start - now))
+    "$image_dir/enter.sh" --tree build -- cc -O2 -Wall -shared -fPIC -nostdlib \
+        -DOFFSET_S="${offset_s}L" -o "$abroad/clock.so" "$work/b/image/stranger.c"
+}
+
+# The environment is no way to give all programs a clock: it is cleaned, by us and by mkosi. The
+# loader reads a list of libraries from /etc, which mkosi's sandbox does not show; in this copy of
+# the loader the list stands in /usr.
+another_day() {
+    local tree=$1 loader=usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2
+    sed -i 's#/etc/ld\.so\.preload#/usr/ld.so.preload#' "$tree/$loader"
+    cp "$abroad/clock.so" "$tree/usr/lib/stranger.so"
+    echo /usr/lib/stranger.so >"$tree/usr/ld.so.preload"
+}
+
 second() {
-    say "second build"
-    local cache=$work/other/.cache/deep/er checkout="$work/other/checkout with a space/cloister"
-    mkdir -p "$cache" "$work/other/home"
-    ln -s "$cache_dir"/{debs,tools-*,build-*,crates-*} "$cache/"
-    # A checkout with odd modes and times.
-    find "$checkout" -type f -perm -u+x -exec chmod 700 {} + -o -type f -exec chmod 600 {} +
-    find "$checkout" -exec touch -h -d 2001-02-03 {} +
-    ln -s /dev/null "$work/other/home/.bashrc"
-    (
-        umask 077
-        export HOME=$work/other/home TZ=Asia/Tokyo LANG=de_DE.UTF-8 LC_ALL=C SOURCE_DATE_EPOCH=1
-        export CARGO_ENCODED_RUSTFLAGS=-Cdebuginfo=2 RUSTFLAGS=-Cdebuginfo=2 CARGO_BUILD_JOBS=1
-        build "$checkout" "$cache" "$work/out-b" taskset --cpu-list 0
-    )
+    local names=(unshare --mount --uts) programs=''
+    if [ -n "$pack" ]; then programs=$(basename "$("$work/a/image/rust.sh")"); fi
+    say "second build, by a stranger, $((offset_s / 86400)) days from now"
+    if [ "$(id -u)" != 0 ]; then names+=(--user --map-root-user); fi
+    chmod 755 "$work" "$abroad"
+    mkdir "$work/kept" "$work/other" "$work/out-b"
+    "${names[@]}" bash "$work/b/image/stranger.sh" "$work" "$cache_dir" "$(basename "$abroad")" \
+        "$profile" "$programs" || die "the second build failed" "its message stands above"
 }
 
 # The files that git knows, as they lie here.
@@ -54,12 +97,6 @@ checkout() {
         while read -r -d '' file; do
             if [ -e "$file" ] || [ -L "$file" ]; then printf '%s\0' "$file"; fi
         done | tar -c --null -T - | tar -x -C "$1")
-}
-
-build() {
-    local tree=$1 cache=$2 out=$3
-    shift 3
-    CLOISTER_CACHE=$cache "$@" "$tree/image/build.sh" --profile "$profile" --output "$out" --fresh
 }
 
 compare() {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # rust.sh: builds the programs that stand in the image, cloister-agent and verity-init, and prints
 # the folder with them.
+# rust.sh --stage DIR: only lays out the sources that they are made of in DIR, for nix/.
 #
 # With the locked compiler, from vendored crates, the network off. The result is kept under a key
 # made of everything that it was made from, so with nothing changed this takes a moment.
@@ -8,10 +9,10 @@
 
 # The rooms whose code goes into the two programs.
 rooms=(agent attest carrier channel inference verity)
-target=x86_64-unknown-linux-gnu
 
 main() {
     local key out
+    if [ "${1-}" = --stage ]; then stage "$2"; return; fi
     key=$(inputs | hash_of)
     out=$cache_dir/programs-${key:0:16}
     if [ ! -e "$out" ]; then make_programs "$out"; fi
@@ -28,7 +29,7 @@ inputs() {
 
 sources() {
     {
-        printf '%s\n' Cargo.lock image/rust.sh image/vendor.sh
+        printf '%s\n' Cargo.lock image/compile.sh image/rust.sh image/vendor.sh
         manifests
         find "${rooms[@]}" -name target -prune -o -type f -path '*/src/*' -print
         # What a crate takes in with include_str! and the like.
@@ -54,45 +55,18 @@ make_programs() {
     stage "$work/src"
     # What was compiled of the crates is kept between builds with the same compiler and flags.
     local objects
-    objects=$({ tree_dir build; cat "$image_dir/rust.sh"; } | hash_of)
+    objects=$({ tree_dir build; cat "$image_dir/compile.sh"; } | hash_of)
     objects=$cache_dir/objects-${objects:0:16}
     mkdir -p "$objects"
     say "compiling cloister-agent and verity-init with the network off"
-    # Reproducibility: every path that the compiler sees is the same on every machine. The sources,
-    # the crates and the output are bound to fixed places, and those are mapped away as well.
+    rm -rf "$out.new"
+    mkdir -p "$out.new"
     quietly "$cache_dir/rust.log" "$image_dir/enter.sh" --tree build --offline \
         --at "$work/src:/cloister/src" --at "$vendor:/cloister/crates" \
         --at "$objects:/cloister/objects" --at "$work/home:/cloister/home" -- \
-        env -i PATH=/usr/bin HOME=/cloister/home LC_ALL=C.UTF-8 TZ=UTC CARGO_INCREMENTAL=0 \
-        CARGO_HOME=/cloister/home/.cargo CARGO_TARGET_DIR=/cloister/objects \
-        RUSTFLAGS="$(flags)" bash -euc "$(build_commands)" 7>&- ||
+        bash "$image_dir/compile.sh" "$out.new" 7>&- ||
         die "the programs do not compile" "the whole output is in $cache_dir/rust.log"
-    rm -rf "$out.new"
-    mkdir -p "$out.new"
-    cp "$objects/$target/release/cloister-agent" "$objects/$target/release/verity-init" "$out.new/"
     mv "$out.new" "$out"
-}
-
-# Static, so that no library of the root is part of the agent; no build id; no path of this machine.
-flags() {
-    printf '%s ' -Ctarget-feature=+crt-static -Clink-arg=-Wl,--build-id=none \
-        --remap-path-prefix=/cloister/src=src --remap-path-prefix=/cloister/crates=crates \
-        --remap-path-prefix=/cloister/objects=objects
-}
-
-build_commands() {
-    cat <<EOF
-cd /cloister/src
-mkdir -p "\$CARGO_HOME"
-cat >"\$CARGO_HOME/config.toml" <<'END'
-[source.crates-io]
-replace-with = "vendored"
-[source.vendored]
-directory = "/cloister/crates"
-END
-cargo build --offline --locked --release --target $target \\
-    -p cloister-agent --bin cloister-agent -p cloister-verity --bin verity-init
-EOF
 }
 
 # The rooms as they are, and of the others only the manifest with empty programs: cargo wants the

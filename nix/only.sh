@@ -1,0 +1,3 @@
+# Some files of the image alone.
+mkdir "$out"
+for file in $files; do cp "$image/$file" "$out/"; done
