@@ -86,9 +86,9 @@ impl Product {
     /// AMD's root for this product.
     pub(crate) fn root(self) -> Result<TrustAnchor, TrustAnchorError> {
         TrustAnchor::from_der(match self {
-            Self::Milan => include_bytes!("../roots/amd-ark-milan.der"),
-            Self::Genoa => include_bytes!("../roots/amd-ark-genoa.der"),
-            Self::Turin => include_bytes!("../roots/amd-ark-turin.der"),
+            Self::Milan => include_bytes!("snp/roots/amd-ark-milan.der"),
+            Self::Genoa => include_bytes!("snp/roots/amd-ark-genoa.der"),
+            Self::Turin => include_bytes!("snp/roots/amd-ark-turin.der"),
         })
     }
 
