@@ -1,6 +1,7 @@
 //! Child processes that end when their owner does, however it ends.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
@@ -20,8 +21,8 @@ impl Process {
     ///
     /// The kernel ties a child's life to the *thread* that started it (see [`crate::tools`]), and a
     /// test's thread may end before the test's virtual machine does. So one thread, which never
-    /// ends, starts them all.
-    pub fn start(command: Command) -> io::Result<Self> {
+    /// ends, starts them all. Ctrl-C at a terminal is for its owner, not for the program.
+    pub fn start(mut command: Command) -> io::Result<Self> {
         static STARTER: OnceLock<Sender<Order>> = OnceLock::new();
         let starter = STARTER.get_or_init(|| {
             let (sender, orders) = channel::<Order>();
@@ -32,6 +33,7 @@ impl Process {
             });
             sender
         });
+        command.process_group(0);
         let (answer, child) = channel();
         let lost = || io::Error::other("the thread that starts programs is gone");
         starter.send((command, answer)).map_err(|_| lost())?;

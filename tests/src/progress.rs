@@ -32,17 +32,21 @@ impl Progress {
         eprintln!("{} {what}", self.stamp());
     }
 
-    /// Says what begins and, at a terminal, that it goes on.
+    /// Says what begins and, at a terminal, how long it has gone on.
     pub fn step(self, what: &str) -> Step {
-        self.say(what);
         let (stop, stopped) = mpsc::channel::<()>();
+        let line = what.to_owned();
         let tick = move || {
+            eprint!("{} {line}", self.stamp());
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                eprint!("\r{} …", self.stamp());
+                eprint!("\r{} {line}", self.stamp());
             }
-            eprint!("\r\x1b[K");
+            eprintln!();
         };
         let ticking = io::stderr().is_terminal().then(|| thread::spawn(tick));
+        if ticking.is_none() {
+            self.say(what);
+        }
         Step {
             progress: self,
             stop: Some(stop),
