@@ -73,3 +73,8 @@ image-nix:
 # Makes image/deb.lock anew from the archive of today and prints what changed.
 relock:
 	image/relock.sh
+
+# Size and licence of every locked input, for `cloister-release inputs` and the bill of materials.
+.PHONY: licences
+licences:
+	release/licences.py

@@ -1,9 +1,10 @@
 """Compares the engine with transformers on fresh random models: logits and greedy tokens.
 
-    python tests/compare_transformers.py GREEDY_BINARY [--seed N] [--models N]
+    python tests/compare_transformers.py GREEDY_BINARY [--family NAME]… [--seed N] [--models N]
 
-GREEDY_BINARY is `inference/examples/greedy.rs`, built in release. Exits 0 if all agree, 1 if not. Without
-torch and transformers it says so and exits 77, which test runners take for "skipped".
+GREEDY_BINARY is `inference/examples/greedy.rs`. Without `--family` every family is compared; `--models` counts for
+each. Exits 0 if all agree, 1 if not. Without torch and transformers it says so and exits 77, which test runners
+take for "skipped".
 """
 
 import argparse
@@ -16,48 +17,63 @@ import tempfile
 import time
 
 TOLERANCE = 2e-4
-NEW_TOKENS = 32
+NEW_TOKENS = 64
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("greedy", type=pathlib.Path)
+    parser.add_argument("--family", action="append")
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--models", type=int, default=5)
+    parser.add_argument("--models", type=int, default=2)
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     try:
         sys.path.insert(0, str(pathlib.Path(__file__).parent / "fixtures"))
-        import make_llama
+        import make_families
     except ImportError as error:
         print(f"skipped: {error}")
         return 77
+    families = arguments.family or make_families.FAMILIES
     failures = 0
-    for seed in range(arguments.seed, arguments.seed + arguments.models):
-        with tempfile.TemporaryDirectory() as folder:
-            make_llama.random_model(folder, seed)
-            failures += not compare(arguments.greedy, folder, make_llama.expected(folder, seed), seed)
-    print(f"{arguments.models - failures} of {arguments.models} random models agree")
+    for family in families:
+        for seed in range(arguments.seed, arguments.seed + arguments.models):
+            with tempfile.TemporaryDirectory() as folder:
+                make_families.random_model(folder, family, seed)
+                prompts = make_families.random_prompts(seed)
+                cases = make_families.expected(folder, seed, prompts, NEW_TOKENS)
+                failures += not compare(arguments.greedy, folder, cases, f"{family}, seed {seed}")
+    count = len(families) * arguments.models
+    print(f"{count - failures} of {count} random models agree")
     return 1 if failures else 0
 
 
-def compare(greedy, folder, cases, seed):
+def compare(greedy, folder, cases, name):
     worst, same = 0.0, True
     for case in cases:
         prompt = ",".join(map(str, case["prompt"]))
         command = [greedy, folder, str(NEW_TOKENS), prompt, "--logits"]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        expected = case["logits"].double().flatten().tolist()
-        size = max(map(abs, expected))
-        errors = (abs(a - b) / size for a, b in zip(expected, found["logits"], strict=True))
-        worst = max(worst, *errors)
+        answer = subprocess.run(command, capture_output=True)
+        if answer.returncode != 0:
+            print(f"FAILS: {name}: {answer.stderr.decode().strip()}", flush=True)
+            return False
+        found = json.loads(answer.stdout)
+        # Relative to the largest logit of the position.
+        rows = case["logits"].double().tolist()
+        width = len(rows[0])
+        for position, expected in enumerate(rows):
+            size = max(map(abs, expected))
+            row = found["logits"][position * width : (position + 1) * width]
+            worst = max(worst, *(abs(a - b) / size for a, b in zip(expected, row, strict=True)))
         same &= found["tokens"] == case["greedy"]
     good = same and worst < TOLERANCE
     config = json.loads((pathlib.Path(folder) / "config.json").read_text())
-    shape = "{num_hidden_layers} layers, {num_attention_heads}/{num_key_value_heads} heads of {head_dim}"
+    shape = "{num_hidden_layers} layers, {num_attention_heads}/{num_key_value_heads} heads, hidden {hidden_size}"
     print(
-        f"{'agrees' if good else 'DIFFERS'}: seed {seed}, {config['dtype']},",
+        f"{'agrees' if good else 'DIFFERS'}: {name}, {config['dtype']},",
         shape.format(**config) + f", logits within {worst:.1e}, tokens {'equal' if same else 'differ'}",
+        flush=True,
     )
     return good
 

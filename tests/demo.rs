@@ -18,7 +18,6 @@ fn refused(arguments: &[&str], cause: &str) {
     let (code, said) = demo(arguments);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains(cause), "{said}");
-    assert!(!said.contains("logs are in"), "nothing ran: {said}");
 }
 
 #[test]

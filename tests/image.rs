@@ -1,6 +1,8 @@
 //! What goes into the image: packages by their hash alone, named files and nothing else, and the
 //! same bits for everybody.
 
+mod numbers;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;

@@ -13,6 +13,7 @@ const MAX_COLUMNS: usize = 100;
 /// What may stand at the root of the repository.
 const ROOT: &[&str] = &[
     ".ci",
+    ".github",
     ".gitignore",
     "Cargo.lock",
     "Cargo.toml",

@@ -10,6 +10,10 @@ use sha2::Digest as _;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest<const N: usize>(pub [u8; N]);
 
+/// Bytes of any length, shown as lower-case hexadecimal.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hex(pub Box<[u8]>);
+
 /// Not `2 * N` lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a digest in lower-case hexadecimal of the right length")]
@@ -55,6 +59,24 @@ impl<const N: usize> fmt::Display for Digest<N> {
 }
 
 impl<const N: usize> fmt::Debug for Digest<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<const N: usize> From<Digest<N>> for Hex {
+    fn from(digest: Digest<N>) -> Self {
+        Self(digest.0.as_slice().into())
+    }
+}
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

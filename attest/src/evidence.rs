@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! {1: version = 1,
-//!  2: platform = "tpm",
+//!  2: platform = "tpm" or "snp",
 //!  3: what the platform gave; for "tpm":
 //!     {1: TPMS_ATTEST, 2: TPMT_SIGNATURE, 3: [15 register values of 48 bytes],
-//!      4: event log, 5: [certificates, leaf first, root not included]},
+//!      4: event log, 5: [certificates, leaf first, root not included]};
+//!     for "snp":
+//!     {1: attestation report, 2: [VCEK or VLEK, ASK or ASVK], 3: [revocation lists]},
 //!  4: configuration file,
 //!  5: [GPU evidence],
 //!  6: release bundle, may be empty}
@@ -16,8 +18,10 @@ use sha2::{Digest as _, Sha256};
 use crate::Digest;
 use crate::cbor::{CborError, Decoder, Encoder};
 use crate::configuration::MAX_CONFIGURATION_BYTES;
+use crate::crl::MAX_CRL_BYTES;
 use crate::eventlog::MAX_EVENT_LOG_BYTES;
 use crate::release::MAX_BUNDLE_BYTES;
+use crate::snp::{self, SnpEvidence};
 use crate::tpm::{MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, MAX_STRUCTURE_BYTES, TpmEvidence};
 
 /// Longest encoding of evidence.
@@ -38,11 +42,17 @@ pub struct Evidence {
 }
 
 /// Evidence of one platform.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is not copied about"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Platform {
     /// A quote by a TPM 2.0.
     Tpm(TpmEvidence),
+    /// A report of AMD SEV-SNP.
+    Snp(SnpEvidence),
 }
 
 /// A platform by name.
@@ -52,6 +62,8 @@ pub enum Platform {
 pub enum PlatformKind {
     /// A TPM 2.0.
     Tpm,
+    /// AMD SEV-SNP.
+    Snp,
 }
 
 impl PlatformKind {
@@ -60,6 +72,7 @@ impl PlatformKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tpm => "tpm",
+            Self::Snp => "snp",
         }
     }
 }
@@ -105,6 +118,7 @@ impl Evidence {
         encoder.uint(2).text(self.platform.kind().as_str()).uint(3);
         match &self.platform {
             Platform::Tpm(tpm) => encode_tpm(&mut encoder, tpm),
+            Platform::Snp(snp) => encode_snp(&mut encoder, snp),
         }
         encoder.uint(4).bytes(&self.configuration);
         encode_gpu(encoder.uint(5));
@@ -129,6 +143,7 @@ impl Evidence {
         decoder.key(3)?;
         let platform = match platform {
             "tpm" => Platform::Tpm(decode_tpm(&mut decoder)?),
+            "snp" => Platform::Snp(decode_snp(&mut decoder)?),
             _ => return Err(EvidenceError::Platform),
         };
         decoder.key(4)?;
@@ -164,6 +179,7 @@ impl Platform {
     pub const fn kind(&self) -> PlatformKind {
         match self {
             Self::Tpm(_) => PlatformKind::Tpm,
+            Self::Snp(_) => PlatformKind::Snp,
         }
     }
 }
@@ -221,6 +237,35 @@ fn decode_tpm(decoder: &mut Decoder<'_>) -> Result<TpmEvidence, EvidenceError> {
     Ok(tpm)
 }
 
+fn encode_snp(encoder: &mut Encoder, snp: &SnpEvidence) {
+    encoder.map(3);
+    encoder.uint(1).bytes(&snp.report);
+    for (key, items) in [(2, &snp.certificates), (3, &snp.revocation_lists)] {
+        encoder.uint(key).array(items.len());
+        for item in items {
+            encoder.bytes(item);
+        }
+    }
+}
+
+fn decode_snp(decoder: &mut Decoder<'_>) -> Result<SnpEvidence, EvidenceError> {
+    let mut snp = SnpEvidence::default();
+    decoder.map(3)?;
+    decoder.key(1)?;
+    snp.report = decoder.bytes(snp::REPORT_BYTES)?.to_vec();
+    decoder.key(2)?;
+    for _ in 0..decoder.array(snp::MAX_CERTIFICATES)? {
+        let certificate = decoder.bytes(snp::MAX_CERTIFICATE_BYTES)?;
+        snp.certificates.push(certificate.to_vec());
+    }
+    decoder.key(3)?;
+    for _ in 0..decoder.array(snp::MAX_REVOCATION_LISTS)? {
+        let list = decoder.bytes(MAX_CRL_BYTES)?;
+        snp.revocation_lists.push(list.to_vec());
+    }
+    Ok(snp)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +290,21 @@ mod tests {
     fn what_is_written_is_read_back() {
         let bytes = evidence().encode();
         assert_eq!(Evidence::decode(&bytes), Ok(evidence()));
+    }
+
+    #[test]
+    fn snp_evidence_is_read_back() {
+        let snp = SnpEvidence {
+            report: vec![1; snp::REPORT_BYTES],
+            certificates: vec![vec![2; 1400], vec![3; 1700]],
+            revocation_lists: vec![vec![4; 900]],
+        };
+        let evidence = Evidence {
+            platform: Platform::Snp(snp),
+            ..evidence()
+        };
+        let bytes = evidence.encode();
+        assert_eq!(Evidence::decode(&bytes), Ok(evidence));
     }
 
     #[test]

@@ -12,8 +12,10 @@
 #![forbid(unsafe_code)]
 
 pub mod cbor;
+pub mod certificate;
 mod claim;
 pub mod configuration;
+pub mod crl;
 mod digest;
 pub mod eventlog;
 pub mod evidence;
@@ -23,13 +25,15 @@ mod reader;
 mod refusal;
 pub mod release;
 mod report_data;
+mod rsa;
+pub mod snp;
 mod time;
 pub mod tpm;
 mod verify;
 
 pub use claim::Claim;
 pub use configuration::Configuration;
-pub use digest::Digest;
+pub use digest::{Digest, Hex};
 pub use evidence::{Evidence, Platform, PlatformKind};
 pub use name::Name;
 pub use policy::Policy;

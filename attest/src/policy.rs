@@ -23,6 +23,9 @@
 //! [channel]
 //! assurance = "per-handshake"
 //! ```
+//!
+//! A platform has its table exactly where `evidence.platforms` names it; the one of SEV-SNP is
+//! drawn at [`SnpPolicy`].
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -30,6 +33,12 @@ use sha2::{Digest as _, Sha256};
 use crate::release::{Origin, PublicKey};
 use crate::tpm::chain::TrustAnchor;
 use crate::{Digest, Name, PlatformKind};
+
+mod snp;
+mod value;
+
+pub use snp::{ProductPolicy, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
+pub use value::{Demand, Pin, Tolerance};
 
 /// Longest policy file.
 pub const MAX_POLICY_BYTES: usize = 256 << 10;
@@ -41,8 +50,10 @@ pub struct Policy {
     version: u64,
     /// Which software may answer.
     pub release: ReleasePolicy,
-    /// Which TPMs may vouch for it.
-    pub tpm: TpmPolicy,
+    /// Which TPMs may vouch for it; there if, and only if, the platform is accepted.
+    pub tpm: Option<TpmPolicy>,
+    /// Which machines with SEV-SNP may; there if, and only if, the platform is accepted.
+    pub snp: Option<SnpPolicy>,
     /// Which platforms are accepted.
     pub evidence: EvidencePolicy,
     /// How closely evidence must be bound to the channel.
@@ -119,6 +130,12 @@ pub enum List {
     Signers,
     /// `tpm.roots`
     TpmRoots,
+    /// `snp.products`
+    SnpProducts,
+    /// `snp.signing_keys`
+    SnpSigningKeys,
+    /// `snp.vmpls`
+    SnpVmpls,
     /// `evidence.platforms`
     Platforms,
 }
@@ -148,9 +165,18 @@ pub enum PolicyError {
     #[error("{} is empty", match .0 {
         List::Signers => "release.signers",
         List::TpmRoots => "tpm.roots",
+        List::SnpProducts => "snp.products",
+        List::SnpSigningKeys => "snp.signing_keys",
+        List::SnpVmpls => "snp.vmpls",
         List::Platforms => "evidence.platforms",
     })]
     Empty(List),
+    /// A platform is accepted, and nothing says what is demanded of it.
+    #[error("evidence.platforms names {kind}, and there is no table [{kind}]", kind = .0.as_str())]
+    MissingTable(PlatformKind),
+    /// There is a table of a platform that is not accepted.
+    #[error("table [{kind}], and evidence.platforms does not name it", kind = .0.as_str())]
+    UnusedTable(PlatformKind),
 }
 
 impl Policy {
@@ -167,16 +193,44 @@ impl Policy {
                 found: policy.version,
             });
         }
-        for (list, empty) in [
-            (List::Signers, policy.release.signers.is_empty()),
-            (List::TpmRoots, policy.tpm.roots.is_empty()),
-            (List::Platforms, policy.evidence.platforms.is_empty()),
+        policy.check_lists()?;
+        policy.check_tables()?;
+        Ok(policy)
+    }
+
+    fn check_tables(&self) -> Result<(), PolicyError> {
+        for (platform, table) in [
+            (PlatformKind::Tpm, self.tpm.is_some()),
+            (PlatformKind::Snp, self.snp.is_some()),
         ] {
-            if empty {
-                return Err(PolicyError::Empty(list));
+            match (self.evidence.platforms.contains(&platform), table) {
+                (true, false) => return Err(PolicyError::MissingTable(platform)),
+                (false, true) => return Err(PolicyError::UnusedTable(platform)),
+                _ => {}
             }
         }
-        Ok(policy)
+        Ok(())
+    }
+
+    fn check_lists(&self) -> Result<(), PolicyError> {
+        let mut lists = vec![
+            (List::Signers, self.release.signers.is_empty()),
+            (List::Platforms, self.evidence.platforms.is_empty()),
+        ];
+        if let Some(tpm) = &self.tpm {
+            lists.push((List::TpmRoots, tpm.roots.is_empty()));
+        }
+        if let Some(snp) = &self.snp {
+            lists.extend([
+                (List::SnpProducts, snp.products.is_empty()),
+                (List::SnpSigningKeys, snp.signing_keys.is_empty()),
+                (List::SnpVmpls, snp.vmpls.is_empty()),
+            ]);
+        }
+        match lists.into_iter().find(|(_, empty)| *empty) {
+            Some((list, _)) => Err(PolicyError::Empty(list)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::configuration::ConfigurationError;
 use crate::eventlog::EventLogError;
 use crate::evidence::EvidenceError;
 use crate::release::ReleaseError;
+use crate::snp::SnpError;
 use crate::tpm::Register;
 use crate::tpm::chain::ChainError;
 use crate::tpm::quote::QuoteError;
@@ -125,6 +126,23 @@ pub enum Refusal {
     /// Secure Boot is off, and the policy demands it.
     #[error("Secure Boot: required by the policy, found disabled")]
     SecureBoot,
+    /// The release says nothing of this platform.
+    #[error("release: states no reference values for {}", platform.as_str())]
+    NoReferenceValues {
+        /// The platform.
+        platform: PlatformKind,
+    },
+    /// A report of SEV-SNP that is not believed.
+    #[error("SEV-SNP: {0}")]
+    Snp(Box<SnpError>),
+    /// What was launched is none of the release's machines.
+    #[error("launch digest: {found} is none of the {machines} that the release states")]
+    LaunchDigest {
+        /// Launch digest found.
+        found: Digest<48>,
+        /// How many the release states.
+        machines: usize,
+    },
 }
 
 /// A part of evidence that the binding covers by its digest.
@@ -161,6 +179,8 @@ impl Refusal {
                 | ReleaseError::Checkpoint(_)
                 | ReleaseError::Inclusion { .. },
             ) => Class::Log,
+            Self::Snp(error) if error.is_date() => Class::Collateral,
+            Self::Snp(error) if error.is_forged() => Class::Signature,
             Self::Evidence(_)
             | Self::Binding { .. }
             | Self::Release(_)
@@ -177,7 +197,10 @@ impl Refusal {
             | Self::ConfigurationDigest { .. }
             | Self::Register { .. }
             | Self::NotEmpty { .. }
-            | Self::SecureBoot => Class::Policy,
+            | Self::SecureBoot
+            | Self::NoReferenceValues { .. }
+            | Self::Snp(_)
+            | Self::LaunchDigest { .. } => Class::Policy,
         }
     }
 
@@ -208,7 +231,11 @@ impl Refusal {
             Self::Quote(_) | Self::EventLog(_) | Self::Replay { .. } => {
                 "the evidence was altered or the TPM is not genuine: do not trust this server"
             }
-            Self::Register { .. } => {
+            Self::Snp(error) => error.hint(),
+            Self::NoReferenceValues { .. } => {
+                "the operator must publish a release for this platform"
+            }
+            Self::Register { .. } | Self::LaunchDigest { .. } => {
                 "what was started is not what the release states: compare the release's artifacts"
             }
             Self::NotEmpty { .. } => {
@@ -228,6 +255,12 @@ fn release_hint(error: &ReleaseError) -> &'static str {
         ReleaseError::Envelope(_) => "if you trust its signer, name the key in release.signers",
         ReleaseError::Checkpoint(_) => "check release.log_origin and release.log_key",
         ReleaseError::Inclusion { .. } => "the release is not in the log: do not trust it",
+    }
+}
+
+impl From<SnpError> for Refusal {
+    fn from(error: SnpError) -> Self {
+        Self::Snp(Box::new(error))
     }
 }
 

@@ -2,11 +2,13 @@
 
 use crate::policy::{AssurancePolicy, ReleasePolicy};
 use crate::refusal::BoundPart;
+use crate::release::statement::SnpReferenceValues;
 use crate::release::{Statement, VerifiedRelease};
+use crate::snp::{self, VerifiedReport};
 use crate::tpm;
 use crate::{
-    Binding, Claim, Configuration, Digest, Evidence, Platform, Policy, Refusal, ReleaseFloor,
-    ReportData, UnixTime,
+    Binding, Claim, Configuration, Digest, Evidence, Platform, PlatformKind, Policy, Refusal,
+    ReleaseFloor, ReportData, UnixTime,
 };
 
 /// What evidence must be bound to.
@@ -52,17 +54,27 @@ pub fn verify(
     let release = check_release(evidence, &policy.release, floor, &mut claims)?;
     let configuration = check_configuration(evidence, release.statement(), &mut claims)?;
     let report_data = ReportData::compute(&expectation.binding);
+    let stated = &release.statement().predicate.reference_values;
+    let not_accepted = Refusal::Platform {
+        found: evidence.platform.kind(),
+    };
     match &evidence.platform {
         Platform::Tpm(evidence) => {
-            let stated = &release.statement().predicate.reference_values.tpm;
+            let policy = policy.tpm.as_ref().ok_or(not_accepted)?;
             tpm::appraise(
                 evidence,
                 &report_data,
-                stated,
-                &policy.tpm,
+                &stated.tpm,
+                policy,
                 now,
                 &mut claims,
             )?;
+        }
+        Platform::Snp(evidence) => {
+            let policy = policy.snp.as_ref().ok_or(not_accepted)?;
+            let report = snp::verify(evidence, report_data.as_bytes(), policy, now)?;
+            claims.extend_from_slice(report.claims());
+            check_launch(&report, stated.snp.as_ref(), &mut claims)?;
         }
     }
     let assurance = assurance(&expectation.binding, policy.channel.assurance, &mut claims);
@@ -226,6 +238,31 @@ fn check_configuration(
         "configuration",
     ));
     Ok(configuration)
+}
+
+/// What was launched is one of the release's machines.
+fn check_launch(
+    verified: &VerifiedReport,
+    stated: Option<&SnpReferenceValues>,
+    claims: &mut Vec<Claim>,
+) -> Result<(), Refusal> {
+    let platform = PlatformKind::Snp;
+    let stated = stated.ok_or(Refusal::NoReferenceValues { platform })?;
+    let found = verified.report().measurement;
+    let mut machines = stated.launch_digests.iter();
+    let Some(machine) = machines.find(|machine| machine.digest == found) else {
+        let machines = stated.launch_digests.len();
+        return Err(Refusal::LaunchDigest { found, machines });
+    };
+    let expected = format!("one of the release's {}", stated.launch_digests.len());
+    let found = format!("{found} ({})", machine.machine);
+    claims.push(Claim::new(
+        "launched software",
+        expected,
+        found,
+        verified.root(),
+    ));
+    Ok(())
 }
 
 /// What was asked for, a channel or a nonce, is what was signed: the platform's check of the report

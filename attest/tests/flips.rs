@@ -13,6 +13,7 @@
 use std::ops::Range;
 
 use attest::{Claim, Evidence, Expectation, Policy, Refusal, ReleaseFloor, verify};
+use signer::amd::{machine_evidence, machine_world};
 use signer::boot::{self, Event};
 use signer::{NOW, World};
 
@@ -85,4 +86,23 @@ fn nothing_flipped_is_accepted() {
         }
     }
     assert!(accepted > 0, "the list is not needed");
+}
+
+/// With SEV-SNP every byte is signed, or has one value only: there is no list.
+#[test]
+fn nothing_flipped_is_accepted_from_a_machine_with_snp() {
+    let (world, machine, policy) = machine_world();
+    let binding = world.handshake_binding();
+    let genuine = machine_evidence(&world, &machine, &binding).encode();
+    let accepted = claims(&world, &policy, &genuine).unwrap();
+    assert!(!accepted.is_empty());
+    for place in (0..genuine.len()).step_by(13) {
+        let mut bytes = genuine.clone();
+        bytes[place] ^= 1 << (place % 8);
+        assert!(
+            claims(&world, &policy, &bytes).is_err(),
+            "byte {place} of {}",
+            genuine.len()
+        );
+    }
 }

@@ -3,6 +3,7 @@
 
 use attest::Platform;
 use attest::release::Bundle;
+use signer::amd::Machine;
 use signer::fuzz::{self, mutate};
 use signer::{World, boot};
 
@@ -51,4 +52,12 @@ fn whole_verifications() {
     let world = World::new();
     let evidence = world.evidence(&world.nonce_binding([0; 32])).encode();
     mutate(&evidence, 300, fuzz::verify_all);
+}
+
+#[test]
+fn reports_and_revocation_lists_of_snp() {
+    let evidence = Machine::new().evidence();
+    mutate(&evidence.report, 1000, fuzz::snp_report);
+    mutate(&evidence.certificates[0], 500, fuzz::snp_certificate);
+    mutate(&evidence.revocation_lists[0], 500, fuzz::revocation_list);
 }

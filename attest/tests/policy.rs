@@ -3,8 +3,8 @@
 
 use attest::configuration::ConfigurationError;
 use attest::policy::{List, PolicyError, SecureBootPolicy};
-use attest::{Configuration, Policy};
-use signer::World;
+use attest::{Configuration, PlatformKind, Policy};
+use signer::{World, amd};
 
 fn policy(text: &str) -> Result<Policy, PolicyError> {
     Policy::parse(text.as_bytes())
@@ -22,9 +22,12 @@ fn sound_configuration() -> String {
 fn a_complete_policy_is_read() {
     let text = World::new().policy_toml();
     let read = policy(&text).unwrap();
-    assert_eq!(read.tpm.secure_boot, SecureBootPolicy::Required);
+    assert_eq!(read.tpm.unwrap().secure_boot, SecureBootPolicy::Required);
     let relaxed = policy(&text.replace("\"required\"", "\"not-required\"")).unwrap();
-    assert_eq!(relaxed.tpm.secure_boot, SecureBootPolicy::NotRequired);
+    assert_eq!(
+        relaxed.tpm.unwrap().secure_boot,
+        SecureBootPolicy::NotRequired
+    );
 }
 
 /// Every line that gives a value is needed: without it there is no policy.
@@ -204,6 +207,140 @@ fn a_volume_has_one_spelling() {
         assert!(
             matches!(verdict, Err(ConfigurationError::Toml(_))),
             "{wrong}"
+        );
+    }
+}
+
+fn with_snp() -> String {
+    let text = World::new().policy_toml();
+    let text = text.replace("[\"tpm\"]", "[\"tpm\", \"snp\"]");
+    format!(
+        "{text}\n{}",
+        amd::policy_toml("genoa", "amd").replace("'''\namd'''", "\"amd\"")
+    )
+}
+
+#[test]
+fn a_platform_has_its_table_exactly_where_it_is_accepted() {
+    let text = with_snp();
+    let read = policy(&text).unwrap();
+    assert_eq!(read.snp.unwrap().products.len(), 1);
+    let unused = policy(&text.replace("[\"tpm\", \"snp\"]", "[\"tpm\"]"));
+    assert_eq!(unused, Err(PolicyError::UnusedTable(PlatformKind::Snp)));
+    let unused = policy(&text.replace("[\"tpm\", \"snp\"]", "[\"snp\"]"));
+    assert_eq!(unused, Err(PolicyError::UnusedTable(PlatformKind::Tpm)));
+    let missing = policy(
+        &World::new()
+            .policy_toml()
+            .replace("[\"tpm\"]", "[\"tpm\", \"snp\"]"),
+    );
+    assert_eq!(missing, Err(PolicyError::MissingTable(PlatformKind::Snp)));
+    let error = missing.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "evidence.platforms names snp, and there is no table [snp]"
+    );
+}
+
+#[test]
+fn no_field_of_the_tables_for_snp_is_optional_and_none_is_unknown() {
+    let text = with_snp();
+    let tables = text.split_once("[snp]").unwrap().1;
+    for line in tables.lines().filter(|line| line.contains(" = ")) {
+        let verdict = policy(&text.replacen(&format!("\n{line}\n"), "\n", 1));
+        let verdict = match line.split(' ').next().unwrap() {
+            // These names occur in two tables, each of which needs its own.
+            "smt" | "rapl_disabled" | "ciphertext_hiding" => {
+                let last = text.rfind(&format!("\n{line}\n")).unwrap();
+                let without = [&text[..last], &text[last + line.len() + 1..]].concat();
+                assert!(
+                    matches!(policy(&without), Err(PolicyError::Toml(_))),
+                    "{line}"
+                );
+                verdict
+            }
+            _ => verdict,
+        };
+        assert!(matches!(verdict, Err(PolicyError::Toml(_))), "{line}");
+    }
+    for part in ["fmc = 0, ", "tee = 0, ", ", microcode = 80"] {
+        assert!(
+            matches!(
+                policy(&text.replacen(part, "", 1)),
+                Err(PolicyError::Toml(_))
+            ),
+            "{part}"
+        );
+    }
+    for section in [
+        "[snp]\n",
+        "[[snp.products]]\n",
+        "[snp.guest]\n",
+        "[snp.platform]\n",
+    ] {
+        let text = text.replacen(section, &format!("{section}surplus = 1\n"), 1);
+        assert!(
+            matches!(policy(&text), Err(PolicyError::Toml(_))),
+            "{section}"
+        );
+    }
+}
+
+#[test]
+fn values_of_the_tables_for_snp_are_checked() {
+    let text = with_snp();
+    for (from, list) in [
+        ("signing_keys = [\"vcek\"]", List::SnpSigningKeys),
+        ("vmpls = [0]", List::SnpVmpls),
+    ] {
+        let key = from.split(' ').next().unwrap();
+        let verdict = policy(&text.replacen(from, &format!("{key} = []"), 1));
+        assert_eq!(verdict, Err(PolicyError::Empty(list)));
+    }
+    let start = text.find("[[snp.products]]").unwrap();
+    let end = text.find("[snp.guest]").unwrap();
+    let without = [&text[..start], &text[end..]].concat();
+    let without = without.replacen("[snp]\n", "[snp]\nproducts = []\n", 1);
+    assert_eq!(policy(&without), Err(PolicyError::Empty(List::SnpProducts)));
+    let id = "ab".repeat(32);
+    for good in [
+        format!("\"{id}\""),
+        format!("[\"{id}\", \"{}\"]", "00".repeat(32)),
+    ] {
+        let text = text.replacen("host_data = \"any\"", &format!("host_data = {good}"), 1);
+        assert!(policy(&text).is_ok(), "{good}");
+    }
+    for wrong in [
+        "\"\"",
+        "[]",
+        "\"all\"",
+        "[\"any\"]",
+        &format!("\"{}\"", id.to_uppercase()),
+        "7",
+    ] {
+        let text = text.replacen("host_data = \"any\"", &format!("host_data = {wrong}"), 1);
+        assert!(
+            matches!(policy(&text), Err(PolicyError::Toml(_))),
+            "{wrong}"
+        );
+    }
+    for (from, to) in [
+        ("name = \"genoa\"", "name = \"naples\""),
+        ("root = \"amd\"", "root = \"intel\""),
+        ("[\"vcek\"]", "[\"none\"]"),
+        ("cxl = \"refused\"", "cxl = \"required\""),
+        ("ecc = \"required\"", "ecc = \"accepted\""),
+        ("vmpls = [0]", "vmpls = [-1]"),
+        ("snp = 22", "snp = 256"),
+        ("[1, 55, 20]", "[1, 55]"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        assert!(
+            matches!(
+                policy(&text.replacen(from, to, 1)),
+                Err(PolicyError::Toml(_))
+            ),
+            "{to}"
         );
     }
 }

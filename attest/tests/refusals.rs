@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 12] = [
+const ERRORS: [&str; 16] = [
     "BundleError",
     "CborError",
     "ChainFault",
@@ -17,7 +17,11 @@ const ERRORS: [&str; 12] = [
     "PolicyError",
     "QuoteError",
     "Refusal",
+    "ReportError",
+    "RevocationFault",
+    "SnpError",
     "StatementError",
+    "TableError",
 ];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {

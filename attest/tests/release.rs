@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::release::envelope::{EnvelopeSignature, pae};
+use attest::release::statement::{SnpLaunchDigest, SnpReferenceValues};
 use attest::release::{
     Bundle, BundleError, CheckpointError, EnvelopeError, MAX_BUNDLE_BYTES, ReleaseError,
     SignedCheckpoint, Statement, StatementError, VerifiedRelease,
@@ -167,7 +168,7 @@ fn what_is_signed_must_be_a_release_statement() {
         "garbage",
         "{}",
         &text.replace("Statement/v1", "Statement/v0.1"),
-        &text.replace("release/v1", "release/v2"),
+        &text.replace("release/v1", "release/v3"),
         &text.replace("\"version\":7,", ""),
         &text.replace("\"version\":7", "\"version\":7.0"),
         &text.replace("\"version\":7", "\"version\":7,\"extra\":1"),
@@ -193,6 +194,55 @@ fn what_is_signed_must_be_a_release_statement() {
         Statement::decode(text.as_bytes()).unwrap().encode(),
         text.as_bytes()
     );
+}
+
+/// The first form that can state a release, and no statement about nothing.
+#[test]
+fn the_predicates_form_goes_with_what_it_states() {
+    let mut world = World::new();
+    let encode = |world: &World| Statement::new(Vec::new(), world.predicate.clone()).encode();
+    let first = encode(&world);
+    assert!(Statement::decode(&first).is_ok());
+    let machine = "qemu-epyc-v4-4".parse().unwrap();
+    let digest = Digest::sha384(b"launched");
+    world.predicate.reference_values.snp = Some(SnpReferenceValues {
+        launch_digests: vec![SnpLaunchDigest { machine, digest }],
+    });
+    let second = encode(&world);
+    assert!(Statement::decode(&second).is_ok());
+    world.predicate.reference_values.snp = Some(SnpReferenceValues {
+        launch_digests: Vec::new(),
+    });
+    let swap = |bytes: &[u8], from: &str, to: &str| {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        text.replace(from, to).into_bytes()
+    };
+    for wrong in [
+        swap(&first, "release/v1", "release/v2"),
+        swap(&second, "release/v2", "release/v1"),
+        encode(&world),
+    ] {
+        assert_eq!(
+            Statement::decode(&wrong),
+            Err(StatementError::PredicateType)
+        );
+    }
+    for wrong in [
+        swap(&first, "release/v1", "release/v3"),
+        swap(&second, "qemu-epyc-v4-4", "../x"),
+        swap(&second, "\"machine\"", "\"shape\""),
+    ] {
+        assert!(matches!(
+            Statement::decode(&wrong),
+            Err(StatementError::Json { .. })
+        ));
+    }
+    let null = swap(
+        &first,
+        "\"reference_values\":{",
+        "\"reference_values\":{\"snp\":null,",
+    );
+    assert_eq!(Statement::decode(&null), Err(StatementError::NotCanonical));
 }
 
 #[test]

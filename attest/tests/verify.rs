@@ -9,11 +9,13 @@
 use attest::evidence::EvidenceError;
 use attest::policy::SecureBootPolicy;
 use attest::release::ReleaseError;
+use attest::snp::SnpError;
 use attest::tpm::quote::QuoteError;
 use attest::{
     Assurance, Binding, Class, Configuration, Digest, Evidence, Expectation, Platform, Policy,
     Refusal, ReleaseFloor, UnixTime, VerifiedPeer, verify, verify_release,
 };
+use signer::amd::{at, machine_evidence, machine_world};
 use signer::authority::Authority;
 use signer::boot::{self, Event};
 use signer::{NOW, World};
@@ -403,7 +405,7 @@ fn secure_boot_off_is_refused_unless_the_policy_says_so() {
         assert_eq!(refusal(&world), Refusal::SecureBoot);
         assert_eq!(refusal(&world).class(), Class::Policy);
         let (binding, mut policy) = (world.handshake_binding(), world.policy());
-        policy.tpm.secure_boot = SecureBootPolicy::NotRequired;
+        policy.tpm.as_mut().unwrap().secure_boot = SecureBootPolicy::NotRequired;
         let peer = judge(&world.evidence(&binding), binding, &policy).unwrap();
         let claim = peer
             .claims()
@@ -413,4 +415,46 @@ fn secure_boot_off_is_refused_unless_the_policy_says_so() {
         assert_eq!(claim.expected, "not required (relaxed by the policy)");
         assert_eq!(claim.found, "disabled");
     }
+}
+
+#[test]
+fn a_machine_with_snp_makes_a_verified_peer() {
+    let (world, machine, policy) = machine_world();
+    let binding = world.handshake_binding();
+    let evidence = machine_evidence(&world, &machine, &binding);
+    let evidence = Evidence::decode(&evidence.encode()).unwrap();
+    let peer = judge(&evidence, binding, &policy).unwrap();
+    assert_eq!(peer.assurance(), Assurance::PerHandshake);
+    let mut claims = peer.claims().iter();
+    let claim = claims
+        .find(|claim| claim.what == "launched software")
+        .unwrap();
+    assert!(claim.found.ends_with("(qemu-epyc-v4-4)"));
+    let other = world.nonce_binding([9; 32]);
+    let refusal = judge(&evidence, other, &policy).unwrap_err();
+    assert!(
+        matches!(&refusal, Refusal::Snp(error) if matches!(**error, SnpError::ReportData { .. }))
+    );
+}
+
+#[test]
+fn what_snp_launched_is_one_of_the_releases_machines() {
+    let (mut world, mut machine, policy) = machine_world();
+    let binding = world.handshake_binding();
+    machine.set(at::MEASUREMENT, &[0x66; 48]);
+    let evidence = machine_evidence(&world, &machine, &binding);
+    let refusal = judge(&evidence, binding, &policy).unwrap_err();
+    let found = Digest([0x66; 48]);
+    assert_eq!(refusal, Refusal::LaunchDigest { found, machines: 2 });
+    assert_eq!(refusal.class(), Class::Policy);
+    world.predicate.reference_values.snp = None;
+    let evidence = machine_evidence(&world, &machine, &binding);
+    let refusal = judge(&evidence, binding, &policy).unwrap_err();
+    assert!(
+        matches!(refusal, Refusal::NoReferenceValues { .. }),
+        "{refusal}"
+    );
+    // A policy for a TPM takes no report of SEV-SNP.
+    let refusal = judge(&evidence, binding, &world.policy()).unwrap_err();
+    assert!(matches!(refusal, Refusal::Platform { .. }), "{refusal}");
 }

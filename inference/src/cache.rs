@@ -109,6 +109,8 @@ pub(crate) fn layouts(spec: &DecoderSpec) -> Vec<Heads> {
             heads: attention.heads,
             kv_heads: attention.kv_heads,
             head_dim: attention.head_dim,
+            scale: attention.scale,
+            window: attention.window.unwrap_or(usize::MAX),
             block_floats,
             block_tokens: BLOCK_TOKENS,
             keys: offset,

@@ -70,10 +70,58 @@ impl Fields {
 
     /// Takes a switch that is off unless it is set.
     pub(crate) fn switch(&mut self, field: &str) -> Result<bool, ConfigError> {
+        self.switch_or(field, false)
+    }
+
+    /// Takes a switch with a default.
+    pub(crate) fn switch_or(&mut self, field: &str, default: bool) -> Result<bool, ConfigError> {
         match self.take(field) {
-            None => Ok(false),
+            None => Ok(default),
             Some(Value::Bool(value)) => Ok(value),
             Some(_) => Err(self.invalid(field, "true or false")),
+        }
+    }
+
+    /// Takes a list of positive finite numbers.
+    pub(crate) fn numbers(&mut self, field: &str) -> Result<Option<Vec<f32>>, ConfigError> {
+        let Some(value) = self.take(field) else {
+            return Ok(None);
+        };
+        let number = |value: &Value| Some(value.as_f64()? as f32);
+        let usable = |number: &f32| number.is_finite() && *number > 0.0;
+        let numbers = value
+            .as_array()
+            .and_then(|list| list.iter().map(number).collect::<Option<Vec<f32>>>());
+        match numbers.filter(|numbers| numbers.iter().all(usable)) {
+            Some(numbers) => Ok(Some(numbers)),
+            None => Err(self.invalid(field, "a list of positive numbers")),
+        }
+    }
+
+    /// Takes a list of strings.
+    pub(crate) fn texts(&mut self, field: &str) -> Result<Option<Vec<String>>, ConfigError> {
+        let Some(value) = self.take(field) else {
+            return Ok(None);
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let texts = value
+            .as_array()
+            .and_then(|list| list.iter().map(text).collect());
+        match texts {
+            Some(texts) => Ok(Some(texts)),
+            None => Err(self.invalid(field, "a list of strings")),
+        }
+    }
+
+    /// Whether the field stands there, `null` included.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.map.contains_key(field)
+    }
+
+    /// Drops fields that are known to have no effect next to those that were taken.
+    pub(crate) fn drop_fields(&mut self, fields: &[&str]) {
+        for field in fields {
+            self.map.remove(*field);
         }
     }
 
@@ -137,7 +185,9 @@ impl Fields {
 pub(crate) const HARMLESS: &[&str] = &[
     "attention_dropout",
     "attn_implementation",
+    "auto_map",
     "bos_token_id",
+    "cache_implementation",
     "chunk_size_feed_forward",
     "diversity_penalty",
     "do_sample",

@@ -5,8 +5,9 @@ use zeroize::Zeroize;
 use crate::cache::{self, KvCache};
 use crate::cpu::{self, Heads, Pool, Query, linear};
 use crate::error::{LoadError, TensorError};
-use crate::rope;
-use crate::spec::{DecoderSpec, LayerSpec};
+use crate::mlp::{Mlp, MlpBuffers};
+use crate::rope::{self, Table};
+use crate::spec::{DecoderSpec, LayerSpec, NormSpec};
 use crate::weights::{Linear, Matrix, Norm, Tensors};
 
 /// A decoder with its weights.
@@ -21,7 +22,9 @@ pub(crate) struct Decoder {
     /// For each layer.
     layouts: Vec<Heads>,
     /// Distinct tables of rotary frequencies.
-    frequencies: Vec<Vec<f32>>,
+    rotations: Vec<Table>,
+    /// Lengths beyond which some rotation changes.
+    turning_points: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -33,10 +36,13 @@ struct Layer {
     key: Linear,
     value: Linear,
     output: Linear,
+    query_norm: Option<Norm>,
+    key_norm: Option<Norm>,
+    sinks: Option<Vec<f32>>,
+    after_attention: Option<Norm>,
     mlp_norm: Norm,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    mlp: Mlp,
+    after_mlp: Option<Norm>,
 }
 
 /// The part of one sequence that a step reads.
@@ -44,6 +50,8 @@ pub(crate) struct Part<'a> {
     pub(crate) tokens: &'a [u32],
     /// Position of the first of them; all before it are in the cache.
     pub(crate) start: usize,
+    /// All tokens of the sequence that are known, read or not. See [`Decoder::phase`].
+    pub(crate) length: usize,
     /// The sequence's blocks, enough for all of its positions.
     pub(crate) blocks: &'a [u32],
     pub(crate) logits: Logits,
@@ -66,8 +74,7 @@ pub(crate) struct Workspace {
     key: Vec<f32>,
     value: Vec<f32>,
     mixed: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    mlp: MlpBuffers,
     delta: Vec<f32>,
     /// The wanted distributions, one after the other.
     pub(crate) logits: Vec<f32>,
@@ -83,14 +90,21 @@ impl Workspace {
             key,
             value,
             mixed,
-            gate,
-            up,
+            mlp,
             delta,
             logits,
         } = self;
-        for buffer in [
-            hidden, normed, query, key, value, mixed, gate, up, delta, logits,
-        ] {
+        let MlpBuffers {
+            gate,
+            up,
+            scores,
+            gathered,
+            answers,
+        } = mlp;
+        for buffer in [hidden, normed, query, key, value, mixed, delta, logits] {
+            buffer.zeroize();
+        }
+        for buffer in [gate, up, scores, gathered, answers] {
             buffer.zeroize();
         }
     }
@@ -115,7 +129,7 @@ impl Decoder {
         for layer in &spec.layers {
             let rope = ropes.iter().position(|rope| *rope == layer.attention.rope);
             let rope = rope.unwrap_or_else(|| {
-                ropes.push(layer.attention.rope);
+                ropes.push(layer.attention.rope.clone());
                 ropes.len() - 1
             });
             layers.push(bind_layer(layer, rope, spec.hidden, &mut tensors, pool)?);
@@ -125,16 +139,29 @@ impl Decoder {
             Some(head) => Some(tensors.matrix(head, pool)?),
             None => None,
         };
+        let mut turning_points: Vec<usize> = ropes
+            .iter()
+            .filter_map(|rope| rope.turning_point())
+            .collect();
+        turning_points.dedup();
         Ok(Self {
             parameters: tensors.finish(&spec.ignored)?,
             layouts: cache::layouts(&spec),
-            frequencies: ropes.iter().map(|rope| rope.frequencies()).collect(),
+            rotations: ropes.iter().map(|rope| rope.table()).collect(),
+            turning_points,
             spec,
             embedding,
             layers,
             final_norm,
             head,
         })
+    }
+
+    /// A number that changes with a sequence's length where a rotation does (longrope): what was
+    /// cached in another phase is of no use, and all tokens have to be read again.
+    pub(crate) fn phase(&self, length: usize) -> usize {
+        let passed = |point: &&usize| length > **point;
+        self.turning_points.iter().filter(passed).count()
     }
 
     /// Reads some tokens of some sequences: fills their cache, and `work.logits` with the wanted
@@ -170,15 +197,18 @@ impl Decoder {
         hidden.resize(tokens.clone().count() * self.spec.hidden, 0.0);
         for (token, row) in tokens.zip(hidden.chunks_exact_mut(self.spec.hidden)) {
             self.embedding.copy_row(*token as usize, row);
+            if let Some(scale) = self.spec.embedding_scale {
+                row.iter_mut().for_each(|x| *x *= scale);
+            }
         }
     }
 
     /// For each table of frequencies: the angles of all tokens, one after the other.
     fn angles(&self, queries: &[Query<'_>]) -> Vec<Vec<(f32, f32)>> {
-        let tables = self.frequencies.iter().map(|frequencies| {
-            let mut angles = Vec::with_capacity(queries.len() * frequencies.len());
+        let tables = self.rotations.iter().map(|table| {
+            let mut angles = Vec::with_capacity(queries.len() * table.width());
             for query in queries {
-                rope::angles(frequencies, query.position, &mut angles);
+                table.angles(query.position, query.length, &mut angles);
             }
             angles
         });
@@ -196,12 +226,27 @@ impl Decoder {
         angles: &[(f32, f32)],
         work: &mut Workspace,
     ) {
-        self.norm(&layer.attention_norm, &work.hidden, &mut work.normed);
+        norm(&layer.attention_norm, &work.hidden, &mut work.normed);
         apply(pool, &layer.query, &work.normed, &mut work.query);
         apply(pool, &layer.key, &work.normed, &mut work.key);
         apply(pool, &layer.value, &work.normed, &mut work.value);
-        rotate(&mut work.query, layout.heads, layout.head_dim, angles);
-        rotate(&mut work.key, layout.kv_heads, layout.head_dim, angles);
+        norm_in_place(&layer.query_norm, &mut work.query, &mut work.normed);
+        norm_in_place(&layer.key_norm, &mut work.key, &mut work.normed);
+        let tokens = queries.len();
+        rotate(
+            &mut work.query,
+            layout.heads,
+            layout.head_dim,
+            tokens,
+            angles,
+        );
+        rotate(
+            &mut work.key,
+            layout.kv_heads,
+            layout.head_dim,
+            tokens,
+            angles,
+        );
 
         let width = layout.kv_heads * layout.head_dim;
         let stored = work
@@ -218,29 +263,21 @@ impl Decoder {
             cache.data(),
             queries,
             &work.query,
+            layer.sinks.as_deref(),
             &mut work.mixed,
         );
         apply(pool, &layer.output, &work.mixed, &mut work.delta);
+        norm_in_place(&layer.after_attention, &mut work.delta, &mut work.normed);
         cpu::add(&mut work.hidden, &work.delta);
     }
 
     fn mlp(&self, pool: &Pool, layer: &Layer, work: &mut Workspace) {
-        self.norm(&layer.mlp_norm, &work.hidden, &mut work.normed);
-        apply(pool, &layer.gate, &work.normed, &mut work.gate);
-        apply(pool, &layer.up, &work.normed, &mut work.up);
-        cpu::gate(pool.level, &mut work.gate, &work.up);
-        apply(pool, &layer.down, &work.gate, &mut work.delta);
+        norm(&layer.mlp_norm, &work.hidden, &mut work.normed);
+        layer
+            .mlp
+            .run(pool, &work.normed, &mut work.mlp, &mut work.delta);
+        norm_in_place(&layer.after_mlp, &mut work.delta, &mut work.normed);
         cpu::add(&mut work.hidden, &work.delta);
-    }
-
-    fn norm(&self, norm: &Norm, x: &[f32], out: &mut Vec<f32>) {
-        resize(out, x.len());
-        let rows = x
-            .chunks_exact(norm.scale.len())
-            .zip(out.chunks_exact_mut(norm.scale.len()));
-        for (x, out) in rows {
-            cpu::rms_norm(x, &norm.scale, norm.epsilon, out);
-        }
     }
 
     fn distributions(&self, pool: &Pool, parts: &[Part<'_>], work: &mut Workspace) {
@@ -260,13 +297,16 @@ impl Decoder {
             let row = &work.hidden[token * self.spec.hidden..][..self.spec.hidden];
             work.delta.extend_from_slice(row);
         }
-        self.norm(&self.final_norm, &work.delta, &mut work.normed);
+        norm(&self.final_norm, &work.delta, &mut work.normed);
         resize(
             &mut work.logits,
             wanted.len() * self.spec.vocabulary as usize,
         );
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         linear(pool, head.view(), None, &work.normed, &mut work.logits);
+        if let Some(cap) = self.spec.logit_cap {
+            cpu::cap(pool.level, &mut work.logits, cap);
+        }
     }
 }
 
@@ -277,17 +317,33 @@ fn bind_layer(
     tensors: &mut Tensors,
     pool: &Pool,
 ) -> Result<Layer, TensorError> {
+    let attention = &spec.attention;
+    let mut optional = |spec: &Option<NormSpec>, size| {
+        let norm = spec.as_ref().map(|spec| tensors.norm(spec, size, pool));
+        norm.transpose()
+    };
+    let query_norm = optional(&attention.query_norm, attention.head_dim)?;
+    let key_norm = optional(&attention.key_norm, attention.head_dim)?;
+    let after_attention = optional(&spec.after_attention, hidden)?;
+    let after_mlp = optional(&spec.after_mlp, hidden)?;
+    let sinks = match &attention.sinks {
+        Some(name) => Some(tensors.whole_vector(name, attention.heads, pool)?),
+        None => None,
+    };
     Ok(Layer {
         rope,
+        query_norm,
+        key_norm,
+        sinks,
+        after_attention,
+        after_mlp,
         attention_norm: tensors.norm(&spec.attention_norm, hidden, pool)?,
-        query: tensors.linear(&spec.attention.query, pool)?,
-        key: tensors.linear(&spec.attention.key, pool)?,
-        value: tensors.linear(&spec.attention.value, pool)?,
-        output: tensors.linear(&spec.attention.output, pool)?,
+        query: tensors.linear(&attention.query, pool)?,
+        key: tensors.linear(&attention.key, pool)?,
+        value: tensors.linear(&attention.value, pool)?,
+        output: tensors.linear(&attention.output, pool)?,
         mlp_norm: tensors.norm(&spec.mlp_norm, hidden, pool)?,
-        gate: tensors.linear(&spec.mlp.gate, pool)?,
-        up: tensors.linear(&spec.mlp.up, pool)?,
-        down: tensors.linear(&spec.mlp.down, pool)?,
+        mlp: Mlp::bind(&spec.mlp, tensors, pool)?,
     })
 }
 
@@ -297,23 +353,43 @@ fn queries<'a>(parts: &[Part<'a>]) -> Vec<Query<'a>> {
         let positions = part.start..part.start + part.tokens.len();
         positions.map(|position| Query {
             position,
+            length: part.length,
             blocks: part.blocks,
         })
     });
     queries.collect()
 }
 
-fn apply(pool: &Pool, layer: &Linear, x: &[f32], out: &mut Vec<f32>) {
+/// `out = layer(x)` for each token.
+pub(crate) fn apply(pool: &Pool, layer: &Linear, x: &[f32], out: &mut Vec<f32>) {
     let tokens = x.len() / layer.weight.columns;
     resize(out, tokens * layer.weight.rows);
     linear(pool, layer.weight.view(), layer.bias.as_deref(), x, out);
 }
 
+/// Normalises stretches of the norm's own size.
+fn norm(norm: &Norm, x: &[f32], out: &mut Vec<f32>) {
+    resize(out, x.len());
+    let rows = x
+        .chunks_exact(norm.scale.len())
+        .zip(out.chunks_exact_mut(norm.scale.len()));
+    for (x, out) in rows {
+        cpu::rms_norm(x, &norm.scale, norm.epsilon, out);
+    }
+}
+
+fn norm_in_place(scale: &Option<Norm>, x: &mut Vec<f32>, scratch: &mut Vec<f32>) {
+    if let Some(scale) = scale {
+        norm(scale, x, scratch);
+        std::mem::swap(x, scratch);
+    }
+}
+
 /// Rotates every head of every token.
-fn rotate(x: &mut [f32], heads: usize, head_dim: usize, angles: &[(f32, f32)]) {
+fn rotate(x: &mut [f32], heads: usize, head_dim: usize, tokens: usize, angles: &[(f32, f32)]) {
     let tokens = x
         .chunks_exact_mut(heads * head_dim)
-        .zip(angles.chunks_exact(head_dim / 2));
+        .zip(angles.chunks_exact(angles.len() / tokens));
     for (token, angles) in tokens {
         token
             .chunks_exact_mut(head_dim)
@@ -336,18 +412,31 @@ mod tests {
     use crate::cpu::Level;
     use crate::model::Model;
 
-    const MODELS: [&str; 3] = ["f32-tied-llama3", "bf16-sharded", "f16-linear"];
+    const MODELS: [&str; 11] = [
+        "llama/f32-tied-llama3",
+        "llama/bf16-sharded",
+        "llama/f16-linear",
+        "families/qwen3",
+        "families/qwen2",
+        "families/mistral",
+        "families/gemma3",
+        "families/phi3",
+        "families/qwen3-moe",
+        "families/gpt-oss",
+        "families/gpt-oss-mxfp4",
+    ];
 
     fn open(name: &str, threads: usize, level: Level) -> Model {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
         let mut model = Model::open(&folder.join(name), NonZeroUsize::new(threads))
             .expect("a fixture of this repository");
         model.pool.level = level;
         model
     }
 
-    fn requests() -> Vec<Vec<u32>> {
-        let token = |request: usize, index: usize| ((request * 977 + index * 131) % 304) as u32;
+    fn requests(vocabulary: usize) -> Vec<Vec<u32>> {
+        let token =
+            |request: usize, index: usize| ((request * 977 + index * 131) % vocabulary) as u32;
         (0..20)
             .map(|r| (0..1 + r * 7 % 60).map(|i| token(r, i)).collect())
             .collect()
@@ -356,8 +445,8 @@ mod tests {
     /// All logits of all requests, as bits, with up to `batch` requests in a step and each reading
     /// up to `chunk` tokens.
     fn score(model: &Model, batch: usize, chunk: usize) -> Vec<Vec<u32>> {
-        let requests = requests();
         let spec = &model.decoder.spec;
+        let requests = requests(spec.vocabulary as usize);
         let mut cache = KvCache::new(spec, cache::block_bytes(spec) * 200);
         let blocks: Vec<_> = requests
             .iter()
@@ -382,6 +471,7 @@ mod tests {
                 Part {
                     tokens,
                     start,
+                    length: requests[*r].len(),
                     blocks: &blocks[*r],
                     logits: Logits::Every,
                 }
@@ -426,6 +516,7 @@ mod tests {
         let part = Part {
             tokens: &tokens,
             start: 0,
+            length: tokens.len(),
             blocks: &blocks,
             logits: Logits::None,
         };

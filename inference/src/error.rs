@@ -217,6 +217,9 @@ pub enum TensorError {
     /// Neither f32, f16 nor bf16.
     #[error("the tensor {0} is not f32, f16 or bf16")]
     Dtype(Name),
+    /// A part of MXFP4 weights that is not of bytes.
+    #[error("the tensor {0} is not of bytes, as MXFP4 is")]
+    Bytes(Name),
     /// Not the shape that the configuration asks for.
     #[error("the tensor {name} has shape {found:?}, the configuration asks for {expected:?}")]
     Shape {

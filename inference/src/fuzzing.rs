@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::request::{ChatMessage, Role};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{TokenBytes, Tokenizer};
-use crate::{json, llama};
+use crate::{family, json};
 
 /// The header of a safetensors file.
 pub fn safetensors(file: &[u8]) -> bool {
@@ -20,7 +20,7 @@ pub fn safetensors(file: &[u8]) -> bool {
 
 /// A `config.json`.
 pub fn config(bytes: &[u8]) -> bool {
-    json::parse(bytes).is_ok_and(|config| llama::read(config).is_ok())
+    json::parse(bytes).is_ok_and(|config| family::read(config).is_ok())
 }
 
 /// A chat template, on one conversation.

@@ -14,12 +14,13 @@ mod cpu;
 mod decoder;
 mod engine;
 mod error;
+mod family;
 mod folder;
 #[doc(hidden)]
 pub mod fuzzing;
 mod json;
-mod llama;
 mod map;
+mod mlp;
 mod model;
 mod request;
 mod rope;

@@ -5,12 +5,14 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::thread::available_parallelism;
 
+use zeroize::Zeroizing;
+
 use crate::cache::{BLOCK_TOKENS, KvCache, block_bytes};
 use crate::cpu::{Level, Pool};
 use crate::decoder::{Decoder, Logits, Part, Workspace};
 use crate::error::{LoadError, Name, SubmitError};
 use crate::weights::Tensors;
-use crate::{folder, llama};
+use crate::{family, folder};
 
 const CONFIG: &str = "config.json";
 
@@ -32,7 +34,7 @@ impl Model {
                 file: Name::new(CONFIG),
             });
         };
-        let config = llama::read(config).map_err(|source| LoadError::Config {
+        let config = family::read(config).map_err(|source| LoadError::Config {
             file: Name::new(CONFIG),
             source,
         })?;
@@ -84,7 +86,7 @@ impl Model {
             cache,
             blocks,
             work,
-            position: 0,
+            history: Zeroizing::new(Vec::with_capacity(context_tokens)),
         }
     }
 }
@@ -96,7 +98,8 @@ pub struct Session<'a> {
     cache: KvCache,
     blocks: Vec<u32>,
     work: Workspace,
-    position: usize,
+    /// What was read.
+    history: Zeroizing<Vec<u32>>,
 }
 
 impl Session<'_> {
@@ -118,24 +121,39 @@ impl Session<'_> {
         if tokens.iter().any(|token| *token >= vocabulary) {
             return Err(SubmitError::UnknownToken { vocabulary });
         }
-        if tokens.len() > self.context_tokens - self.position {
+        let (start, end) = (self.history.len(), self.history.len() + tokens.len());
+        if end > self.context_tokens {
             return Err(SubmitError::ContextLength {
-                prompt_tokens: u32::try_from(self.position + tokens.len()).unwrap_or(u32::MAX),
+                prompt_tokens: u32::try_from(end).unwrap_or(u32::MAX),
                 max_new_tokens: 0,
                 context_tokens: self.context_tokens as u32,
             });
         }
+        let decoder = &self.model.decoder;
+        if decoder.phase(start) != decoder.phase(end) {
+            let history = std::mem::take(&mut *self.history);
+            if !history.is_empty() {
+                self.step(&history, 0, end, Logits::None);
+            }
+            *self.history = history;
+        }
+        self.step(tokens, start, end, logits);
+        self.history.extend_from_slice(tokens);
+        Ok(&self.work.logits)
+    }
+
+    fn step(&mut self, tokens: &[u32], start: usize, length: usize, logits: Logits) {
         let part = Part {
             tokens,
-            start: self.position,
+            start,
+            length,
             blocks: &self.blocks,
             logits,
         };
-        self.model
+        let model = self.model;
+        model
             .decoder
-            .forward(&self.model.pool, &mut self.cache, &[part], &mut self.work);
-        self.position += tokens.len();
-        Ok(&self.work.logits)
+            .forward(&model.pool, &mut self.cache, &[part], &mut self.work);
     }
 }
 
@@ -143,14 +161,14 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         self.work.clear();
         self.cache
-            .give_back(std::mem::take(&mut self.blocks), self.position);
+            .give_back(std::mem::take(&mut self.blocks), self.history.len());
     }
 }
 
 impl std::fmt::Debug for Session<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("position", &self.position)
+            .field("position", &self.history.len())
             .finish_non_exhaustive()
     }
 }

@@ -8,35 +8,42 @@
 use crate::config::Fields;
 use crate::error::ConfigError;
 
-const DEFAULT_THETA: f64 = 10_000.0;
+mod scaling;
+
+use scaling::Scaling;
+
+/// What a rotation takes from the rest of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RopeDefaults {
+    pub(crate) head_dim: usize,
+    pub(crate) theta: f64,
+    /// `max_position_embeddings`.
+    pub(crate) context_tokens: u32,
+    /// `original_max_position_embeddings`, where it stands outside of the rotation's own fields.
+    pub(crate) original_tokens: Option<u32>,
+    /// Whether `partial_rotary_factor` is read; otherwise it has to be 1.
+    pub(crate) partial: bool,
+}
 
 /// The frequencies of one layer's rotation.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RopeSpec {
     theta: f64,
+    /// Leading dimensions of a head that are rotated.
     dimensions: usize,
     scaling: Scaling,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Scaling {
-    None,
-    Linear {
-        factor: f32,
-    },
-    Llama3 {
-        factor: f32,
-        low_factor: f32,
-        high_factor: f32,
-        original_tokens: f32,
-    },
-}
-
 impl RopeSpec {
     /// Takes `rope_theta` with `rope_scaling`, or `rope_parameters` as transformers 5 writes them.
-    pub(crate) fn take(fields: &mut Fields, dimensions: usize) -> Result<Self, ConfigError> {
-        let outer_theta = fields.positive("rope_theta")?;
-        fields.only("partial_rotary_factor", 1.0.into())?;
+    pub(crate) fn take(
+        fields: &mut Fields,
+        mut defaults: RopeDefaults,
+    ) -> Result<Self, ConfigError> {
+        if let Some(theta) = fields.positive("rope_theta")? {
+            defaults.theta = theta;
+        }
+        let share = take_share(fields, defaults)?;
         let legacy = fields.object("rope_scaling")?;
         let modern = fields.object("rope_parameters")?;
         let parameters = match (legacy, modern) {
@@ -45,98 +52,100 @@ impl RopeSpec {
             }
             (legacy, modern) => legacy.or(modern),
         };
-        let Some(mut parameters) = parameters else {
-            let theta = outer_theta.unwrap_or(DEFAULT_THETA);
-            return Ok(Self {
-                theta,
-                dimensions,
-                scaling: Scaling::None,
-            });
-        };
-        let theta = parameters
-            .positive("rope_theta")?
-            .or(outer_theta)
-            .unwrap_or(DEFAULT_THETA);
-        parameters.only("partial_rotary_factor", 1.0.into())?;
-        let scaling = Scaling::take(&mut parameters)?;
-        parameters.finish(&[])?;
+        Self::read(parameters, share, defaults)
+    }
+
+    /// Reads the rotation's own fields.
+    pub(crate) fn read(
+        parameters: Option<Fields>,
+        outer_share: Option<f64>,
+        defaults: RopeDefaults,
+    ) -> Result<Self, ConfigError> {
+        let mut theta = defaults.theta;
+        let mut share = outer_share;
+        let mut scaling = Scaling::None;
+        let whole = |share: Option<f64>| (defaults.head_dim as f64 * share.unwrap_or(1.0)) as usize;
+        if let Some(mut parameters) = parameters {
+            theta = parameters.positive("rope_theta")?.unwrap_or(theta);
+            share = take_share(&mut parameters, defaults)?.or(share);
+            scaling = Scaling::take(&mut parameters, theta, whole(share), defaults)?;
+            parameters.finish(&[])?;
+        }
         Ok(Self {
             theta,
-            dimensions,
+            dimensions: whole(share),
             scaling,
         })
     }
 
-    /// One frequency for each pair of dimensions.
-    pub(crate) fn frequencies(&self) -> Vec<f32> {
+    /// The rotation of sequences up to this length differs from that of longer ones.
+    pub(crate) fn turning_point(&self) -> Option<usize> {
+        self.scaling.turning_point()
+    }
+
+    pub(crate) fn table(&self) -> Table {
         let dimensions = self.dimensions as f32;
-        (0..self.dimensions / 2)
-            .map(|pair| {
-                let exponent = (2 * pair) as f32 / dimensions;
-                let power = libm::pow(self.theta, f64::from(exponent)) as f32;
-                self.scaling.apply(1.0 / power)
-            })
-            .collect()
+        let powers = (0..self.dimensions / 2).map(|pair| {
+            let exponent = (2 * pair) as f32 / dimensions;
+            libm::pow(self.theta, f64::from(exponent)) as f32
+        });
+        let powers: Vec<f32> = powers.collect();
+        Table {
+            short: self.scaling.frequencies(&powers, false),
+            long: self
+                .turning_point()
+                .map(|tokens| (tokens, self.scaling.frequencies(&powers, true))),
+            size: self.scaling.size(),
+        }
     }
 }
 
-impl Scaling {
-    fn take(parameters: &mut Fields) -> Result<Self, ConfigError> {
-        let legacy_kind = parameters.text("type")?;
-        let kind = parameters.text("rope_type")?.or(legacy_kind);
-        let mut need = |field: &str| match parameters.positive(field)? {
-            Some(number) => Ok(number as f32),
-            None => Err(parameters.missing(field)),
+fn take_share(fields: &mut Fields, defaults: RopeDefaults) -> Result<Option<f64>, ConfigError> {
+    const FIELD: &str = "partial_rotary_factor";
+    let Some(share) = fields.positive(FIELD)? else {
+        return Ok(None);
+    };
+    if share != 1.0 && !defaults.partial {
+        return Err(ConfigError::Unsupported(fields.name(FIELD)));
+    }
+    let dimensions = (defaults.head_dim as f64 * share) as usize;
+    if share > 1.0 || dimensions == 0 || !dimensions.is_multiple_of(2) {
+        return Err(fields.invalid(FIELD, "an even part of a head"));
+    }
+    Ok(Some(share))
+}
+
+/// The frequencies, one for each pair of dimensions.
+#[derive(Debug)]
+pub(crate) struct Table {
+    short: Vec<f32>,
+    /// Others, for sequences longer than this.
+    long: Option<(usize, Vec<f32>)>,
+    /// What sines and cosines are multiplied by.
+    size: f32,
+}
+
+impl Table {
+    /// Appends cosines and sines for one position of a sequence, one pair for each frequency.
+    /// `length` counts all tokens of the sequence that are known when this one is read.
+    pub(crate) fn angles(&self, position: usize, length: usize, out: &mut Vec<(f32, f32)>) {
+        let frequencies = match &self.long {
+            Some((tokens, long)) if length > *tokens => long,
+            _ => &self.short,
         };
-        match kind.as_deref() {
-            None | Some("default") => Ok(Self::None),
-            Some("linear") => Ok(Self::Linear {
-                factor: need("factor")?,
-            }),
-            Some("llama3") => Ok(Self::Llama3 {
-                factor: need("factor")?,
-                low_factor: need("low_freq_factor")?,
-                high_factor: need("high_freq_factor")?,
-                original_tokens: need("original_max_position_embeddings")?,
-            }),
-            Some(_) => Err(ConfigError::Unsupported(parameters.name("rope_type"))),
-        }
+        out.extend(frequencies.iter().map(|frequency| {
+            let (sine, cosine) = libm::sincos(f64::from(position as f32 * frequency));
+            (cosine as f32 * self.size, sine as f32 * self.size)
+        }));
     }
 
-    fn apply(&self, frequency: f32) -> f32 {
-        match *self {
-            Self::None => frequency,
-            Self::Linear { factor } => frequency / factor,
-            Self::Llama3 {
-                factor,
-                low_factor,
-                high_factor,
-                original_tokens,
-            } => {
-                let wavelength = std::f32::consts::TAU / frequency;
-                if wavelength > original_tokens / low_factor {
-                    frequency / factor
-                } else if wavelength < original_tokens / high_factor {
-                    frequency
-                } else {
-                    let span = high_factor - low_factor;
-                    let smooth = (original_tokens / wavelength - low_factor) / span;
-                    (1.0 - smooth) * frequency / factor + smooth * frequency
-                }
-            }
-        }
+    /// Frequencies for one position.
+    pub(crate) fn width(&self) -> usize {
+        self.short.len()
     }
 }
 
-/// Cosines and sines for one position, one pair for each frequency.
-pub(crate) fn angles(frequencies: &[f32], position: usize, out: &mut Vec<(f32, f32)>) {
-    out.extend(frequencies.iter().map(|frequency| {
-        let (sine, cosine) = libm::sincos(f64::from(position as f32 * frequency));
-        (cosine as f32, sine as f32)
-    }));
-}
-
-/// Rotates one head: dimension `i` pairs with `i + head_dim / 2`.
+/// Rotates the leading dimensions of one head: dimension `i` pairs with `i + angles.len()`.
 pub(crate) fn rotate(head: &mut [f32], angles: &[(f32, f32)]) {
     let (first, second) = head.split_at_mut(angles.len());
     for ((a, b), &(cosine, sine)) in first.iter_mut().zip(second).zip(angles) {
@@ -151,7 +160,14 @@ mod tests {
     use super::*;
 
     fn take(config: Value) -> Result<RopeSpec, ConfigError> {
-        RopeSpec::take(&mut Fields::new(config).expect("fields"), 8)
+        let defaults = RopeDefaults {
+            head_dim: 8,
+            theta: 10_000.0,
+            context_tokens: 256,
+            original_tokens: None,
+            partial: false,
+        };
+        RopeSpec::take(&mut Fields::new(config).expect("fields"), defaults)
     }
 
     #[test]
@@ -169,24 +185,43 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_named() {
         let refusal = |config| take(config).expect_err("a refusal").to_string();
-        let yarn = json!({"rope_scaling": {"type": "yarn", "factor": 2.0}});
-        assert!(refusal(yarn).contains("rope_scaling.rope_type"));
+        let unknown = json!({"rope_scaling": {"type": "proportional", "factor": 2.0}});
+        assert!(refusal(unknown).contains("rope_scaling.rope_type"));
         let partial = json!({"rope_parameters": {"partial_rotary_factor": 0.5}});
         assert!(refusal(partial).contains("rope_parameters.partial_rotary_factor"));
         let short = json!({"rope_scaling": {"type": "linear"}});
         assert!(refusal(short).contains("rope_scaling.factor"));
         let extra = json!({"rope_scaling": {"type": "default", "beta_fast": 2}});
         assert!(refusal(extra).contains("rope_scaling.beta_fast"));
+        let factors = json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 2],
+            "long_factor": [1, 2, 3, 4], "original_max_position_embeddings": 64}});
+        assert!(refusal(factors).contains("rope_scaling.short_factor"));
+        let both = json!({"rope_scaling": {"type": "default"}, "rope_parameters": {}});
+        assert!(refusal(both).contains("rope_scaling"));
     }
 
     #[test]
     fn position_zero_does_not_rotate() {
-        let frequencies = take(json!({})).expect("a specification").frequencies();
-        assert_eq!(frequencies[0], 1.0);
+        let table = take(json!({})).expect("a specification").table();
+        assert_eq!((table.width(), table.short[0]), (4, 1.0));
         let mut at_zero = Vec::new();
-        angles(&frequencies, 0, &mut at_zero);
+        table.angles(0, 1, &mut at_zero);
         let mut head = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
         rotate(&mut head, &at_zero);
         assert_eq!(head, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    }
+
+    #[test]
+    fn long_sequences_turn_otherwise() {
+        let spec = take(
+            json!({"rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1],
+            "long_factor": [2, 2, 2, 2], "original_max_position_embeddings": 64}}),
+        );
+        let spec = spec.expect("a specification");
+        assert_eq!(spec.turning_point(), Some(64));
+        let (mut short, mut long) = (Vec::new(), Vec::new());
+        spec.table().angles(6, 64, &mut short);
+        spec.table().angles(12, 65, &mut long);
+        assert_eq!(short, long);
     }
 }

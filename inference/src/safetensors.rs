@@ -24,6 +24,8 @@ pub(crate) enum Dtype {
     F32,
     F16,
     Bf16,
+    /// Bytes: what MXFP4 weights and their scales are made of.
+    U8,
     /// Known to the format, not usable as a weight here.
     Other,
 }
@@ -138,7 +140,8 @@ fn read_dtype(name: &str) -> Option<(Dtype, u64)> {
         "F64" | "I64" | "U64" | "C64" => (Dtype::Other, 64),
         "I32" | "U32" => (Dtype::Other, 32),
         "I16" | "U16" => (Dtype::Other, 16),
-        "BOOL" | "I8" | "U8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => (Dtype::Other, 8),
+        "U8" => (Dtype::U8, 8),
+        "BOOL" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => (Dtype::Other, 8),
         "F6_E2M3" | "F6_E3M2" => (Dtype::Other, 6),
         "F4" => (Dtype::Other, 4),
         _ => return None,

@@ -184,7 +184,7 @@ impl Scheduler {
             }
             if slot.ended || slot.sender.is_closed() {
                 let slot = self.slots.remove(index);
-                self.cache.give_back(slot.blocks, slot.read);
+                self.cache.give_back(slot.blocks, slot.tokens.len());
                 self.finished += 1;
             } else {
                 index += 1;
@@ -225,7 +225,7 @@ impl Scheduler {
             let slot = &self.slots[index];
             let unread = slot.tokens.len() - slot.read;
             // The last token of a sequence that generates is always read; prompts share.
-            let generates = slot.tokens.len() > slot.prompt_tokens;
+            let generates = slot.tokens.len() > slot.prompt_tokens && unread == 1;
             let share = if generates {
                 unread
             } else {
@@ -270,6 +270,10 @@ impl Scheduler {
             };
             let token = sample(logits, &slot.request.sampling, slot.tokens.len() as u64);
             slot.accept(token, self.end_tokens.contains(&token), &self.tokenizer);
+            let phase = |length| self.model.decoder.phase(length);
+            if phase(slot.read) != phase(slot.tokens.len()) {
+                slot.read = 0;
+            }
         }
     }
 
@@ -324,6 +328,7 @@ impl Slot {
         Part {
             tokens: &self.tokens[self.read..end],
             start: self.read,
+            length: self.tokens.len(),
             blocks: &self.blocks,
             logits,
         }

@@ -1,7 +1,7 @@
 //! From tensors in files to the weights of a decoder: every tensor that the description names is
 //! there once, has the right shape and type, is finite; and no other tensor is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -10,22 +10,39 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::config::Fields;
-use crate::cpu::{Pool, Rows, all_finite, widen};
+use crate::cpu::{MXFP4_BLOCK, Pool, Rows, all_finite, row_bytes, widen};
 use crate::error::{ConfigError, LoadError, Name, SafetensorsError, TensorError};
 use crate::map::MappedFile;
 use crate::safetensors::{self, Dtype};
-use crate::spec::{LinearSpec, MatrixSpec, NormSpec};
+use crate::spec::{Layout, LinearSpec, MatrixSpec, NormSpec, VectorSpec};
 use crate::{folder, json};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const MAX_SHARDS: usize = 1024;
 
-/// A matrix in a mapped file, as it is stored.
+/// Bytes of a mapped file, or what was made of them at load.
+#[derive(Clone, Debug)]
+enum Bytes {
+    Mapped(Arc<MappedFile>, Range<usize>),
+    Made(Arc<[u8]>),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Mapped(file, range) => file.bytes().get(range.clone()).unwrap_or_default(),
+            Self::Made(bytes) => bytes,
+        }
+    }
+}
+
+/// A matrix as it is stored, row by row.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
-    file: Arc<MappedFile>,
-    range: Range<usize>,
+    bytes: Bytes,
+    /// Of MXFP4.
+    scales: Option<Bytes>,
     dtype: Dtype,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
@@ -33,13 +50,9 @@ pub(crate) struct Matrix {
 
 impl Matrix {
     pub(crate) fn view(&self) -> Rows<'_> {
-        let bytes = self
-            .file
-            .bytes()
-            .get(self.range.clone())
-            .unwrap_or_default();
         Rows {
-            bytes,
+            bytes: self.bytes.get(),
+            scales: self.scales.as_ref().map(Bytes::get).unwrap_or_default(),
             dtype: self.dtype,
             columns: self.columns,
         }
@@ -65,6 +78,7 @@ pub(crate) struct Norm {
     pub(crate) epsilon: f32,
 }
 
+#[derive(Clone)]
 struct Tensor {
     /// The file's name.
     shard: Arc<str>,
@@ -72,9 +86,19 @@ struct Tensor {
     entry: safetensors::Entry,
 }
 
-/// All tensors of a folder that nobody has taken yet.
+impl Tensor {
+    /// Part `index` of `of` equal ones.
+    fn part(&self, index: usize, of: usize) -> Bytes {
+        let size = self.entry.range.len() / of.max(1);
+        let start = self.entry.range.start + index * size;
+        Bytes::Mapped(Arc::clone(&self.file), start..start + size)
+    }
+}
+
+/// All tensors of a folder, and which of them have been taken.
 pub(crate) struct Tensors {
     tensors: BTreeMap<String, Tensor>,
+    taken: BTreeSet<String>,
     parameters: u64,
 }
 
@@ -83,6 +107,7 @@ impl Tensors {
     pub(crate) fn open(model: &Path) -> Result<Self, LoadError> {
         let mut tensors = Self {
             tensors: BTreeMap::new(),
+            taken: BTreeSet::new(),
             parameters: 0,
         };
         if fs::exists(model.join(SINGLE)).unwrap_or(true) {
@@ -156,25 +181,71 @@ impl Tensors {
     }
 
     pub(crate) fn matrix(&mut self, spec: &MatrixSpec, pool: &Pool) -> Result<Matrix, TensorError> {
-        let shape = [spec.rows as u64, spec.columns as u64];
-        let tensor = self.take(&spec.tensor, &shape)?;
-        let matrix = Matrix {
-            file: tensor.file,
-            range: tensor.entry.range,
-            dtype: tensor.entry.dtype,
-            rows: spec.rows,
-            columns: spec.columns,
+        let (rows, columns) = (spec.rows, spec.columns);
+        let (bytes, dtype) = match spec.layout {
+            Layout::Whole => {
+                let tensor = self.take(&spec.tensor, &[rows, columns])?;
+                (tensor.part(0, 1), tensor.entry.dtype)
+            }
+            Layout::Rows { first, of } => {
+                let tensor = self.take(&spec.tensor, &[of, columns])?;
+                let row_bytes = row_bytes(tensor.entry.dtype, columns);
+                let start = tensor.entry.range.start + first * row_bytes;
+                let range = start..start + rows * row_bytes;
+                let bytes = Bytes::Mapped(Arc::clone(&tensor.file), range);
+                (bytes, tensor.entry.dtype)
+            }
+            Layout::Turned { index, of } => {
+                let tensor = self.take(&spec.tensor, &[of, columns, rows])?;
+                let dtype = tensor.entry.dtype;
+                let turned = turn(tensor.part(index, of).get(), row_bytes(dtype, 1), rows);
+                (Bytes::Made(turned.into()), dtype)
+            }
+            Layout::Mxfp4 { index, of } => return self.mxfp4(spec, index, of, pool),
         };
-        if !all_finite(pool, matrix.view()) {
-            return Err(TensorError::NotFinite(Name::new(&spec.tensor)));
-        }
+        self.parameters += (rows * columns) as u64;
+        let matrix = Matrix {
+            bytes,
+            scales: None,
+            dtype,
+            rows,
+            columns,
+        };
+        check_finite(pool, &spec.tensor, matrix.view())?;
+        Ok(matrix)
+    }
+
+    fn mxfp4(
+        &mut self,
+        spec: &MatrixSpec,
+        index: usize,
+        of: usize,
+        pool: &Pool,
+    ) -> Result<Matrix, TensorError> {
+        let (rows, columns) = (spec.rows, spec.columns);
+        let blocks = columns / MXFP4_BLOCK;
+        let names = [
+            format!("{}_blocks", spec.tensor),
+            format!("{}_scales", spec.tensor),
+        ];
+        let bytes = self.take_bytes(&names[0], &[of, rows, blocks, MXFP4_BLOCK / 2])?;
+        let scales = self.take_bytes(&names[1], &[of, rows, blocks])?;
+        self.parameters += (rows * columns) as u64;
+        let matrix = Matrix {
+            bytes: bytes.part(index, of),
+            scales: Some(scales.part(index, of)),
+            dtype: Dtype::U8,
+            rows,
+            columns,
+        };
+        check_finite(pool, &names[1], matrix.view())?;
         Ok(matrix)
     }
 
     pub(crate) fn linear(&mut self, spec: &LinearSpec, pool: &Pool) -> Result<Linear, TensorError> {
         let weight = self.matrix(&spec.weight, pool)?;
         let bias = match &spec.bias {
-            Some(name) => Some(self.vector(name, spec.weight.rows, pool)?),
+            Some(bias) => Some(self.vector(bias, spec.weight.rows, pool)?),
             None => None,
         };
         Ok(Linear { weight, bias })
@@ -186,60 +257,113 @@ impl Tensors {
         size: usize,
         pool: &Pool,
     ) -> Result<Norm, TensorError> {
-        let scale = self.vector(&spec.tensor, size, pool)?;
+        let mut scale = self.whole_vector(&spec.tensor, size, pool)?;
+        scale.iter_mut().for_each(|scale| *scale += spec.offset);
         Ok(Norm {
             scale,
             epsilon: spec.epsilon,
         })
     }
 
+    /// A tensor `[size]`, widened to f32.
+    pub(crate) fn whole_vector(
+        &mut self,
+        name: &str,
+        size: usize,
+        pool: &Pool,
+    ) -> Result<Vec<f32>, TensorError> {
+        let spec = VectorSpec {
+            tensor: name.to_owned(),
+            row: None,
+        };
+        self.vector(&spec, size, pool)
+    }
+
     /// Refuses what nobody has taken, apart from `ignored`; answers the number of weights.
-    pub(crate) fn finish(mut self, ignored: &[String]) -> Result<u64, TensorError> {
-        for name in ignored {
-            self.tensors.remove(name);
-        }
-        match self.tensors.keys().next() {
+    pub(crate) fn finish(self, ignored: &[String]) -> Result<u64, TensorError> {
+        let is_known = |name: &&String| self.taken.contains(*name) || ignored.contains(name);
+        match self.tensors.keys().find(|name| !is_known(name)) {
             Some(name) => Err(TensorError::Unexpected(Name::new(name))),
             None => Ok(self.parameters),
         }
     }
 
-    fn vector(&mut self, name: &str, size: usize, pool: &Pool) -> Result<Vec<f32>, TensorError> {
-        let tensor = self.take(name, &[size as u64])?;
-        let bytes = tensor
-            .file
-            .bytes()
-            .get(tensor.entry.range.clone())
-            .unwrap_or_default();
+    fn vector(
+        &mut self,
+        spec: &VectorSpec,
+        size: usize,
+        pool: &Pool,
+    ) -> Result<Vec<f32>, TensorError> {
+        let tensor = match spec.row {
+            None => self.take(&spec.tensor, &[size])?,
+            Some((_, of)) => self.take(&spec.tensor, &[of, size])?,
+        };
+        let (index, of) = spec.row.unwrap_or((0, 1));
+        let bytes = tensor.part(index, of);
         let rows = Rows {
-            bytes,
+            bytes: bytes.get(),
+            scales: &[],
             dtype: tensor.entry.dtype,
             columns: size,
         };
-        if !all_finite(pool, rows) {
-            return Err(TensorError::NotFinite(Name::new(name)));
-        }
+        check_finite(pool, &spec.tensor, rows)?;
         let mut values = vec![0.0; size];
         widen(rows, &mut values);
+        self.parameters += size as u64;
         Ok(values)
     }
 
-    fn take(&mut self, name: &str, shape: &[u64]) -> Result<Tensor, TensorError> {
-        let tensor = self.tensors.remove(name);
+    /// Takes a tensor of numbers, or a part of it.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<&Tensor, TensorError> {
+        let fits = |dtype| matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16);
+        self.take_as(name, shape, fits, TensorError::Dtype)
+    }
+
+    fn take_bytes(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, TensorError> {
+        let fits = |dtype| dtype == Dtype::U8;
+        self.take_as(name, shape, fits, TensorError::Bytes).cloned()
+    }
+
+    fn take_as(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        fits: impl Fn(Dtype) -> bool,
+        refusal: impl Fn(Name) -> TensorError,
+    ) -> Result<&Tensor, TensorError> {
+        let tensor = self.tensors.get(name);
         let tensor = tensor.ok_or_else(|| TensorError::Missing(Name::new(name)))?;
-        if tensor.entry.dtype == Dtype::Other {
-            return Err(TensorError::Dtype(Name::new(name)));
+        if !fits(tensor.entry.dtype) {
+            return Err(refusal(Name::new(name)));
         }
+        let shape: Vec<u64> = shape.iter().map(|size| *size as u64).collect();
         if tensor.entry.shape != shape {
             return Err(TensorError::Shape {
                 name: Name::new(name),
-                found: tensor.entry.shape,
-                expected: shape.to_vec(),
+                found: tensor.entry.shape.clone(),
+                expected: shape,
             });
         }
-        self.parameters += shape.iter().product::<u64>();
+        self.taken.insert(name.to_owned());
         Ok(tensor)
     }
+}
+
+fn check_finite(pool: &Pool, name: &str, rows: Rows<'_>) -> Result<(), TensorError> {
+    match all_finite(pool, rows) {
+        true => Ok(()),
+        false => Err(TensorError::NotFinite(Name::new(name))),
+    }
+}
+
+/// Turns a matrix `[columns, rows]` of elements into `[rows, columns]`.
+fn turn(bytes: &[u8], width: usize, rows: usize) -> Vec<u8> {
+    let mut turned = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let elements = bytes.chunks_exact(width).skip(row).step_by(rows);
+        elements.for_each(|element| turned.extend_from_slice(element));
+    }
+    turned
 }
 
 fn index_error(source: ConfigError) -> LoadError {

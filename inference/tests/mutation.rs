@@ -58,6 +58,15 @@ proptest! {
     }
 
     #[test]
+    fn family_configs(
+        changes in changes(),
+        family in prop::sample::select(vec!["gemma3", "phi3", "qwen3-moe", "gpt-oss-mxfp4"]),
+    ) {
+        let file = format!("../../families/{family}/config.json");
+        fuzzing::config(&mutate(fixture(&file), &changes));
+    }
+
+    #[test]
     fn template(changes in changes()) {
         fuzzing::template(&mutate(fixture("chat_template.jinja"), &changes));
     }

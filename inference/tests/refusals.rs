@@ -14,7 +14,11 @@ struct Folder(TempDir);
 
 impl Folder {
     fn copy(name: &str) -> Self {
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama");
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        let fixtures = match fixtures.join("llama").join(name).exists() {
+            true => fixtures.join("llama"),
+            false => fixtures.join("families"),
+        };
         let folder = tempfile::tempdir().expect("a folder");
         for entry in fs::read_dir(fixtures.join(name)).expect("a fixture") {
             let path = entry.expect("an entry").path();
@@ -203,6 +207,47 @@ fn weights_that_are_not_finite_are_named() {
 }
 
 #[test]
+fn experts_in_mxfp4_that_are_not_sound_are_named() {
+    let name = "model.layers.1.mlp.experts.down_proj_scales";
+    let range = |header: &Value, part: usize| {
+        let offsets = header[name]["data_offsets"].as_array().expect("offsets");
+        offsets[part].as_u64().expect("an offset") as usize
+    };
+    let folder = Folder::copy("gpt-oss-mxfp4");
+    let mut bytes = folder.read(WEIGHTS);
+    let (length, _) = bytes.split_first_chunk().expect("a length");
+    let start = 8 + u64::from_le_bytes(*length) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..start]).expect("JSON");
+    bytes[start + range(&header, 1) - 1] = 255;
+    folder.write(WEIGHTS, &bytes);
+    let refusal = format!("the tensor {name} has a weight that is not finite");
+    assert_eq!(folder.refusal(), refusal);
+
+    let folder = Folder::copy("gpt-oss-mxfp4");
+    folder.edit_header(WEIGHTS, |header| header[name]["dtype"] = json!("I8"));
+    let refusal = format!("the tensor {name} is not of bytes, as MXFP4 is");
+    assert_eq!(folder.refusal(), refusal);
+
+    let folder = Folder::copy("gpt-oss-mxfp4");
+    folder.edit("config.json", |config| {
+        config["quantization_config"]["quant_method"] = json!("awq");
+    });
+    let refusal = "config.json: the field quantization_config.quant_method has a value that is \
+                   not supported";
+    assert_eq!(folder.refusal(), refusal);
+
+    let folder = Folder::copy("gpt-oss-mxfp4");
+    folder.edit("config.json", |config| {
+        config["num_local_experts"] = json!(5);
+    });
+    let refusal = folder.refusal();
+    assert!(
+        refusal.contains("the configuration asks for [5, "),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn shards_and_their_index_have_to_agree() {
     const INDEX: &str = "model.safetensors.index.json";
     let first = "model-00001-of-00005.safetensors";
@@ -247,7 +292,7 @@ fn configurations_are_refused_by_field() {
     for (field, value, refusal) in [
         (
             "architectures",
-            json!(["MistralForCausalLM"]),
+            json!(["MambaForCausalLM"]),
             "architectures has a value that is not",
         ),
         (
@@ -290,7 +335,7 @@ fn configurations_are_refused_by_field() {
         ),
         (
             "rope_parameters",
-            json!({"rope_type": "yarn"}),
+            json!({"rope_type": "proportional"}),
             "rope_parameters.rope_type has a value",
         ),
         (

@@ -17,6 +17,21 @@ fn open(limits: EngineLimits) -> Engine {
     Engine::open(&folder, limits).expect("a fixture of this repository")
 }
 
+/// A model whose rotation changes beyond 100 tokens, with the other one's tokenizer.
+fn long_folder() -> tempfile::TempDir {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in [
+        "families/phi3/config.json",
+        "families/phi3/model.safetensors",
+        "llama/f32-tied-llama3/tokenizer.json",
+    ] {
+        let (_, name) = file.rsplit_once('/').expect("a name");
+        std::fs::copy(fixtures.join(file), folder.path().join(name)).expect("a copy");
+    }
+    folder
+}
+
 fn limits() -> EngineLimits {
     EngineLimits {
         context_tokens: 256,
@@ -87,6 +102,17 @@ fn wait_until(engine: &Engine, good: impl Fn(EngineStats) -> bool) {
 
 #[test]
 fn company_changes_nothing() {
+    company_changes_nothing_for(open);
+}
+
+#[test]
+fn company_changes_nothing_where_sequences_are_read_again() {
+    let folder = long_folder();
+    let open = |limits| Engine::open(folder.path(), limits).expect("a model");
+    company_changes_nothing_for(open);
+}
+
+fn company_changes_nothing_for(open: impl Fn(EngineLimits) -> Engine) {
     let engine = open(limits());
     let answers = |engine: &Engine, together: bool| -> Vec<(String, Option<Finish>)> {
         let submit = |request| engine.submit(request).expect("accepted");

@@ -1,4 +1,4 @@
-//! Random models, made and run by transformers at this moment, give the same here. Where the Python
+//! Random models of every family, made and run by transformers at this moment, give the same here. Where the Python
 //! packages are missing this is skipped, and the stored answers of `tests/exact.rs` hold alone.
 #![allow(clippy::panic)] // a test's helper is no test to clippy
 
@@ -22,7 +22,9 @@ fn random_models_of_this_moment_agree_with_transformers() {
     let output = Command::new(&python)
         .arg(root.join("tests/compare_transformers.py"))
         .arg(greedy)
-        .args(["--seed", "1", "--models", "3"])
+        // Threads that spin for each other stand still on a busy machine.
+        .env("OMP_NUM_THREADS", "1")
+        .args(["--seed", "1", "--models", "1"])
         .output();
     let output = match output {
         Ok(output) => output,
@@ -33,7 +35,7 @@ fn random_models_of_this_moment_agree_with_transformers() {
     };
     let said = String::from_utf8_lossy(&output.stdout);
     match output.status.code() {
-        Some(0) => assert!(said.contains("3 of 3 random models agree"), "{said}"),
+        Some(0) => assert!(said.contains("9 of 9 random models agree"), "{said}"),
         Some(SKIPPED) => eprintln!("SKIPPED, not tested: {}", said.trim()),
         _ => panic!("{said}\n{}", String::from_utf8_lossy(&output.stderr)),
     }

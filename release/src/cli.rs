@@ -1,6 +1,7 @@
 //! The command line: arguments in, a report or a failure with its next step out.
 
 mod arguments;
+mod audit;
 mod commands;
 mod failure;
 mod report;
@@ -33,7 +34,7 @@ pub(crate) fn run() -> ExitCode {
         Err(failure) => write!(std::io::stderr(), "{failure}"),
     };
     match (result, written) {
-        (Ok(_), Ok(())) => ExitCode::SUCCESS,
+        (Ok(report), Ok(())) => ExitCode::from(report.code),
         (Ok(_), Err(error)) => {
             eprintln!("error: cannot write the report: {error}");
             ExitCode::from(failure::MISUSE)
@@ -56,5 +57,10 @@ fn execute(command: &Command) -> Result<Report, Failure> {
         Command::Log(LogCommand::Show(arguments)) => commands::log_show(arguments),
         Command::Log(LogCommand::Checkpoint(arguments)) => commands::log_checkpoint(arguments),
         Command::Verify(arguments) => commands::verify(arguments),
+        Command::Inputs(arguments) => audit::inputs(arguments),
+        Command::Bill(arguments) => audit::bill(arguments),
+        Command::Owns(arguments) => audit::owns(arguments),
+        Command::Compare(arguments) => audit::compare(arguments),
+        Command::Reproduce(arguments) => audit::reproduce(arguments),
     }
 }

@@ -23,9 +23,9 @@ use verity::{Guid, VolumeRef};
 use crate::esp;
 use crate::files::digest_of;
 
-const ESP_TYPE: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
-const ROOT_TYPE: &str = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709";
-const ROOT_VERITY_TYPE: &str = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5";
+pub(crate) const ESP_TYPE: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
+pub(crate) const ROOT_TYPE: &str = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709";
+pub(crate) const ROOT_VERITY_TYPE: &str = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5";
 /// Type of the partition that holds a release bundle.
 pub const RELEASE_TYPE: &str = "c1015e2e-0001-4c6f-8a5e-72656c656173";
 /// What a release partition begins with once a bundle is attached.

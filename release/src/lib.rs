@@ -10,19 +10,35 @@
 //!    [`verify::check_artifacts`]: whether files are those of the release;
 //! 6. [`disk::attach`]: the bundle goes onto the disk, for the machine to show to its clients.
 //!
+//! Beside it stands what an auditor asks of releases and builds:
+//!
+//! * [`inputs`] and [`bill`]: what goes in; [`owns`]: where a path comes from;
+//! * [`compare`]: what changed between two builds or releases;
+//! * [`reproduce`]: whether the sources give the stated bits, and if not, by [`differ`], where and
+//!   why.
+//!
 //! The formats of statement, envelope, checkpoint and bundle, and their verification, are
 //! [`attest::release`]'s: here they are only made.
 
 pub mod assemble;
+pub mod bill;
 pub mod command_line;
+pub mod compare;
 pub mod cpio;
+pub mod differ;
 pub mod disk;
 mod esp;
 pub mod files;
+pub mod inputs;
 pub mod key;
 pub mod log;
+pub mod manifest;
 pub mod measure;
+pub mod owns;
 pub mod pe;
+pub mod reproduce;
+pub mod stated;
 pub mod statement;
+pub mod tools;
 pub mod uki;
 pub mod verify;

@@ -152,12 +152,13 @@ impl Log {
         if note_path.exists() {
             return Err(LogError::Exists(note_path));
         }
-        let made = OpenOptions::new().write(true).create_new(true).open(path);
-        let file = made.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => LogError::Exists(path.to_owned()),
-            _ => access(path)(error),
-        })?;
+        let made = OpenOptions::new().append(true).create(true).open(path);
+        let file = made.map_err(access(path))?;
         file.lock().map_err(access(path))?;
+        // An empty file without a checkpoint is of a beginning that was interrupted.
+        if note_path.exists() || file.metadata().map_err(access(path))?.len() > 0 {
+            return Err(LogError::Exists(path.to_owned()));
+        }
         file.sync_all().map_err(access(path))?;
         let checkpoint = Checkpoint {
             origin: origin.clone(),
@@ -295,8 +296,13 @@ impl Log {
     fn push(&mut self, mut file: &File, line: Vec<u8>) -> Result<(), LogError> {
         let mut text = line.clone();
         text.push(b'\n');
-        file.write_all(&text).map_err(access(&self.path))?;
-        file.sync_all().map_err(access(&self.path))?;
+        let before = file.metadata().map_err(access(&self.path))?.len();
+        let written = file.write_all(&text).and_then(|()| file.sync_all());
+        written.map_err(|error| {
+            // Half a line would stop every later append; the first error is the one to tell.
+            let _ = file.set_len(before);
+            access(&self.path)(error)
+        })?;
         self.lines.push(line);
         Ok(())
     }

@@ -124,6 +124,7 @@ pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
         configuration_digest: measurement.configuration,
         reference_values: ReferenceValues {
             tpm: measurement.reference_values(),
+            snp: None,
         },
     };
     let statement = Statement::new(subjects(release)?, predicate);

@@ -39,6 +39,7 @@ fn statement(version: u64) -> Statement {
                 sha256: none(),
                 sha384: none(),
             },
+            snp: None,
         },
     };
     Statement::new(Vec::new(), predicate)
@@ -273,4 +274,21 @@ proptest! {
             prop_assert_ne!(old, new);
         }
     }
+}
+
+#[test]
+fn a_beginning_that_was_interrupted_begins_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let key = SigningKey::generate().unwrap();
+    let origin = common::ORIGIN.to_owned().try_into().unwrap();
+    fs::write(&path, "").unwrap();
+    assert_eq!(
+        Log::create(&path, &origin, &key).unwrap().entries().len(),
+        0
+    );
+    assert!(matches!(
+        Log::create(&path, &origin, &key),
+        Err(LogError::Exists(_))
+    ));
 }

@@ -15,7 +15,7 @@ use attest::Name;
 use attest::release::{Envelope, Origin, PublicKey};
 use inference::{Engine, EngineLimits};
 use release::key::SigningKey;
-use release::log::Log;
+use release::log::{Log, LogError};
 use release::measure::Measurement;
 use release::{assemble, disk, files, statement};
 use verity::VolumeRef;
@@ -109,9 +109,11 @@ impl Site {
         let origin = origin();
         let log_key = key(&self.folder.join("keys/log.pem"))?;
         let path = self.folder.join("log");
-        let log = match path.exists() {
-            true => Log::open(&path, &origin, &log_key.public()),
-            false => Log::create(&path, &origin, &log_key),
+        let log = match Log::open(&path, &origin, &log_key.public()) {
+            Err(LogError::Missing(_) | LogError::NoCheckpoint(_)) => {
+                Log::create(&path, &origin, &log_key)
+            }
+            opened => opened,
         }
         .step("cannot open the log")?;
         let last = log
@@ -210,7 +212,7 @@ pub fn check_model(model: &Path) -> Outcome<()> {
 fn unusable(model: &Path, cause: &str) -> Failure {
     Failure::new(format!(
         "{} cannot be served: {cause}; give a folder in Hugging Face format with config.json \
-         (LlamaForCausalLM), safetensors, tokenizer.json and a chat template",
+         of a known architecture, safetensors, tokenizer.json and a chat template",
         model.display()
     ))
 }

@@ -35,12 +35,16 @@ pub enum StatementType {
     V1,
 }
 
-/// The only form of predicate that is accepted.
+/// The forms of predicate that are accepted. Each release has the first that can state it, so that
+/// an older client reads whatever it could have read before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PredicateType {
-    /// `https://cloister.dev/release/v1`
+    /// `https://cloister.dev/release/v1`: states values of a TPM.
     #[serde(rename = "https://cloister.dev/release/v1")]
     V1,
+    /// `https://cloister.dev/release/v2`: states values of SEV-SNP as well.
+    #[serde(rename = "https://cloister.dev/release/v2")]
+    V2,
 }
 
 /// An artifact.
@@ -87,6 +91,28 @@ pub struct Predicate {
 pub struct ReferenceValues {
     /// Register values of a TPM.
     pub tpm: TpmReferenceValues,
+    /// Launch digests of SEV-SNP; absent where the release is not for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snp: Option<SnpReferenceValues>,
+}
+
+/// Launch digests of SEV-SNP: one for each shape of machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnpReferenceValues {
+    /// At least one.
+    pub launch_digests: Vec<SnpLaunchDigest>,
+}
+
+/// The launch digest of one shape of machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnpLaunchDigest {
+    /// The shape: virtual machine monitor, type and number of processors, such as
+    /// `qemu-epyc-v4-8`.
+    pub machine: Name,
+    /// Its launch digest.
+    pub digest: Digest<48>,
 }
 
 /// Register values of a TPM, in both of its banks.
@@ -137,6 +163,10 @@ pub enum StatementError {
         /// Column of the fault.
         column: usize,
     },
+    /// The predicate's form does not go with what it states, or a list that must state something
+    /// is empty.
+    #[error("the predicate's form does not go with what it states")]
+    PredicateType,
     /// The same statement has another spelling.
     #[error("not in its one canonical spelling")]
     NotCanonical,
@@ -146,7 +176,8 @@ impl Statement {
     /// A statement of `predicate` about `subject`.
     #[must_use]
     pub fn new(subject: Vec<Subject>, predicate: Predicate) -> Self {
-        let (kind, predicate_type) = (StatementType::V1, PredicateType::V1);
+        let kind = StatementType::V1;
+        let predicate_type = predicate.reference_values.predicate_type();
         Self {
             kind,
             subject,
@@ -171,9 +202,29 @@ impl Statement {
                 line: error.line(),
                 column: error.column(),
             })?;
+        let stated = &statement.predicate.reference_values;
+        if statement.predicate_type != stated.predicate_type() || stated.is_vacuous() {
+            return Err(StatementError::PredicateType);
+        }
         if statement.encode() != bytes {
             return Err(StatementError::NotCanonical);
         }
         Ok(statement)
+    }
+}
+
+impl ReferenceValues {
+    /// The first form of predicate that can state these.
+    const fn predicate_type(&self) -> PredicateType {
+        match &self.snp {
+            None => PredicateType::V1,
+            Some(_) => PredicateType::V2,
+        }
+    }
+
+    /// Whether a platform is named, and nothing is said of it.
+    fn is_vacuous(&self) -> bool {
+        let snp = self.snp.as_ref();
+        snp.is_some_and(|snp| snp.launch_digests.is_empty())
     }
 }

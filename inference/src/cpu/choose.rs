@@ -37,6 +37,7 @@ fn race(level: Level) -> Duration {
         .collect();
     let weight = Rows {
         bytes: &bytes,
+        scales: &[],
         dtype: Dtype::Bf16,
         columns: COLUMNS,
     };

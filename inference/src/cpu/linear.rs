@@ -3,22 +3,29 @@
 use std::ops::Range;
 
 use super::level::leveled;
-use super::{LANES, Lanes, Level, Pool, multiply_add, padded, sum_lanes};
+use super::{LANES, Lanes, Level, Pool, multiply_add, mxfp4, padded, sum_lanes};
 use crate::safetensors::Dtype;
 
-/// Rows of a stored matrix.
+/// Rows of a stored matrix. Bytes of type [`Dtype::U8`] are MXFP4.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub(crate) bytes: &'a [u8],
+    /// One for each [`mxfp4::BLOCK`] weights, in MXFP4 alone.
+    pub(crate) scales: &'a [u8],
     pub(crate) dtype: Dtype,
     pub(crate) columns: usize,
 }
 
 impl<'a> Rows<'a> {
     pub(crate) fn slice(self, rows: Range<usize>) -> Rows<'a> {
-        let row_bytes = self.columns * width(self.dtype);
+        let row_bytes = row_bytes(self.dtype, self.columns);
+        let row_scales = match self.dtype {
+            Dtype::U8 => self.columns / mxfp4::BLOCK,
+            _ => 0,
+        };
         Rows {
             bytes: &self.bytes[rows.start * row_bytes..rows.end * row_bytes],
+            scales: &self.scales[rows.start * row_scales..rows.end * row_scales],
             ..self
         }
     }
@@ -56,6 +63,7 @@ pub(crate) fn linear(
         match weight.dtype {
             Dtype::F32 => part_f32(pool.level, weight, x, token_tile, part_out),
             Dtype::F16 => part_f16(pool.level, weight, x, token_tile, part_out),
+            Dtype::U8 => part_mxfp4(pool.level, weight, x, token_tile, part_out),
             Dtype::Bf16 | Dtype::Other => part_bf16(pool.level, weight, x, token_tile, part_out),
         }
         if let Some(bias) = bias {
@@ -83,12 +91,16 @@ pub(crate) fn widen(rows: Rows<'_>, out: &mut [f32]) {
     match rows.dtype {
         Dtype::F32 => widen_as::<F32>(rows.bytes, out),
         Dtype::F16 => widen_as::<F16>(rows.bytes, out),
+        Dtype::U8 => mxfp4::widen(rows.bytes, rows.scales, out),
         Dtype::Bf16 | Dtype::Other => widen_as::<Bf16>(rows.bytes, out),
     }
 }
 
 /// Whether no element is infinite or not a number.
 pub(crate) fn all_finite(pool: &Pool, rows: Rows<'_>) -> bool {
+    if rows.dtype == Dtype::U8 {
+        return mxfp4::all_finite(rows.scales);
+    }
     const PART_BYTES: usize = 1 << 20;
     let finite = std::sync::atomic::AtomicBool::new(true);
     let alone = rows.bytes.len() <= PART_BYTES;
@@ -96,7 +108,7 @@ pub(crate) fn all_finite(pool: &Pool, rows: Rows<'_>) -> bool {
         let good = match rows.dtype {
             Dtype::F32 => finite_f32(pool.level, part),
             Dtype::F16 => finite_u16(pool.level, part, 0x7c00),
-            Dtype::Bf16 | Dtype::Other => finite_u16(pool.level, part, 0x7f80),
+            Dtype::Bf16 | Dtype::U8 | Dtype::Other => finite_u16(pool.level, part, 0x7f80),
         };
         if !good {
             finite.store(false, std::sync::atomic::Ordering::Relaxed);
@@ -175,10 +187,12 @@ impl Element for Bf16 {
     }
 }
 
-fn width(dtype: Dtype) -> usize {
+/// Bytes of one row.
+pub(crate) fn row_bytes(dtype: Dtype, columns: usize) -> usize {
     match dtype {
-        Dtype::F32 => F32::BYTES,
-        Dtype::F16 | Dtype::Bf16 | Dtype::Other => F16::BYTES,
+        Dtype::F32 => columns * F32::BYTES,
+        Dtype::U8 => columns / 2,
+        Dtype::F16 | Dtype::Bf16 | Dtype::Other => columns * F16::BYTES,
     }
 }
 
@@ -204,6 +218,28 @@ leveled! {
 leveled! {
     pub(super) fn part_bf16(weight: Rows<'_>, x: &[f32], token_tile: usize, out: &mut [f32]) {
         part::<Bf16>(weight, x, token_tile, out);
+    }
+}
+
+leveled! {
+    /// Rows are always widened, so that one order of sums serves any number of tokens.
+    fn part_mxfp4(weight: Rows<'_>, x: &[f32], token_tile: usize, out: &mut [f32]) {
+        let columns = weight.columns;
+        let tokens = x.len() / columns;
+        let mut wide = vec![0.0; ROW_TILE * columns];
+        let mut tile = vec![0.0; ROW_TILE * tokens];
+        let bytes = weight.bytes.chunks(ROW_TILE * columns / 2);
+        let scales = weight.scales.chunks(ROW_TILE * columns / mxfp4::BLOCK);
+        for ((bytes, scales), out) in bytes.zip(scales).zip(out.chunks_mut(ROW_TILE * tokens)) {
+            mxfp4::widen(bytes, scales, &mut wide);
+            let whole = match token_tile {
+                4 => wide_tiles::<4>(&wide, x, columns, 0, &mut tile),
+                _ => 0,
+            };
+            wide_tiles::<1>(&wide, x, columns, whole, &mut tile);
+            // The last tile may have fewer rows; what was computed for the others is dropped.
+            out.copy_from_slice(&tile[..out.len()]);
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Element-wise operations.
 
-use super::dot;
 use super::level::leveled;
+use super::{LANES, dot, sum_lanes};
 
 /// `e^x`, to within two units in the last place; 0 below -87.3. Plain operations only, so that it
 /// vectorises and gives the same bits everywhere (the C library's does not).
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -45,6 +45,61 @@ leveled! {
     }
 }
 
+leveled! {
+    /// `gelu(gate) * up`, into `gate`, with gelu's approximation by tanh.
+    pub(crate) fn gelu_gate(gate: &mut [f32], up: &[f32]) {
+        /// `2 * sqrt(2 / pi)`
+        const SLOPE: f32 = 1.595_769;
+        for (gate, up) in gate.iter_mut().zip(up) {
+            let x = *gate;
+            // (1 + tanh(y)) / 2 = 1 / (1 + e^-2y)
+            let twice = SLOPE * (x + 0.044_715 * x * x * x);
+            *gate = x / (1.0 + exp(-twice)) * up;
+        }
+    }
+}
+
+leveled! {
+    /// `gate * sigmoid(alpha * gate) * (up + 1)`, into `gate`; both are cut at `limit`, the gate
+    /// from above only.
+    pub(crate) fn clamped_gate(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            let cut = gate.min(limit);
+            let up = up.clamp(-limit, limit);
+            *gate = (up + 1.0) * (cut / (1.0 + exp(-(cut * alpha))));
+        }
+    }
+}
+
+leveled! {
+    /// `cap * tanh(x / cap)`.
+    pub(crate) fn cap(x: &mut [f32], cap: f32) {
+        for x in x {
+            let small = exp(-2.0 * (*x / cap).abs());
+            *x = cap * ((1.0 - small) / (1.0 + small)).copysign(*x);
+        }
+    }
+}
+
+/// Leaves `e^(score - max)` in place; answers their sum. A sink takes part and leaves nothing.
+#[inline(always)]
+pub(crate) fn softmax(scores: &mut [f32], sink: Option<f32>) -> f32 {
+    let start = sink.unwrap_or(f32::NEG_INFINITY);
+    let max = scores.iter().fold(start, |max, score| max.max(*score));
+    let mut lanes = [0.0; LANES];
+    for chunk in scores.chunks_mut(LANES) {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *score = exp(*score - max);
+            *lane += *score;
+        }
+    }
+    let total = sum_lanes(lanes);
+    match sink {
+        Some(sink) => total + exp(sink - max),
+        None => total,
+    }
+}
+
 /// `x += y`.
 pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
@@ -55,6 +110,7 @@ pub(crate) fn add(x: &mut [f32], y: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::Level;
 
     #[test]
     fn exp_is_close_everywhere() {
@@ -69,6 +125,41 @@ mod tests {
         assert_eq!(exp(-1000.0), 0.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert!(exp(1000.0).is_finite());
+    }
+
+    #[test]
+    fn activations_are_close_to_their_definitions() {
+        let x: Vec<f32> = (-400..=400).map(|i| i as f32 / 20.0).collect();
+        let mut gelu = x.clone();
+        gelu_gate(Level::Baseline, &mut gelu, &vec![1.0; x.len()]);
+        let mut capped = x.clone();
+        cap(Level::Baseline, &mut capped, 5.0);
+        let mut clamped = x.clone();
+        let up: Vec<f32> = x.iter().map(|x| -x).collect();
+        clamped_gate(Level::Baseline, &mut clamped, &up, 1.702, 7.0);
+        for (i, x) in x.iter().map(|x| f64::from(*x)).enumerate() {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            let expected = 0.5 * x * (1.0 + inner.tanh());
+            assert!((f64::from(gelu[i]) - expected).abs() < 4e-6, "gelu {x}");
+            let expected = 5.0 * (x / 5.0).tanh();
+            assert!((f64::from(capped[i]) - expected).abs() < 2e-6, "cap {x}");
+            let (gate, up) = (x.min(7.0), (-x).clamp(-7.0, 7.0));
+            let expected = (up + 1.0) * gate / (1.0 + (-1.702 * gate).exp());
+            assert!(
+                (f64::from(clamped[i]) - expected).abs() < 2e-5,
+                "clamped {x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sink_takes_its_share() {
+        let mut scores = [0.0, 0.0];
+        assert_eq!(softmax(&mut scores, None), 2.0);
+        let mut scores = [0.0, 0.0];
+        assert_eq!(softmax(&mut scores, Some(0.0)), 3.0);
+        let mut scores = [-50.0];
+        assert!(softmax(&mut scores, Some(50.0)) >= 1.0 && scores[0] < 1e-40);
     }
 
     #[test]

@@ -11,12 +11,14 @@ mod choose;
 mod level;
 mod linear;
 mod math;
+mod mxfp4;
 mod pool;
 
 pub(crate) use attention::{Heads, Query, attend};
 pub(crate) use level::Level;
-pub(crate) use linear::{Rows, all_finite, linear, widen};
-pub(crate) use math::{add, gate, rms_norm};
+pub(crate) use linear::{Rows, all_finite, linear, row_bytes, widen};
+pub(crate) use math::{add, cap, clamped_gate, gate, gelu_gate, rms_norm, softmax};
+pub(crate) use mxfp4::BLOCK as MXFP4_BLOCK;
 pub(crate) use pool::Pool;
 
 /// Running sums of one dot product.

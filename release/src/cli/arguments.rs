@@ -6,6 +6,8 @@ use attest::Name;
 use attest::release::{Origin, PublicKey};
 use clap::{Args, Parser, Subcommand};
 
+use super::audit;
+
 const EXAMPLES: &str = "\
 A release, step by step:
   cloister-release keygen --output signer.pem
@@ -21,8 +23,14 @@ A release, step by step:
   cloister-release verify --bundle bundle.json --policy policy.toml --artifacts build/site
   cloister-release attach --disk build/site/disk.img --bundle bundle.json
 
+What an auditor asks, of a release or of two:
+  cloister-release reproduce bundle.json --policy policy.toml --config site.toml
+  cloister-release compare old/ new/        cloister-release owns /usr/bin/init --image IMAGE
+  cloister-release inputs                   cloister-release bill --image IMAGE
+
 Exit codes:
-  0 done   1 misuse or unusable input   2 signature   3 collateral   4 policy   5 log";
+  0 done   1 misuse or unusable input   2 signature   3 collateral   4 policy   5 log
+  6 different";
 
 /// Makes, measures, signs, logs and verifies releases of Cloister.
 #[derive(Debug, Parser)]
@@ -56,6 +64,16 @@ pub(super) enum Command {
     Log(LogCommand),
     /// Verify a release bundle against a policy, as a client does.
     Verify(VerifyArguments),
+    /// List everything from outside that a build is made of, by hash.
+    Inputs(audit::InputsArguments),
+    /// Write an image's bill of materials (SPDX).
+    Bill(audit::BillArguments),
+    /// Say which package or source file a path of the image comes from.
+    Owns(audit::OwnsArguments),
+    /// Show what changed between two builds or releases.
+    Compare(audit::CompareArguments),
+    /// Build a release again from its sources, and name what differs.
+    Reproduce(audit::ReproduceArguments),
 }
 
 #[derive(Debug, Args)]

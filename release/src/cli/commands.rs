@@ -68,6 +68,7 @@ fn key_report(key: &SigningKey, path: &Path) -> Report {
 
 pub(super) fn statement(arguments: &StatementArguments) -> Outcome {
     let source_revision = statements::source_revision(&arguments.source, arguments.allow_dirty)?;
+    release::bill::check(&arguments.source, &arguments.image)?;
     let statement = statements::make(&statements::Release {
         name: &arguments.name,
         version: arguments.version,

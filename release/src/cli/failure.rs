@@ -50,6 +50,12 @@ impl Failure {
         failure
     }
 
+    /// A failure that no error of the library stands behind.
+    pub(super) fn plain(code: u8, cause: String, hint: &str) -> Self {
+        let hint = hint.to_owned();
+        Self { code, cause, hint }
+    }
+
     /// The program's exit code.
     pub(super) fn code(&self) -> u8 {
         self.code

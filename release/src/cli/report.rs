@@ -12,11 +12,22 @@ use super::failure::printable;
 /// A report in both forms.
 #[derive(Debug)]
 pub(super) struct Report {
+    /// The program's exit code: the command did its work, and says by this what came out.
+    pub(super) code: u8,
     text: String,
     json: Value,
 }
 
 impl Report {
+    /// A report in a form of its own.
+    pub(super) fn of(text: String, json: Value) -> Self {
+        Self {
+            code: 0,
+            text,
+            json,
+        }
+    }
+
     /// A report of a few named facts.
     pub(super) fn facts(facts: &[(&str, String)]) -> Self {
         let width = facts
@@ -31,18 +42,12 @@ impl Report {
             let _ = writeln!(text, "{name:<width$}  {}", printable(value));
             object.insert(name.replace(' ', "_"), Value::from(value.as_str()));
         }
-        Self {
-            text,
-            json: object.into(),
-        }
+        Self::of(text, object.into())
     }
 
     /// Every predicted register with the events behind it.
     pub(super) fn measurement(measured: &Measurement) -> Self {
-        Self {
-            text: measurement_text(measured),
-            json: measurement_json(measured),
-        }
+        Self::of(measurement_text(measured), measurement_json(measured))
     }
 
     /// A log's entries.
@@ -68,15 +73,12 @@ impl Report {
             "root": checkpoint.root,
             "entries": entries,
         });
-        Self { text, json }
+        Self::of(text, json)
     }
 
     /// A text of its own, such as a checkpoint.
     pub(super) fn note(name: &str, note: &str) -> Self {
-        Self {
-            text: note.to_owned(),
-            json: json!({ name: note }),
-        }
+        Self::of(note.to_owned(), json!({ name: note }))
     }
 
     /// A release that was verified.

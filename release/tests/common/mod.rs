@@ -274,6 +274,14 @@ impl Logged {
     }
 }
 
+/// Writes a program. Not by this process: a file that we had open cannot be started while another
+/// thread forks.
+pub fn script(path: &Path, text: &str) {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""]);
+    assert!(command.arg(path).arg(text).status().unwrap().success());
+}
+
 /// Replaces one file's bytes by what a function makes of them.
 pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();

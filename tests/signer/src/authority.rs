@@ -80,7 +80,7 @@ impl Template {
         }
     }
 
-    fn signed_part(&self) -> Vec<u8> {
+    pub(crate) fn signed_part(&self) -> Vec<u8> {
         let extensions: Vec<u8> = self.extensions.iter().flat_map(extension).collect();
         der(
             0x30,
@@ -172,7 +172,7 @@ pub fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     [head, content].concat()
 }
 
-fn name(common_name: &str) -> Vec<u8> {
+pub(crate) fn name(common_name: &str) -> Vec<u8> {
     let attribute = der(
         0x30,
         &[&[6, 3, 0x55, 4, 3], &der(0x0c, &[common_name.as_bytes()])],
@@ -180,11 +180,11 @@ fn name(common_name: &str) -> Vec<u8> {
     der(0x30, &[&der(0x31, &[&attribute])])
 }
 
-fn time(utc: &str) -> Vec<u8> {
+pub(crate) fn time(utc: &str) -> Vec<u8> {
     der(0x17, &[utc.as_bytes()])
 }
 
-fn extension((oid, critical, value): &Extension) -> Vec<u8> {
+pub(crate) fn extension((oid, critical, value): &Extension) -> Vec<u8> {
     let critical: &[u8] = if *critical { &[1, 1, 0xff] } else { &[] };
     der(0x30, &[&der(6, &[oid]), critical, &der(4, &[value])])
 }

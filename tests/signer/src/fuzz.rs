@@ -5,14 +5,21 @@ use std::sync::LazyLock;
 
 use attest::cbor::Decoder;
 use attest::eventlog::EventLog;
+use attest::policy::SnpPolicy;
 use attest::release::{Bundle, SignedCheckpoint, Statement};
+use attest::snp::{self, Report, SnpEvidence};
 use attest::tpm::{Register, TpmEvidence, chain, quote};
 use attest::{Configuration, Evidence, Expectation, Policy, ReleaseFloor, verify};
 
+use crate::amd::Machine;
 use crate::{NOW, World};
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
 static CERTIFICATE: LazyLock<Vec<u8>> = LazyLock::new(|| WORLD.authority.issue(&WORLD.certificate));
+static SNP: LazyLock<(SnpEvidence, SnpPolicy)> = LazyLock::new(|| {
+    let machine = Machine::new();
+    (machine.evidence(), machine.policy())
+});
 static POLICY: LazyLock<Policy> = LazyLock::new(|| WORLD.policy());
 
 /// Calls `check` with `valid` and with `count` mutations of it, the same ones at every call.
@@ -94,9 +101,38 @@ pub fn quote(bytes: &[u8]) {
     assert!(quote::verify(&evidence, key, &[0; 48]).is_err());
 }
 
+/// No report is believed that the machine's key did not sign, and none for other report data.
+pub fn snp_report(bytes: &[u8]) {
+    let _ = Report::parse(bytes);
+    let mut evidence = SNP.0.clone();
+    evidence.report = bytes.to_vec();
+    if snp::verify(&evidence, &[0; 64], &SNP.1, NOW).is_ok() {
+        assert_eq!(bytes, SNP.0.report);
+    }
+}
+
+/// No certificate of a signing key is believed that its authority did not issue.
+pub fn snp_certificate(bytes: &[u8]) {
+    let mut evidence = SNP.0.clone();
+    evidence.certificates[0] = bytes.to_vec();
+    if snp::verify(&evidence, &[0; 64], &SNP.1, NOW).is_ok() {
+        assert_eq!(bytes, SNP.0.certificates[0]);
+    }
+}
+
+/// No revocation list is believed that the root did not sign, and the policy demands one.
+pub fn revocation_list(bytes: &[u8]) {
+    let mut evidence = SNP.0.clone();
+    evidence.revocation_lists = vec![bytes.to_vec()];
+    if snp::verify(&evidence, &[0; 64], &SNP.1, NOW).is_ok() {
+        assert_eq!(bytes, SNP.0.revocation_lists[0]);
+    }
+}
+
 /// No certificate that the authority did not issue is accepted.
 pub fn certificate(bytes: &[u8]) {
-    let accepted = chain::verify(&[bytes.to_vec()], &POLICY.tpm.roots, NOW).is_ok();
+    let tpm = POLICY.tpm.as_ref().expect("a policy for a TPM");
+    let accepted = chain::verify(&[bytes.to_vec()], &tpm.roots, NOW).is_ok();
     assert!(!accepted || bytes == *CERTIFICATE);
 }
 
@@ -128,11 +164,13 @@ pub fn checkpoint(bytes: &[u8]) {
     }
 }
 
-/// A policy that parses names at least one root, signer and platform.
+/// A policy that parses names at least one signer and platform, and says what it demands of each.
 pub fn policy(bytes: &[u8]) {
     if let Ok(policy) = Policy::parse(bytes) {
-        assert!(!policy.release.signers.is_empty() && !policy.tpm.roots.is_empty());
-        assert!(!policy.evidence.platforms.is_empty());
+        assert!(!policy.release.signers.is_empty() && !policy.evidence.platforms.is_empty());
+        assert!(policy.tpm.is_some() || policy.snp.is_some());
+        assert!(policy.tpm.is_none_or(|tpm| !tpm.roots.is_empty()));
+        assert!(policy.snp.is_none_or(|snp| !snp.products.is_empty()));
     }
 }
 

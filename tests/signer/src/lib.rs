@@ -12,6 +12,7 @@
 //! assert!(peer.is_ok());
 //! ```
 
+pub mod amd;
 pub mod authority;
 pub mod boot;
 pub mod fuzz;

@@ -211,6 +211,7 @@ fn predicate(configuration: &[u8], events: &[Event]) -> Predicate {
                     pcr13,
                 },
             },
+            snp: None,
         },
     }
 }

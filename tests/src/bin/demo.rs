@@ -31,7 +31,7 @@ struct Arguments {
     /// Folder that image/build.sh filled.
     #[arg(long, default_value_os_t = repository().join("build/image/demo"))]
     image: PathBuf,
-    /// Model to serve: a folder in Hugging Face format, Llama architecture.
+    /// Model to serve: a folder in Hugging Face format; the README names the architectures.
     #[arg(long, default_value_os_t = repository().join("tests/demo-model/model"))]
     model: PathBuf,
     /// One question to ask. Without it: a chat at a terminal, a standard question elsewhere.
@@ -58,10 +58,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("demo: {failure}");
-            let logs = arguments.folder.join("machine");
-            if logs.exists() {
-                eprintln!("demo: the machine's logs are in {}", logs.display());
-            }
             ExitCode::FAILURE
         }
     }
@@ -81,10 +77,14 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     if let Some(port) = arguments.port {
         vm::check_port(port).step("cannot boot")?;
     }
+    site::check_model(&arguments.model)?; // as the agent would in the machine
     let _lock = lock(folder)?;
     let tools = Tools::locate().step("cannot find the tools")?;
     let step = progress.step("packing the model, assembling, measuring, signing, logging");
-    let site = make_site(arguments)?;
+    let site = make_site(arguments).map_err(|failure| {
+        let anew = format!("to begin anew: rm -r {}", folder.display());
+        Failure::new(format!("{failure}; {anew}"))
+    })?;
     let step = step.then(&format!(
         "release {} is logged; provisioning a software TPM",
         site.version()
@@ -128,8 +128,6 @@ fn lock(folder: &Path) -> Outcome<File> {
 }
 
 fn make_site(arguments: &Arguments) -> Outcome<Site> {
-    // What the agent would refuse in the machine is refused here.
-    site::check_model(&arguments.model)?;
     let lock = repository().join("image/deb.lock");
     let revision = release::statement::source_revision(repository(), true)
         .map_or_else(|_| "unknown".to_owned(), |revision| revision.to_string());
@@ -195,7 +193,10 @@ fn talk(vm: &Vm, policy: &Path, arguments: &Arguments) -> Outcome<()> {
         .step(format!("cannot run {}", program.display()))?;
     match status.code() {
         Some(0) => Ok(()),
-        Some(code) => Err(Failure::new(format!("the client ended with code {code}"))),
+        Some(code) => Err(Failure::new(format!(
+            "the client ended with code {code}; the machine's log is {}",
+            vm.serial_log().display()
+        ))),
         None => Err(Failure::new("the client was stopped by a signal")),
     }
 }

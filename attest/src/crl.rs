@@ -1,0 +1,181 @@
+//! Certificate revocation lists (RFC 5280, section 5): complete ones, signed by the issuer of the
+//! certificates, with a number and a next update.
+
+use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
+use x509_cert::der::asn1::{ObjectIdentifier, Uint};
+use x509_cert::der::oid::AssociatedOid as _;
+use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::ext::Extension;
+use x509_cert::ext::pkix::{AuthorityKeyIdentifier, CrlNumber, KeyUsage};
+use x509_cert::time::Time;
+
+use crate::UnixTime;
+use crate::certificate::{Scheme, extension};
+
+/// Longest revocation list.
+pub const MAX_CRL_BYTES: usize = 64 << 10;
+
+/// What can be wrong with a revocation list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RevocationFault {
+    /// Not DER of a certificate revocation list, version 2.
+    #[error("not a certificate revocation list of version 2 in DER")]
+    Encoding,
+    /// Its issuer may not sign revocation lists.
+    #[error("its issuer may not sign revocation lists")]
+    KeyUsage,
+    /// Not signed by its issuer's key, or not in its scheme.
+    #[error("not signed by its issuer's key")]
+    Signature,
+    /// A critical extension that this program does not process: the list may not be complete.
+    #[error("unknown critical extension {found}")]
+    CriticalExtension {
+        /// The extension.
+        found: ObjectIdentifier,
+    },
+    /// It has no number, or none that fits.
+    #[error("has no number")]
+    Number,
+    /// Older than the policy demands.
+    #[error("number {found}, at least {minimum} expected")]
+    Stale {
+        /// Least number by the policy.
+        minimum: u64,
+        /// Number found.
+        found: u64,
+    },
+    /// Of the future.
+    #[error("not valid before {from}, and it is {now}")]
+    NotYetValid {
+        /// Start of validity.
+        from: UnixTime,
+        /// The time of verification.
+        now: UnixTime,
+    },
+    /// It does not say until when it holds.
+    #[error("does not say when the next one is due")]
+    NoNextUpdate,
+    /// A newer one is due.
+    #[error("due for renewal at {until}, and it is {now}")]
+    Expired {
+        /// When the next one was due.
+        until: UnixTime,
+        /// The time of verification.
+        now: UnixTime,
+    },
+}
+
+/// A list that its issuer signed and that holds at the time of verification.
+pub(crate) struct RevocationList {
+    list: CertificateList,
+    /// Its number.
+    pub(crate) number: u64,
+    /// When the next one is due.
+    pub(crate) until: UnixTime,
+}
+
+/// Reads a list, without believing it.
+pub(crate) fn decode(der: &[u8]) -> Result<CertificateList, RevocationFault> {
+    let list = CertificateList::from_der(der).map_err(|_| RevocationFault::Encoding)?;
+    let canonical = list.to_der().is_ok_and(|again| again == der);
+    if canonical && list.tbs_cert_list.version == x509_cert::Version::V2 {
+        Ok(list)
+    } else {
+        Err(RevocationFault::Encoding)
+    }
+}
+
+impl RevocationList {
+    /// Verifies that `issuer` signed `list`, and that it holds at the time `now`.
+    pub(crate) fn verify(
+        list: CertificateList,
+        issuer: &Certificate,
+        scheme: Scheme,
+        minimum: u64,
+        now: UnixTime,
+    ) -> Result<Self, RevocationFault> {
+        let usage = extension::<KeyUsage>(issuer).map_err(|_| RevocationFault::KeyUsage)?;
+        if !usage.is_some_and(|usage| usage.crl_sign()) {
+            return Err(RevocationFault::KeyUsage);
+        }
+        check_signature(&list, issuer, scheme)?;
+        check_extensions(&list)?;
+        let number = number(&list).ok_or(RevocationFault::Number)?;
+        if number < minimum {
+            let found = number;
+            return Err(RevocationFault::Stale { minimum, found });
+        }
+        let time = |time: Time| UnixTime::from_secs(time.to_unix_duration().as_secs());
+        let from = time(list.tbs_cert_list.this_update);
+        if now < from {
+            return Err(RevocationFault::NotYetValid { from, now });
+        }
+        let until = list.tbs_cert_list.next_update;
+        let until = time(until.ok_or(RevocationFault::NoNextUpdate)?);
+        if now > until {
+            return Err(RevocationFault::Expired { until, now });
+        }
+        Ok(Self {
+            list,
+            number,
+            until,
+        })
+    }
+
+    /// Whether `certificate`, which this list's issuer issued, is revoked.
+    pub(crate) fn revokes(&self, certificate: &Certificate) -> bool {
+        let serial = certificate.tbs_certificate().serial_number();
+        let revoked = &self.list.tbs_cert_list.revoked_certificates;
+        revoked
+            .iter()
+            .flatten()
+            .any(|entry| &entry.serial_number == serial)
+    }
+}
+
+fn check_signature(
+    list: &CertificateList,
+    issuer: &Certificate,
+    scheme: Scheme,
+) -> Result<(), RevocationFault> {
+    let (algorithm, tbs) = (&list.signature_algorithm, &list.tbs_cert_list);
+    if &tbs.signature != algorithm {
+        return Err(RevocationFault::Signature);
+    }
+    let message = tbs.to_der().map_err(|_| RevocationFault::Encoding)?;
+    let signature = list.signature.as_bytes();
+    scheme
+        .verify(algorithm, issuer, &message, signature.unwrap_or_default())
+        .map_err(|_| RevocationFault::Signature)
+}
+
+/// No extension says that the list is partial, or that an entry means something else.
+fn check_extensions(list: &CertificateList) -> Result<(), RevocationFault> {
+    let known = [CrlNumber::OID, AuthorityKeyIdentifier::OID];
+    let of_list = list.tbs_cert_list.crl_extensions.iter().flatten();
+    if let Some(found) = of_list
+        .filter(|extension| extension.critical && !known.contains(&extension.extn_id))
+        .map(|extension| extension.extn_id)
+        .next()
+    {
+        return Err(RevocationFault::CriticalExtension { found });
+    }
+    let entries = list.tbs_cert_list.revoked_certificates.iter().flatten();
+    let mut of_entries = entries.flat_map(|entry| entry.crl_entry_extensions.iter().flatten());
+    match of_entries.find(|extension| extension.critical) {
+        Some(Extension { extn_id: found, .. }) => {
+            let found = *found;
+            Err(RevocationFault::CriticalExtension { found })
+        }
+        None => Ok(()),
+    }
+}
+
+fn number(list: &CertificateList) -> Option<u64> {
+    let mut extensions = list.tbs_cert_list.crl_extensions.iter().flatten();
+    let extension = extensions.find(|extension| extension.extn_id == CrlNumber::OID)?;
+    let number = Uint::from_der(extension.extn_value.as_bytes()).ok()?;
+    let bytes = number.as_bytes();
+    (bytes.len() <= 8).then(|| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+}

@@ -1,0 +1,81 @@
+//! Values that fields of a policy have in common.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::Digest;
+
+/// Something that should be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Demand {
+    /// Refused without it.
+    Required,
+    /// Accepted without it, and reported.
+    NotRequired,
+}
+
+/// Something that should not be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tolerance {
+    /// Refused with it.
+    Refused,
+    /// Accepted with it, and reported.
+    Accepted,
+}
+
+/// Which values a field may have: `"any"`, one value, or a list of values, in lower-case
+/// hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin<const N: usize> {
+    /// Any value, and every report says so.
+    Any,
+    /// One of these, at least one.
+    OneOf(Vec<Digest<N>>),
+}
+
+impl<const N: usize> Pin<N> {
+    /// Whether `found` is one of the values.
+    #[must_use]
+    pub fn admits(&self, found: &Digest<N>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(values) => values.contains(found),
+        }
+    }
+}
+
+impl<const N: usize> fmt::Display for Pin<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any (not pinned by the policy)"),
+            Self::OneOf(values) => {
+                let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+                f.write_str(&values.join(" or "))
+            }
+        }
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Pin<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Values {
+            One(String),
+            Many(Vec<String>),
+        }
+        let values = match Values::deserialize(deserializer)? {
+            Values::One(text) if text == "any" => return Ok(Self::Any),
+            Values::One(text) => vec![text],
+            Values::Many(texts) if texts.is_empty() => {
+                return Err(de::Error::custom("a list that names no value"));
+            }
+            Values::Many(texts) => texts,
+        };
+        let values: Result<Vec<_>, _> = values.iter().map(|text| text.parse()).collect();
+        values.map(Self::OneOf).map_err(de::Error::custom)
+    }
+}
