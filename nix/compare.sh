@@ -28,8 +28,11 @@ same() {
     (cd "$two" && sha256sum --check --quiet SHA256SUMS) || die "SHA256SUMS is wrong" "see above"
 }
 
-# The probe must notice: an absent sandbox is the one fault that would pass for success.
+# The probe must notice: an absent sandbox is the one fault that would pass for success. With the
+# locked Nix, as one with a daemon would not let us.
 without_sandbox() {
+    export CLOISTER_LOCKED_NIX=1
+    "$repo_dir/nix/build.sh" -- build --no-link 'SOURCE#probe'
     if "$repo_dir/nix/build.sh" -- build --no-link --option sandbox false --rebuild \
         'SOURCE#probe' >"$work/log" 2>&1; then
         die "a build with the sandbox off was not refused" "see nix/probe.sh"
