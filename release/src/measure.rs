@@ -12,6 +12,14 @@
 //! Client Platform Firmware Profile"; systemd-stub(7). Registers 0 to 3 and 5 to 8 are firmware's
 //! and are judged by their event log.
 
+pub mod boot;
+pub mod cpu;
+pub mod firmware;
+pub mod kernel_hashes;
+pub mod sev;
+pub mod snp;
+pub mod vmsa;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
