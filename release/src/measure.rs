@@ -15,6 +15,7 @@
 pub mod boot;
 pub mod cpu;
 pub mod firmware;
+pub mod id_block;
 pub mod kernel_hashes;
 pub mod sev;
 pub mod snp;
