@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod failure;
+mod measure;
 mod report;
 
 use std::io::Write;
@@ -46,7 +47,7 @@ fn execute(command: &Command) -> Result<Report, Failure> {
     match command {
         Command::Assemble(arguments) => commands::assemble(arguments),
         Command::Attach(arguments) => commands::attach(arguments),
-        Command::Measure(arguments) => commands::measure(arguments),
+        Command::Measure(arguments) => measure::run(arguments),
         Command::Keygen(arguments) => commands::keygen(arguments),
         Command::PublicKey(arguments) => commands::public_key(arguments),
         Command::Statement(arguments) => commands::statement(arguments),

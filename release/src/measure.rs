@@ -20,6 +20,7 @@ pub mod gpt;
 pub mod id_block;
 pub mod kernel_hashes;
 pub mod linux;
+pub mod machines;
 pub mod sev;
 pub mod snp;
 pub mod tdvf;

@@ -3,6 +3,8 @@
 //! says that it is skipped.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -150,7 +152,7 @@ fn a_direct_boot_has_the_events_of_recorded_ones() {
     let events: Vec<Value> = serde_json::from_str(report["event_log"].as_str().unwrap()).unwrap();
     let bytes = ccel(&events);
     let log = EventLog::parse(&bytes).unwrap();
-    let kernel = kernel();
+    let kernel = common::ovmf::kernel();
     let boot = DirectBoot {
         kernel: &kernel,
         initrd: Some(&release::measure::boot::Artifact::of(b"initrd")),
@@ -185,18 +187,6 @@ fn a_direct_boot_has_the_events_of_recorded_ones() {
     assert_ne!(unchanged[0].digest, predicted[0].digest);
     assert_eq!(unchanged[1..], predicted[1..]);
 }
-
-/// A PE image that is a kernel, too.
-fn kernel() -> Vec<u8> {
-    let mut kernel = common::pe(&[(".text", &[0x90; 4096])], 0);
-    kernel[0x1f1] = 4;
-    kernel[0x202..0x206].copy_from_slice(b"HdrS");
-    kernel[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
-    kernel[0x236] = 0x3f;
-    kernel
-}
-
-mod common;
 
 #[test]
 fn real_logs_parse_and_replay() {

@@ -17,6 +17,11 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// A report that was put together elsewhere.
+    pub(super) fn of(text: String, json: Value) -> Self {
+        Self { text, json }
+    }
+
     /// A report of a few named facts.
     pub(super) fn facts(facts: &[(&str, String)]) -> Self {
         let width = facts

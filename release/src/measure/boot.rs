@@ -118,3 +118,38 @@ impl fmt::Display for CommandText {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_that_the_kernel_would_not_see_whole_is_refused() {
+        let parse = |text: &str| text.parse::<CommandText>();
+        assert_eq!(parse("a\0b"), Err(CommandTextError::Nul(1)));
+        assert_eq!(parse("gr\u{fc}n"), Err(CommandTextError::NotAscii(2)));
+        let longest = "a".repeat(MAX_COMMAND_LINE_BYTES);
+        assert!(parse(&longest).is_ok());
+        assert_eq!(
+            parse(&(longest + "a")),
+            Err(CommandTextError::TooLong(2048))
+        );
+    }
+
+    /// A file of any size is read in pieces of one size.
+    #[test]
+    fn memory_does_not_grow_with_a_file() {
+        struct Endless(u64);
+        impl Read for Endless {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                assert!(buffer.len() <= 1 << 18);
+                let count = buffer.len().min(self.0.try_into().unwrap_or(usize::MAX));
+                buffer[..count].fill(0);
+                self.0 -= count as u64;
+                Ok(count)
+            }
+        }
+        let artifact = Artifact::read(Endless(3 << 20));
+        assert!(artifact.is_ok_and(|artifact| artifact.bytes == 3 << 20));
+    }
+}

@@ -86,6 +86,13 @@ impl CpuType {
     }
 }
 
+impl Default for CpuType {
+    fn default() -> Self {
+        let (name, signature) = NAMES[0];
+        Self { name, signature }
+    }
+}
+
 impl FromStr for CpuType {
     type Err = UnknownCpu;
 
@@ -115,7 +122,7 @@ impl fmt::Display for CpuType {
 }
 
 /// Levenshtein's distance of short words; of a long text only the beginning counts.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (line, letter) in a.chars().enumerate() {

@@ -104,7 +104,7 @@ impl<'a> Firmware<'a> {
     }
 
     /// The file from `offset` bytes before its end.
-    pub(super) fn from_end(&self, offset: u32) -> Option<&'a [u8]> {
+    pub(super) fn tail(&self, offset: u32) -> Option<&'a [u8]> {
         let start = self
             .bytes
             .len()

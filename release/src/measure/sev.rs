@@ -204,7 +204,7 @@ impl fmt::Display for SectionKind {
 
 fn sections(firmware: &Firmware<'_>) -> Result<Vec<Section>, LayoutError> {
     let offset = firmware.word(&METADATA).ok_or(LayoutError::Missing)?;
-    let metadata = firmware.from_end(offset).ok_or(LayoutError::Damaged)?;
+    let metadata = firmware.tail(offset).ok_or(LayoutError::Damaged)?;
     let field = |at| u32_at(metadata, at).ok_or(LayoutError::Damaged);
     let count = usize::try_from(field(12)?).map_err(|_| LayoutError::Damaged)?;
     let length = usize::try_from(field(4)?).map_err(|_| LayoutError::Damaged)?;

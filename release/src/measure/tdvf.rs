@@ -105,7 +105,7 @@ impl<'a> Tdvf<'a> {
     /// Reads the metadata of a firmware.
     pub fn parse(firmware: &Firmware<'a>) -> Result<Self, TdvfError> {
         let offset = firmware.word(&METADATA).ok_or(TdvfError::Missing)?;
-        let metadata = firmware.from_end(offset).ok_or(TdvfError::Damaged)?;
+        let metadata = firmware.tail(offset).ok_or(TdvfError::Damaged)?;
         let field = |at| u32_at(metadata, at).ok_or(TdvfError::Damaged);
         let count = field(12)? as usize;
         let sound = metadata.starts_with(b"TDVF")
