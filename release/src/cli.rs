@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod explain;
 mod failure;
 mod measure;
 mod report;
@@ -47,6 +48,7 @@ fn execute(command: &Command) -> Result<Report, Failure> {
     match command {
         Command::Assemble(arguments) => commands::assemble(arguments),
         Command::Attach(arguments) => commands::attach(arguments),
+        Command::ExplainMismatch(arguments) => explain::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
         Command::Keygen(arguments) => commands::keygen(arguments),
         Command::PublicKey(arguments) => commands::public_key(arguments),

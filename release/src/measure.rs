@@ -15,6 +15,7 @@
 pub mod boot;
 pub mod cpu;
 pub mod eventlog;
+pub mod explain;
 pub mod firmware;
 pub mod gpt;
 pub mod id_block;

@@ -312,7 +312,8 @@ fn input_that_cannot_be_used_is_named() {
     assert!(report["notes"].to_string().contains("no boot header"));
     fails(
         "--platform tdx --firmware ovmf.fd --event-log nothing",
-        "error: nothing: it does not begin as an event log that names its banks (Spec ID Event03)\n \
+        "error: nothing: it does not begin as an event log that names its banks \
+         (Spec ID Event03)\n \
          hint: give a copy of /sys/firmware/acpi/tables/data/CCEL\n",
     );
 }

@@ -6,6 +6,7 @@ use attest::Name;
 use attest::release::{Origin, PublicKey};
 use clap::{Args, Parser, Subcommand};
 
+use super::explain::ExplainArguments;
 use super::measure::MeasureArguments;
 
 const EXAMPLES: &str = "\
@@ -45,6 +46,8 @@ pub(super) enum Command {
     Attach(AttachArguments),
     /// Predict what a machine is measured as, from the artifacts alone: TPM, SEV-SNP, TDX.
     Measure(Box<MeasureArguments>),
+    /// Say what most likely differs where evidence does not match a prediction.
+    ExplainMismatch(ExplainArguments),
     /// Make an Ed25519 key; an existing file is never overwritten.
     Keygen(KeygenArguments),
     /// Show the public half of a key, as policies name it.

@@ -2,8 +2,9 @@
 //! loaders fill in. The firmware measures it so.
 //!
 //! ```text
-//! 0x1f1 setup sectors u8 ‖ 0x202 "HdrS" ‖ 0x206 protocol u16 ‖ 0x210 kind of loader u8 ‖ 0x211 flags u8
-//! 0x218 initrd's address u32 ‖ 0x21c its bytes u32 ‖ 0x224 end of heap u16 ‖ 0x228 command line u32
+//! 0x1f1 setup sectors u8 ‖ 0x202 "HdrS" ‖ 0x206 protocol u16 ‖ 0x210 kind of loader u8
+//! 0x211 flags u8 ‖ 0x218 initrd's address u32 ‖ 0x21c its bytes u32 ‖ 0x224 end of heap u16
+//! 0x228 address of the command line u32
 //! 0x236 flags u16, bit 1: everything may lie above 4 GiB
 //! ```
 //!
@@ -123,7 +124,8 @@ mod tests {
         kernel
     }
 
-    /// These bytes were read out of QEMU 10.0's fw_cfg (setup data, key 0x18).
+    /// A program in the place of the firmware read these bytes from QEMU 10.0.13 (fw_cfg, key
+    /// 0x18), for `q35` with 1, 2 and 4 GiB.
     #[test]
     fn the_header_is_filled_in_as_qemu_does() {
         let mut patched = kernel();
@@ -133,12 +135,14 @@ mod tests {
         assert_eq!(patched[0x224..0x22c], [0, 0xfe, 0, 0, 0, 0, 2, 0]);
         let word = |at| u32_at(&patched, at);
         assert_eq!(word(0x21c), Some(3_145_731));
-        assert_eq!(
-            word(0x218),
-            Some((0x8000_0000 - 0x2_8000 - 1 - 3_145_731) & !4095)
-        );
+        assert_eq!(word(0x218), Some(0x7fcd_7000));
         let changed = (0..8192).filter(|at| patched[*at] != kernel()[*at]);
         assert!(changed.into_iter().all(|at| (0x210..0x22c).contains(&at)));
+        for (memory_bytes, address) in [(1 << 30, 0x3fcd_7000), (4 << 30, 0x7fcd_7000)] {
+            let mut patched = kernel();
+            let done = patch(&mut patched, &none, Some(3_145_731), memory_bytes);
+            assert_eq!((done, u32_at(&patched, 0x218)), (Ok(()), Some(address)));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What an OVMF image tells a VMM of SEV-SNP: the sections of memory that are measured beside it.
 //!
 //! ```text
-//! "ASEV" ‖ length u32 ‖ version u32 = 1 ‖ count u32, then per section: address u32 ‖ bytes u32 ‖ kind u32
+//! "ASEV" ‖ length u32 ‖ version u32 = 1 ‖ count u32,
+//! then per section: address u32 ‖ bytes u32 ‖ kind u32
 //! ```
 //!
 //! Specification: EDK II, `OvmfPkg/ResetVector/X64/OvmfSevMetadata.asm`; for an SVSM, COCONUT-SVSM.
@@ -105,6 +106,7 @@ impl Layout {
             hashes_table: firmware.word(&HASHES_TABLE).filter(|at| *at != 0),
             reset_address: firmware.word(&RESET_BLOCK).filter(|at| *at != 0),
         };
+        let layout = layout.check()?;
         let own = firmware.address()..FOUR_GIB;
         let overlap = layout.sections.iter().position(|section| {
             let range = section.range();
@@ -112,7 +114,7 @@ impl Layout {
         });
         match overlap {
             Some(index) => Err(LayoutError::OverlapsFirmware(index)),
-            None => layout.check(),
+            None => Ok(layout),
         }
     }
 

@@ -1,9 +1,10 @@
-//! What an OVMF image tells a VMM of TDX, and what is measured of it: MRTD by the TDX module, and the
-//! first two events of RTMR0 by the firmware itself.
+//! What an OVMF image tells a VMM of TDX, and what is measured of it: MRTD by the TDX module, and
+//! the first two events of RTMR0 by the firmware itself.
 //!
 //! ```text
 //! "TDVF" ‖ length u32 ‖ version u32 = 1 ‖ count u32, then per section, 32 bytes:
-//! offset in the file u32 ‖ bytes in the file u32 ‖ address u64 ‖ bytes in memory u64 ‖ kind u32 ‖ flags u32
+//! offset in the file u32 ‖ bytes in the file u32 ‖ address u64 ‖ bytes in memory u64
+//! ‖ kind u32 ‖ flags u32
 //!
 //! MRTD    SHA-384 of 128-byte records, zero-padded: for each page added
 //!         "MEM.PAGE.ADD" ‖ 0⁴ ‖ address u64, and, of a section with flag 0, for each 256 bytes

@@ -160,8 +160,8 @@ impl DirectBoot<'_> {
     }
 }
 
-/// The events of RTMR1 and RTMR2 of a UKI that the firmware starts from a disk. RTMR1 has the disk's
-/// partition table among them; where that is not known, only RTMR2 is given.
+/// The events of RTMR1 and RTMR2 of a UKI that the firmware starts from a disk. RTMR1 has the
+/// disk's partition table among them; where that is not known, only RTMR2 is given.
 #[must_use]
 pub fn uki_events(uki: &Measurement, partition_table: Option<Digest<48>>) -> Vec<TdxEvent> {
     let mut events = Vec::new();

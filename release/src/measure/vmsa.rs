@@ -1,7 +1,7 @@
 //! The state in which a vCPU begins, as SEV-SNP measures it: one page per vCPU.
 //!
-//! Layout: AMD64 Architecture Programmer's Manual, volume 2, table B-4. What stands in the fields is
-//! each VMM's own choice:
+//! Layout: AMD64 Architecture Programmer's Manual, volume 2, table B-4. What stands in the fields
+//! is each VMM's own choice:
 //!
 //! | | QEMU | EC2 | GCE | SVSM on QEMU |
 //! |---|---|---|---|---|
