@@ -214,6 +214,14 @@ fn real_logs_parse_and_replay() {
         let bytes = read(name).unwrap();
         let log = EventLog::parse(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(!log.events().is_empty(), "{name}");
+        let bank = match log.has(Bank::Sha384) {
+            true => Bank::Sha384,
+            false => Bank::Sha256,
+        };
+        assert!(
+            (0..8).all(|register| log.replay(bank, register).is_some()),
+            "{name}"
+        );
     }
 }
 

@@ -35,7 +35,7 @@ const NOT_ADDED: u32 = 2;
 pub enum PageOrder {
     /// Each page is added, then extended: KVM since Linux 6.16.
     Interleaved,
-    /// All pages are added, then all are extended: QEMU 8 and 9 with KVM's earlier patches.
+    /// All pages are added, then all are extended: patched KVMs before that.
     TwoPasses,
 }
 

@@ -108,7 +108,7 @@ fn mrtd(tdvf: &Tdvf<'_>, table: &mut Table) {
     table.value("mrtd", values.into());
     table.note("MRTD interleaved: each page is added, then extended, as KVM does since Linux 6.16");
     table.note(
-        "MRTD two-passes: all pages of a section are added, then extended, as QEMU 8 and 9 do",
+        "MRTD two-passes: all pages of a section are added, then extended, as before KVM had it upstream",
     );
 }
 
