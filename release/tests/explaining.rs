@@ -146,7 +146,7 @@ fn what_nothing_explains_is_said_within_the_time() {
     );
     let output = folder.run(&["explain-mismatch", "initrd", "predicted.json"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("neither a report of SEV-SNP (1184 bytes) nor an event log"));
+    assert!(stderr.contains("no report of SEV-SNP (1184 bytes), quote of TDX or event log"));
 }
 
 #[test]
@@ -196,6 +196,30 @@ fn the_first_event_that_differs_is_named() {
         1,
         "{report}"
     );
+}
+
+#[test]
+fn a_quote_tells_which_register_differs() {
+    let folder = Folder::new();
+    let line = "--platform tdx --firmware ovmf.fd --memory 2G --kernel vmlinuz --cmdline quiet";
+    let predicted = folder.measure(line);
+    folder.write("predicted.json", predicted.to_string().as_bytes());
+    let mut quote = vec![0; 800];
+    quote[..8].copy_from_slice(&[4, 0, 2, 0, 0x81, 0, 0, 0]);
+    let mut put = |at: usize, value: &Value| {
+        let digest: attest::Digest<48> = value.as_str().unwrap().parse().unwrap();
+        quote[48 + at..48 + at + 48].copy_from_slice(digest.as_ref());
+    };
+    put(136, &predicted["mrtd"]["two_passes"]);
+    put(376, &predicted["rtmr1"]["unchanged"]);
+    put(424, &predicted["rtmr2"]);
+    folder.write("quote", &quote);
+    assert_eq!(folder.explain("quote", "")["matches"], true);
+    quote[48 + 424] ^= 1;
+    folder.write("quote", &quote);
+    let report = folder.explain("quote", "");
+    assert_eq!(report["differences"][0]["register"], "rtmr2");
+    assert_eq!(report["differences"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -218,6 +218,10 @@ fn an_id_block_is_made_and_its_digests_reported() {
     assert!(is_hex(&report["id_key_digest"]) && is_hex(&report["author_key_digest"]));
     assert_eq!(report["id_block"].as_str().unwrap().len(), 128);
     assert_eq!(report["id_auth"].as_str().unwrap().len(), 5464);
+    let family = "0123456789abcdef0123456789abcdef";
+    let named = folder.done(&format!("{line} --family-id {family} --guest-svn 7"));
+    assert_ne!(named["id_block"], report["id_block"]);
+    assert_eq!(named["id_key_digest"], report["id_key_digest"]);
     let words: Vec<_> = SNP.split_whitespace().chain(["--id-block"]).collect();
     folder.fails(
         &words,

@@ -15,6 +15,7 @@ use release::measure::explain::{
 use release::measure::firmware::Firmware;
 use release::measure::kernel_hashes::KernelHashes;
 use release::measure::snp::{GuestFeatures, Launch, Vmm};
+use release::measure::tdx::registers_of_quote;
 use serde_json::{Value, json};
 
 use super::failure::{Failure, MISUSE, POLICY, printable};
@@ -32,10 +33,10 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
   cloister-release explain-mismatch ccel.bin predicted.json
 
 A report of SEV-SNP is searched for: number and type of vCPUs, features, VMM, firmware, kernel,
-initrd, command line. An event log is compared event by event. Nothing here is verified: that a
-report or a log is genuine is for `cloister verify` to say.")]
+initrd, command line. An event log is compared event by event, a quote register by register.
+Nothing here is verified: that evidence is genuine is for `cloister verify` to say.")]
 pub(super) struct ExplainArguments {
-    /// Report of SEV-SNP (1184 bytes), or event log of TDX or of a TPM.
+    /// Report of SEV-SNP (1184 bytes), quote of TDX, or event log of TDX or of a TPM.
     #[arg(value_name = "EVIDENCE")]
     evidence: PathBuf,
     /// Prediction: what `measure --json` printed; of a TPM's log also a release statement.
@@ -60,7 +61,7 @@ pub(super) struct ExplainArguments {
 
 #[derive(Debug, thiserror::Error)]
 enum ExplainError {
-    #[error("it is neither a report of SEV-SNP ({REPORT_BYTES} bytes) nor an event log")]
+    #[error("it is no report of SEV-SNP ({REPORT_BYTES} bytes), quote of TDX or event log")]
     Evidence,
     #[error("it is not what `measure --json` prints, or lacks {0}")]
     Statement(&'static str),
@@ -76,6 +77,9 @@ pub(super) fn run(arguments: &ExplainArguments) -> Result<Report, Failure> {
         .map_err(|_| statement_fault(arguments, "JSON"))?;
     if evidence.len() == REPORT_BYTES {
         return launch(arguments, &evidence, &statement);
+    }
+    if let Some(registers) = registers_of_quote(&evidence).filter(|_| is_quote(&evidence)) {
+        return compare_quote(arguments, &registers, &statement);
     }
     let log = EventLog::parse(&evidence).map_err(|_| {
         let hint = "give the report as the processor made it, or a log as firmware wrote it";
@@ -248,6 +252,49 @@ fn boots(
     };
     boots.insert(at, none);
     Ok(boots)
+}
+
+/// Version 4 or 5 for a TD, as Intel's quotes begin.
+fn is_quote(bytes: &[u8]) -> bool {
+    matches!(bytes, [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..])
+}
+
+/// A quote has registers and no events: it tells which of them to look into.
+fn compare_quote(
+    arguments: &ExplainArguments,
+    registers: &[Digest<48>; 5],
+    statement: &Value,
+) -> Result<Report, Failure> {
+    if statement["platform"] != "tdx" {
+        return Err(statement_fault(arguments, "a prediction of TDX"));
+    }
+    let mut differences = Vec::new();
+    let mut text = String::new();
+    let names = ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"];
+    for (name, found) in names.iter().zip(registers) {
+        let found = found.to_string();
+        // What depends on the VMM has one value for each way of it.
+        let line = match &statement[*name] {
+            Value::Object(ways) => match ways.iter().find(|(_, value)| **value == *found) {
+                Some((way, _)) => format!("as predicted ({way})"),
+                None => format!("found {found}, which is none of those predicted"),
+            },
+            Value::String(expected) if *expected == found => "as predicted".to_owned(),
+            Value::String(expected) => format!("expected {expected}, found {found}"),
+            _ => "was not predicted".to_owned(),
+        };
+        if line.contains("found") {
+            differences.push(json!({
+                "register": name, "expected": statement[*name], "found": found,
+            }));
+        }
+        text = text + &printable(&format!("{name}: {line}")) + "\n";
+    }
+    if !differences.is_empty() {
+        text.push_str("the machine's event log, given as EVIDENCE, tells which event it was\n");
+    }
+    let json = json!({ "matches": differences.is_empty(), "differences": differences });
+    Ok(Report::of(text, json))
 }
 
 fn compare_log(

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use attest::Digest;
 use clap::Args;
 use release::measure::boot::{Artifact, CommandText};
 use release::measure::cpu::CpuType;
@@ -95,6 +96,15 @@ pub(super) struct MeasureArguments {
     /// Policy of the guest, in the ID block.
     #[arg(long, value_name = "BITS", default_value = "0x30000", value_parser = options::bits)]
     pub(super) guest_policy: u64,
+    /// Family of the guest, in the ID block (32 hexadecimal digits).
+    #[arg(long, value_name = "HEX")]
+    pub(super) family_id: Option<Digest<16>>,
+    /// Image of the guest, in the ID block (32 hexadecimal digits).
+    #[arg(long, value_name = "HEX")]
+    pub(super) image_id: Option<Digest<16>>,
+    /// Security version of the guest, in the ID block.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) guest_svn: u32,
     /// Disk that the UKI is on, for its partition table (tdx).
     #[arg(long, value_name = "FILE")]
     pub(super) disk: Option<PathBuf>,

@@ -104,7 +104,7 @@ impl Candidates<'_> {
     /// How many combinations there are, each with all numbers of vCPUs.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lengths().iter().product()
+        self.combinations().len()
     }
 
     fn lengths(&self) -> Indices {
@@ -127,7 +127,7 @@ impl Candidates<'_> {
                 index
             })
         };
-        let mut all: Vec<Indices> = (0..self.count()).map(one).collect();
+        let mut all: Vec<Indices> = (0..lengths.iter().product()).map(one).collect();
         all.sort_by_key(|indices| indices.iter().filter(|index| **index > 0).count());
         // Only QEMU measures the type of the vCPUs.
         all.retain(|indices| self.vmm[indices[1]] == Vmm::Qemu || indices[2] == 0);

@@ -192,8 +192,8 @@ impl From<OptionsError> for Failure {
             E::TwoKernels => "leave one of the two out",
             E::NoKernel(_) => "give --kernel, or leave the option out",
             E::UkiUnderSnp => {
-                "leave --uki out for the digest of the firmware, or give the parts of a direct \
-                 boot; the UKI itself is in the registers that --platform tpm predicts"
+                "leave --uki out for the digest of the firmware; give --kernel for what QEMU gets \
+                 by -kernel, be it a UKI; a UKI on a disk is in what --platform tpm predicts"
             }
             E::Vmm { .. } => "give --vmm qemu or gce",
             E::OnlyFor(..) => "leave the option out, or give another --platform",

@@ -190,9 +190,9 @@ fn id_block(
     let id_key = key(path)?;
     let author_key = arguments.author_key.as_ref().map(key).transpose()?;
     let identity = Identity {
-        family: [0; 16],
-        image: [0; 16],
-        security_version: 0,
+        family: arguments.family_id.unwrap_or_default().0,
+        image: arguments.image_id.unwrap_or_default().0,
+        security_version: arguments.guest_svn,
         policy: arguments.guest_policy,
     };
     let made = IdBlock::sign(digest, &identity, &id_key, author_key.as_ref());

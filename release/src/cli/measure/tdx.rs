@@ -107,9 +107,8 @@ fn mrtd(tdvf: &Tdvf<'_>, table: &mut Table) {
     }
     table.value("mrtd", values.into());
     table.note("MRTD interleaved: each page is added, then extended, as KVM does since Linux 6.16");
-    table.note(
-        "MRTD two-passes: all pages of a section are added, then extended, as before KVM had it upstream",
-    );
+    table
+        .note("MRTD two-passes: all pages of a section are added, then all extended: earlier KVMs");
 }
 
 fn rtmr0(
