@@ -3,7 +3,9 @@
 mod arguments;
 mod audit;
 mod commands;
+mod explain;
 mod failure;
+mod measure;
 mod report;
 
 use std::io::Write;
@@ -47,7 +49,8 @@ fn execute(command: &Command) -> Result<Report, Failure> {
     match command {
         Command::Assemble(arguments) => commands::assemble(arguments),
         Command::Attach(arguments) => commands::attach(arguments),
-        Command::Measure(arguments) => commands::measure(arguments),
+        Command::ExplainMismatch(arguments) => explain::run(arguments),
+        Command::Measure(arguments) => measure::run(arguments),
         Command::Keygen(arguments) => commands::keygen(arguments),
         Command::PublicKey(arguments) => commands::public_key(arguments),
         Command::Statement(arguments) => commands::statement(arguments),

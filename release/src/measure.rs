@@ -12,6 +12,22 @@
 //! Client Platform Firmware Profile"; systemd-stub(7). Registers 0 to 3 and 5 to 8 are firmware's
 //! and are judged by their event log.
 
+pub mod boot;
+pub mod cpu;
+pub mod eventlog;
+pub mod explain;
+pub mod firmware;
+pub mod gpt;
+pub mod id_block;
+pub mod kernel_hashes;
+pub mod linux;
+pub mod machines;
+pub mod sev;
+pub mod snp;
+pub mod tdvf;
+pub mod tdx;
+pub mod vmsa;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -271,16 +287,21 @@ fn input<'a>(pcr: u8, what: &str, data: &'a [u8]) -> Input<'a> {
     }
 }
 
+/// Hashes pieces as if they stood one behind the other.
+fn digest_of_pieces<D: sha2::Digest, const N: usize>(
+    pieces: impl IntoIterator<Item = impl AsRef<[u8]>>,
+) -> Digest<N> {
+    let mut hasher = D::new();
+    let mut digest = [0; N];
+    pieces.into_iter().for_each(|piece| hasher.update(piece));
+    digest.copy_from_slice(&hasher.finalize());
+    Digest(digest)
+}
+
 /// Hashes everything, one bank on a thread of its own.
 fn hash(inputs: &[Input<'_>]) -> Vec<Event> {
     fn bank<D: sha2::Digest, const N: usize>(inputs: &[Input<'_>]) -> Vec<Digest<N>> {
-        let one = |input: &Input<'_>| {
-            let mut hasher = D::new();
-            input.pieces.iter().for_each(|piece| hasher.update(piece));
-            let mut digest = [0; N];
-            digest.copy_from_slice(&hasher.finalize());
-            Digest(digest)
-        };
+        let one = |input: &Input<'_>| digest_of_pieces::<D, N>(&input.pieces);
         inputs.iter().map(one).collect()
     }
     let (sha256, sha384) = std::thread::scope(|scope| {

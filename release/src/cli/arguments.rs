@@ -7,6 +7,8 @@ use attest::release::{Origin, PublicKey};
 use clap::{Args, Parser, Subcommand};
 
 use super::audit;
+use super::explain::ExplainArguments;
+use super::measure::MeasureArguments;
 
 const EXAMPLES: &str = "\
 A release, step by step:
@@ -49,8 +51,10 @@ pub(super) enum Command {
     Assemble(AssembleArguments),
     /// Put a release bundle onto an assembled disk, for the machine to show to its clients.
     Attach(AttachArguments),
-    /// Predict the TPM registers after a boot of a UKI, from the file alone.
-    Measure(MeasureArguments),
+    /// Predict what a machine is measured as, from the artifacts alone: TPM, SEV-SNP, TDX.
+    Measure(Box<MeasureArguments>),
+    /// Say what most likely differs where evidence does not match a prediction.
+    ExplainMismatch(ExplainArguments),
     /// Make an Ed25519 key; an existing file is never overwritten.
     Keygen(KeygenArguments),
     /// Show the public half of a key, as policies name it.
@@ -104,22 +108,6 @@ pub(super) struct AttachArguments {
     /// Release bundle.
     #[arg(long, value_name = "FILE")]
     pub(super) bundle: PathBuf,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  cloister-release measure --uki build/site/cloister.efi --json | jq .registers
-
-Registers 4, 9, 11, 12 and 13 follow from the UKI. The others are the firmware's and are judged by
-their event log.")]
-pub(super) struct MeasureArguments {
-    /// UKI that assembling made.
-    #[arg(long, value_name = "FILE")]
-    pub(super) uki: PathBuf,
-    /// Word that user space extends into PCR 11 before it is quoted; may be repeated, in order.
-    /// Images of Cloister have none.
-    #[arg(long = "phase", value_name = "WORD")]
-    pub(super) phases: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -13,8 +13,7 @@ use release::{disk, files, statement as statements};
 
 use super::arguments::{
     AssembleArguments, AttachArguments, KeygenArguments, LogAppendArguments, LogCreateArguments,
-    LogReadArguments, MeasureArguments, PublicKeyArguments, SignArguments, StatementArguments,
-    VerifyArguments,
+    LogReadArguments, PublicKeyArguments, SignArguments, StatementArguments, VerifyArguments,
 };
 use super::failure::Failure;
 use super::report::Report;
@@ -40,12 +39,6 @@ pub(super) fn attach(arguments: &AttachArguments) -> Outcome {
         ("disk", arguments.disk.display().to_string()),
         ("bundle", arguments.bundle.display().to_string()),
     ]))
-}
-
-pub(super) fn measure(arguments: &MeasureArguments) -> Outcome {
-    let uki = read(&arguments.uki)?;
-    let measured = release::measure::measure(&uki, &arguments.phases)?;
-    Ok(Report::measurement(&measured))
 }
 
 pub(super) fn keygen(arguments: &KeygenArguments) -> Outcome {

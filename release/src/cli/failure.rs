@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 pub(super) const MISUSE: u8 = 1;
 const SIGNATURE: u8 = 2;
 const COLLATERAL: u8 = 3;
-const POLICY: u8 = 4;
+pub(super) const POLICY: u8 = 4;
 const LOG: u8 = 5;
 
 /// Why a command did not do what was asked.

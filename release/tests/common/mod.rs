@@ -7,6 +7,8 @@
     reason = "each test uses its part"
 )]
 
+pub mod ovmf;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

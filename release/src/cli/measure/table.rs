@@ -1,0 +1,146 @@
+//! Tables of `measure`: for people what stands in JSON for machines.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use release::measure::boot::Artifact;
+use release::measure::machines::Machine;
+use serde_json::{Map, Value, json};
+
+use super::super::failure::printable;
+use super::super::report::Report;
+
+/// A report that grows line by line in both forms.
+#[derive(Default)]
+pub(super) struct Table {
+    text: String,
+    json: Map<String, Value>,
+    inputs: Map<String, Value>,
+    input_lines: String,
+    notes: Vec<String>,
+}
+
+impl Table {
+    /// A line under a name; JSON has the name with underscores.
+    pub(super) fn line(&mut self, name: &str, value: &str) {
+        self.text_line(name, value);
+        self.value(&name.replace([' ', '-'], "_").to_lowercase(), value.into());
+    }
+
+    /// A line for people only.
+    pub(super) fn text_line(&mut self, name: &str, value: &str) {
+        // Writing to memory cannot fail.
+        let _ = writeln!(self.text, "{name:<20} {}", printable(value));
+    }
+
+    /// A value for machines only.
+    pub(super) fn value(&mut self, name: &str, value: Value) {
+        self.json.insert(name.to_owned(), value);
+    }
+
+    /// Something that was measured, as it was given.
+    pub(super) fn input(&mut self, name: &str, text: &str, value: Value) {
+        let text = printable(text);
+        let _ = writeln!(self.input_lines, "  {name:<18} {text}");
+        let name = name.replace([' ', '-'], "_").to_lowercase();
+        self.inputs.insert(name, value);
+    }
+
+    /// A file that was measured.
+    pub(super) fn file(&mut self, name: &str, path: &Path, artifact: &Artifact) {
+        let sha256 = artifact.sha256;
+        let text = format!(
+            "sha256:{sha256}, {} bytes, {}",
+            artifact.bytes,
+            path.display()
+        );
+        let path = path.display().to_string();
+        let value = json!({ "path": path, "sha256": sha256, "bytes": artifact.bytes });
+        self.input(name, &text, value);
+    }
+
+    /// Something that the reader must know.
+    pub(super) fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// What a machine's platform measures and what not.
+    pub(super) fn machine(&mut self, machine: Option<&Machine>) {
+        let Some(machine) = machine else { return };
+        self.value("machine", machine.name.as_str().into());
+        self.text_line("machine", &machine.name);
+        let lists = [
+            ("measured", &machine.measured),
+            ("not measured", &machine.not_measured),
+            ("not predicted", &machine.not_predicted),
+        ];
+        for (name, lines) in lists {
+            for line in lines {
+                self.note(format!("{name}: {line}"));
+            }
+        }
+    }
+
+    pub(super) fn report(mut self) -> Report {
+        if !self.inputs.is_empty() {
+            let _ = write!(self.text, "\ninputs\n{}", self.input_lines);
+        }
+        if !self.notes.is_empty() {
+            self.text.push_str("\nnotes\n");
+        }
+        for note in &self.notes {
+            let _ = writeln!(self.text, "  {}", printable(note));
+        }
+        self.json.insert("inputs".to_owned(), self.inputs.into());
+        self.json.insert("notes".to_owned(), self.notes.into());
+        Report::of(self.text, self.json.into())
+    }
+}
+
+/// The catalogue of machines.
+pub(super) fn catalogue(machines: &[Machine]) -> Report {
+    let mut text = String::new();
+    let mut list = Vec::new();
+    let _ = writeln!(
+        text,
+        "{:<26} {:<8} {:<9} {:<5} {:>5} {:>9}",
+        "machine", "tee", "platform", "vmm", "vCPUs", "memory"
+    );
+    let mut covered: Option<&[String]> = None;
+    for machine in machines {
+        if covered.is_some_and(|lines| lines != machine.measured) {
+            text.push('\n');
+        }
+        let or_any = |value: Option<String>| value.unwrap_or_else(|| "any".to_owned());
+        let vcpus = or_any(machine.vcpus.map(|vcpus| vcpus.to_string()));
+        let memory = or_any(
+            machine
+                .memory_bytes
+                .map(|bytes| format!("{} GiB", bytes >> 30)),
+        );
+        let vmm = machine.vmm.map(|vmm| vmm.to_string());
+        let _ = writeln!(
+            text,
+            "{:<26} {:<8} {:<9} {:<5} {vcpus:>5} {memory:>9}",
+            machine.name,
+            machine.tee,
+            machine.platform.to_string(),
+            vmm.as_deref().unwrap_or("-"),
+        );
+        covered = Some(&machine.measured);
+        list.push(json!({
+            "name": machine.name,
+            "tee": machine.tee,
+            "platform": machine.platform.to_string(),
+            "vmm": vmm,
+            "vcpus": machine.vcpus,
+            "memory_bytes": machine.memory_bytes,
+            "vcpu_type": machine.vcpu_type,
+            "measured": machine.measured,
+            "not_measured": machine.not_measured,
+            "not_predicted": machine.not_predicted,
+            "source": machine.source,
+        }));
+    }
+    Report::of(text, json!({ "machines": list }))
+}

@@ -1,0 +1,279 @@
+//! `measure --platform tdx`.
+
+use std::fs::File;
+use std::path::Path;
+
+use release::measure::boot::Artifact;
+use release::measure::eventlog::{EventLog, MAX_LOG_BYTES};
+use release::measure::firmware::{Firmware, MAX_FIRMWARE_BYTES};
+use release::measure::linux::MAX_KERNEL_BYTES;
+use release::measure::machines::Platform;
+use release::measure::snp::Vmm;
+use release::measure::tdvf::{PageOrder, Tdvf};
+use release::measure::tdx::{
+    AcpiTables, DirectBoot, KernelForm, TdxError, TdxEvent, replay, rtmr0_events, uki_events,
+};
+use release::measure::{gpt, measure};
+use serde_json::{Map, Value, json};
+
+use super::super::failure::{Failure, MISUSE};
+use super::options::{self, Options};
+use super::table::Table;
+use super::{MAX_UKI_BYTES, MeasureArguments, Outcome, access, artifact, read};
+
+pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
+    let mut table = Table::default();
+    table.line("platform", "tdx");
+    table.line("vmm", &options.vmm.to_string());
+    let nothing = arguments.firmware.is_none() && arguments.kernel.is_none();
+    if nothing && arguments.uki.is_none() && arguments.event_log.is_none() {
+        options::required(Platform::Tdx, "--firmware", None::<()>)?;
+    }
+    let mut shown = Shown::default();
+    let firmware = match &arguments.firmware {
+        Some(path) => Some((path, read(path, MAX_FIRMWARE_BYTES)?)),
+        None => None,
+    };
+    let tdvf = match &firmware {
+        Some((path, bytes)) => {
+            table.file("firmware", path, &Artifact::of(bytes));
+            let parsed = Firmware::parse(bytes).map_err(|error| unusable(path, &error))?;
+            Some(Tdvf::parse(&parsed).map_err(|error| unusable(path, &error))?)
+        }
+        None => None,
+    };
+    match &tdvf {
+        Some(tdvf) => mrtd(tdvf, &mut table),
+        None => shown.missing("MRTD", "give --firmware"),
+    }
+    rtmr0(arguments, options, tdvf.as_ref(), &mut table, &mut shown)?;
+    if arguments.kernel.is_some() {
+        direct(arguments, options, &mut table, &mut shown)?;
+    } else if arguments.uki.is_some() {
+        uki(arguments, &mut table, &mut shown)?;
+    } else {
+        shown.missing("RTMR1", "give --kernel, or --uki and --disk");
+        shown.missing("RTMR2", "give --kernel, or --uki");
+    }
+    let zero = attest::Digest::<48>::ZERO.to_string();
+    table.line("RTMR3", &zero);
+    shown.finish(&mut table);
+    table.machine(options.machine);
+    Ok(table.report())
+}
+
+/// What is gathered beside the registers themselves.
+#[derive(Default)]
+struct Shown {
+    missing: Vec<(&'static str, &'static str)>,
+    events: Vec<TdxEvent>,
+}
+
+impl Shown {
+    fn missing(&mut self, register: &'static str, next: &'static str) {
+        self.missing.push((register, next));
+    }
+
+    fn finish(self, table: &mut Table) {
+        let mut missing = Map::new();
+        for (register, next) in &self.missing {
+            table.text_line(register, &format!("not predicted: {next}"));
+            missing.insert(register.to_lowercase(), (*next).into());
+        }
+        table.value("not_predicted", missing.into());
+        for event in &self.events {
+            let digest: String = event.digest.to_string().chars().take(16).collect();
+            let text = format!("{digest}…  {} ({})", event.what, event.source);
+            table.text_line(&format!("  event of RTMR{}", event.register), &text);
+        }
+        let events = self.events.iter().map(|event| {
+            json!({
+                "register": format!("rtmr{}", event.register),
+                "what": event.what,
+                "sha384": event.digest,
+                "source": event.source.to_string(),
+            })
+        });
+        table.value("events", events.collect());
+    }
+}
+
+fn mrtd(tdvf: &Tdvf<'_>, table: &mut Table) {
+    let mut values = Map::new();
+    for order in PageOrder::ALL {
+        let value = tdvf.mrtd(order).to_string();
+        table.text_line(&format!("MRTD, {order}"), &value);
+        values.insert(order.to_string().replace('-', "_"), value.into());
+    }
+    table.value("mrtd", values.into());
+    table.note("MRTD interleaved: each page is added, then extended, as KVM does since Linux 6.16");
+    table
+        .note("MRTD two-passes: all pages of a section are added, then all extended: earlier KVMs");
+}
+
+fn rtmr0(
+    arguments: &MeasureArguments,
+    options: &Options,
+    tdvf: Option<&Tdvf<'_>>,
+    table: &mut Table,
+    shown: &mut Shown,
+) -> Result<(), Failure> {
+    let Some(path) = &arguments.event_log else {
+        shown.missing(
+            "RTMR0",
+            "give --event-log of a boot of the same shape, for its ACPI tables",
+        );
+        return Ok(());
+    };
+    let bytes = read(path, MAX_LOG_BYTES)?;
+    table.file("event log", path, &Artifact::of(&bytes));
+    let log = EventLog::parse(&bytes).map_err(|error| {
+        let hint = "give a copy of /sys/firmware/acpi/tables/data/CCEL";
+        Failure::input(path, &error, hint)
+    })?;
+    let acpi = match &arguments.acpi {
+        Some(folder) => Some(acpi(folder, table)?),
+        None => None,
+    };
+    // Other VMMs than QEMU divide memory in their own way: there the log decides.
+    let computable = tdvf
+        .zip(options.memory_bytes)
+        .filter(|_| options.vmm == Vmm::Qemu);
+    let events = rtmr0_events(&log, computable, acpi.as_ref())?;
+    if let Some(value) = replay(&events).get(&0) {
+        table.line("RTMR0", &value.to_string());
+    }
+    if let (Some(bytes), Vmm::Qemu) = (options.memory_bytes, options.vmm) {
+        table.input("memory", &format!("{bytes} bytes"), bytes.into());
+    }
+    shown.events.extend(events);
+    Ok(())
+}
+
+fn acpi(folder: &Path, table: &mut Table) -> Result<AcpiTables, Failure> {
+    let mut one = |name: &str| {
+        let path = folder.join(name);
+        let blob = artifact(&path)?;
+        table.file(&format!("ACPI {name}"), &path, &blob);
+        Ok::<_, Failure>(blob.sha384)
+    };
+    Ok(AcpiTables {
+        loader: one("table-loader")?,
+        rsdp: one("rsdp")?,
+        tables: one("tables")?,
+    })
+}
+
+fn direct(
+    arguments: &MeasureArguments,
+    options: &Options,
+    table: &mut Table,
+    shown: &mut Shown,
+) -> Result<(), Failure> {
+    let path = options::required(Platform::Tdx, "--kernel", arguments.kernel.as_ref())?;
+    let kernel = read(path, MAX_KERNEL_BYTES)?;
+    table.file("kernel", path, &Artifact::of(&kernel));
+    let initrd = match &arguments.initrd {
+        Some(path) => {
+            let initrd = artifact(path)?;
+            table.file("initrd", path, &initrd);
+            Some(initrd)
+        }
+        None => None,
+    };
+    let command_line = options::command_line(arguments);
+    table.input(
+        "command line",
+        command_line.as_str(),
+        command_line.as_str().into(),
+    );
+    let boot = DirectBoot {
+        kernel: &kernel,
+        initrd: initrd.as_ref(),
+        command_line: &command_line,
+        memory_bytes: options.memory_bytes.unwrap_or_default(),
+    };
+    let mut rtmr1 = Map::new();
+    let forms = [KernelForm::Patched, KernelForm::Unchanged];
+    // A kernel is patched with an address that depends on the size of memory.
+    let skipped = usize::from(options.memory_bytes.is_none() && initrd.is_some());
+    for form in forms.into_iter().skip(skipped) {
+        let events = boot.events(form)?;
+        let values = replay(&events);
+        let value = |register| {
+            values
+                .get(&register)
+                .map(ToString::to_string)
+                .unwrap_or_default()
+        };
+        table.text_line(&format!("RTMR1, {form}"), &value(1));
+        rtmr1.insert(form.to_string(), value(1).into());
+        if form == KernelForm::Unchanged {
+            table.line("RTMR2", &value(2));
+            shown.events.extend(events);
+        } else {
+            shown.events.extend(events.into_iter().take(1));
+        }
+    }
+    table.value("rtmr1", Value::Object(rtmr1));
+    if skipped > 0 {
+        shown.missing(
+            "RTMR1, patched",
+            "give --memory, which QEMU's changes depend on",
+        );
+    }
+    table.note("RTMR1 patched: QEMU to 10.0, which fills in the kernel's boot header");
+    table.note("RTMR1 unchanged: QEMU from 10.1 with a firmware that reads etc/boot/kernel");
+    Ok(())
+}
+
+fn uki(arguments: &MeasureArguments, table: &mut Table, shown: &mut Shown) -> Result<(), Failure> {
+    let path = options::required(Platform::Tdx, "--uki", arguments.uki.as_ref())?;
+    let bytes = read(path, MAX_UKI_BYTES)?;
+    table.file("UKI", path, &Artifact::of(&bytes));
+    let measured = measure(&bytes, &[])?;
+    let partitions = match &arguments.disk {
+        Some(path) => {
+            let disk = File::open(path).map_err(|error| access(path, &error))?;
+            let event = gpt::event(disk).map_err(|error| {
+                Failure::input(path, &error, "give a disk.img that assembling made")
+            })?;
+            table.input(
+                "disk",
+                &path.display().to_string(),
+                path.display().to_string().into(),
+            );
+            Some(event)
+        }
+        None => None,
+    };
+    let events = uki_events(&measured, partitions);
+    for (register, value) in replay(&events) {
+        table.line(&format!("RTMR{register}"), &value.to_string());
+    }
+    if partitions.is_none() {
+        shown.missing(
+            "RTMR1",
+            "give --disk: the firmware measures its partition table",
+        );
+    }
+    shown.events.extend(events);
+    Ok(())
+}
+
+fn unusable(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let hint = "give the very file that the VM starts with, such as OVMF.inteltdx.fd";
+    Failure::input(path, error, hint)
+}
+
+impl From<TdxError> for Failure {
+    fn from(error: TdxError) -> Self {
+        let hint = match &error {
+            TdxError::Kernel(_) | TdxError::Pe(_) => "give a vmlinuz with an EFI stub",
+            TdxError::Tdvf(_) => "give the --firmware and --memory of the VM",
+            TdxError::Log => "give a copy of /sys/firmware/acpi/tables/data/CCEL",
+            TdxError::Acpi => "leave --acpi out, or give the log of a boot with ACPI tables",
+        };
+        Self::new(MISUSE, &error, hint)
+    }
+}

@@ -1,0 +1,256 @@
+//! `explain-mismatch`: for each thing that may differ, a report that differs in it, and the answer.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Output};
+
+use common::ovmf;
+use serde_json::Value;
+
+struct Folder(tempfile::TempDir);
+
+const SNP: &str = "--platform snp --vmm qemu --vcpus 2 --vcpu-type EPYC-v4 --guest-features 0x1 \
+    --firmware ovmf.fd --kernel vmlinuz --initrd initrd --cmdline quiet";
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        folder.write("ovmf.fd", &ovmf::firmware());
+        let mut other = ovmf::firmware();
+        other[0x2000] ^= 1;
+        folder.write("old.fd", &other);
+        folder.write("vmlinuz", &ovmf::kernel());
+        folder.write("vmlinuz-old", b"another kernel");
+        folder.write("initrd", b"an initrd");
+        let predicted = folder.measure(SNP);
+        folder.write("predicted.json", predicted.to_string().as_bytes());
+        folder
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.0.path().join(name), bytes).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
+        command.args(arguments).current_dir(self.0.path());
+        command.output().unwrap()
+    }
+
+    fn measure(&self, line: &str) -> Value {
+        let words = ["measure", "--json"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        let output = self.run(&words.collect::<Vec<_>>());
+        assert!(output.status.success(), "{line}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A report of a machine that was started so.
+    fn report(&self, line: &str) {
+        let measured = self.measure(line);
+        let digest: attest::Digest<48> =
+            measured["launch_digest"].as_str().unwrap().parse().unwrap();
+        let mut report = [0; 1184];
+        report[0x90..0xc0].copy_from_slice(digest.as_ref());
+        self.write("report.bin", &report);
+    }
+
+    fn explain(&self, evidence: &str, more: &str) -> Value {
+        let words = ["explain-mismatch", "--json", evidence, "predicted.json"];
+        let words = words.into_iter().chain(more.split_whitespace());
+        let output = self.run(&words.collect::<Vec<_>>());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+#[test]
+fn each_difference_is_found_and_named() {
+    let folder = Folder::new();
+    let others = "--firmware old.fd --firmware ovmf.fd --kernel vmlinuz-old --cmdline debug";
+    let found = |from: &str, to: &str| -> Vec<(String, String)> {
+        folder.report(&SNP.replacen(from, to, 1));
+        let report = folder.explain("report.bin", others);
+        let differences = report["differences"].as_array().unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let one = |one: &Value| (text(&one["what"]), text(&one["found"]));
+        differences.iter().map(one).collect()
+    };
+    let one = |what: &str, found: &str| vec![(what.to_owned(), found.to_owned())];
+    assert_eq!(found("quiet", "quiet"), []);
+    assert_eq!(found("--vcpus 2", "--vcpus 512"), one("vcpus", "512"));
+    assert_eq!(
+        found("EPYC-v4", "EPYC-Turin"),
+        one("vcpu type", "EPYC-Turin")
+    );
+    assert_eq!(found("0x1", "0x21"), one("guest features", "0x21"));
+    assert_eq!(found("--vmm qemu", "--vmm gce"), one("vmm", "gce"));
+    let firmware = found("ovmf.fd", "old.fd");
+    assert!(firmware[0].0 == "firmware" && firmware[0].1.starts_with("old.fd (sha256:"));
+    let expected = "initrd as expected, command line as expected";
+    let kernel = one("boot", &format!("kernel vmlinuz-old, {expected}"));
+    assert_eq!(found("vmlinuz", "vmlinuz-old"), kernel);
+    let empty = "kernel as expected, initrd as expected, command line empty";
+    assert_eq!(found("--cmdline quiet", ""), one("boot", empty));
+    let off = "no kernel hashes (kernel-hashes=off)";
+    let without = "--kernel vmlinuz --initrd initrd --cmdline quiet";
+    assert_eq!(found(without, ""), one("boot", off));
+    let debug = "kernel as expected, initrd none, command line \"debug\"";
+    assert_eq!(
+        found("--initrd initrd --cmdline quiet", "--cmdline debug"),
+        one("boot", debug)
+    );
+    // Two at once, as when another flavour of machine was taken.
+    let two = found(
+        "--vcpus 2 --vcpu-type EPYC-v4",
+        "--vcpus 8 --vcpu-type EPYC-Genoa",
+    );
+    assert_eq!(
+        two,
+        [one("vcpu type", "EPYC-Genoa"), one("vcpus", "8")].concat()
+    );
+}
+
+#[test]
+fn what_nothing_explains_is_said_within_the_time() {
+    let folder = Folder::new();
+    folder.write("report.bin", &[7; 1184]);
+    let arguments = [
+        "explain-mismatch",
+        "report.bin",
+        "predicted.json",
+        "--firmware",
+        "ovmf.fd",
+    ];
+    let arguments = [&arguments[..], &["--seconds", "1"]].concat();
+    let start = std::time::Instant::now();
+    let output = folder.run(&arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(stderr.starts_with("searching: 0 of "), "{stderr}");
+    assert!(
+        stderr.contains("the time was over") || stderr.contains("no combination"),
+        "{stderr}"
+    );
+    assert!(start.elapsed().as_secs() < 20);
+    let output = folder.run(&["explain-mismatch", "report.bin", "predicted.json"]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: predicted.json: it is not what `measure --json` prints, or lacks the --firmware \
+         that it was made with\n \
+         hint: predict it again: cloister-release measure … --json > predicted.json\n"
+    );
+    let output = folder.run(&["explain-mismatch", "initrd", "predicted.json"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("no report of SEV-SNP (1184 bytes), quote of TDX or event log"));
+}
+
+#[test]
+fn the_first_event_that_differs_is_named() {
+    let folder = Folder::new();
+    let line = "--platform tdx --memory 2G --kernel vmlinuz --initrd initrd --cmdline quiet";
+    let predicted = folder.measure(line);
+    folder.write("predicted.json", predicted.to_string().as_bytes());
+    let utf16 = |text: &str| -> Vec<u8> {
+        text.encode_utf16()
+            .chain([0])
+            .flat_map(u16::to_le_bytes)
+            .collect()
+    };
+    let options = utf16("debug initrd=initrd");
+    folder.write(
+        "ccel",
+        &ovmf::ccel(&[(3, 6, &options), (3, 6, b"an initrd")]),
+    );
+    let report = folder.explain("ccel", "");
+    let differences = report["differences"].as_array().unwrap();
+    let [rtmr1, rtmr2] = &differences[..] else {
+        panic!("{report}")
+    };
+    assert_eq!(
+        (&rtmr1["register"], &rtmr1["found"]),
+        (&"rtmr1".into(), &"no further event".into())
+    );
+    assert_eq!(
+        (&rtmr2["register"], &rtmr2["event"]),
+        (&"rtmr2".into(), &1.into())
+    );
+    assert!(
+        rtmr2["expected"]
+            .as_str()
+            .unwrap()
+            .starts_with("command line initrd=initrd")
+    );
+    let options = utf16("quiet initrd=initrd");
+    folder.write(
+        "ccel",
+        &ovmf::ccel(&[(3, 6, &options), (3, 6, b"an initrd")]),
+    );
+    let report = folder.explain("ccel", "");
+    assert_eq!(
+        report["differences"].as_array().unwrap().len(),
+        1,
+        "{report}"
+    );
+}
+
+#[test]
+fn a_quote_tells_which_register_differs() {
+    let folder = Folder::new();
+    let line = "--platform tdx --firmware ovmf.fd --memory 2G --kernel vmlinuz --cmdline quiet";
+    let predicted = folder.measure(line);
+    folder.write("predicted.json", predicted.to_string().as_bytes());
+    let mut quote = vec![0; 800];
+    quote[..8].copy_from_slice(&[4, 0, 2, 0, 0x81, 0, 0, 0]);
+    let mut put = |at: usize, value: &Value| {
+        let digest: attest::Digest<48> = value.as_str().unwrap().parse().unwrap();
+        quote[48 + at..48 + at + 48].copy_from_slice(digest.as_ref());
+    };
+    put(136, &predicted["mrtd"]["two_passes"]);
+    put(376, &predicted["rtmr1"]["unchanged"]);
+    put(424, &predicted["rtmr2"]);
+    folder.write("quote", &quote);
+    assert_eq!(folder.explain("quote", "")["matches"], true);
+    quote[48 + 424] ^= 1;
+    folder.write("quote", &quote);
+    let report = folder.explain("quote", "");
+    assert_eq!(report["differences"][0]["register"], "rtmr2");
+    assert_eq!(report["differences"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_tpms_log_is_compared_with_a_prediction_or_a_statement() {
+    let folder = Folder::new();
+    folder.write("cloister.efi", &common::uki());
+    let predicted = folder.measure("--uki cloister.efi");
+    folder.write("predicted.json", predicted.to_string().as_bytes());
+    let action = b"Calling EFI Application from Boot Option";
+    folder.write(
+        "log",
+        &ovmf::ccel(&[(4, 0x8000_0007, action), (4, 4, &[0; 4])]),
+    );
+    let report = folder.explain("log", "");
+    let first = &report["differences"][0];
+    assert_eq!(
+        (&first["register"], &first["event"]),
+        (&"pcr4".into(), &3.into())
+    );
+    assert!(
+        first["expected"]
+            .as_str()
+            .unwrap()
+            .starts_with("UKI, Authenticode digest")
+    );
+    let registers = &predicted["registers"];
+    let statement =
+        serde_json::json!({ "predicate": { "reference_values": { "tpm": registers } } });
+    folder.write("predicted.json", statement.to_string().as_bytes());
+    let report = folder.explain("log", "");
+    let names = report["differences"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|one| one["register"].as_str().unwrap()).collect();
+    assert_eq!(names, ["11", "4", "9"]);
+}

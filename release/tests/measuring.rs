@@ -1,0 +1,351 @@
+//! `measure` as a person and a script use it, and what they read when the input is wrong. It needs
+//! no files but those that it makes.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Output};
+
+use attest::Digest;
+use common::ovmf;
+use serde_json::Value;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        folder.write("ovmf.fd", &ovmf::firmware());
+        folder.write("vmlinuz", &ovmf::kernel());
+        folder.write("initrd", b"an initrd");
+        folder.write("cloister.efi", &common::uki());
+        folder
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.0.path().join(name), bytes).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
+        command
+            .arg("measure")
+            .args(arguments)
+            .current_dir(self.0.path());
+        command.output().unwrap()
+    }
+
+    fn done(&self, arguments: &str) -> Value {
+        let words: Vec<_> = arguments.split_whitespace().chain(["--json"]).collect();
+        let output = self.run(&words);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments}: {stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn fails(&self, arguments: &[&str], stderr: &str) {
+        let output = self.run(arguments);
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            stderr,
+            "{arguments:?}"
+        );
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+const SNP: &str = "--platform snp --vmm qemu --vcpus 2 --vcpu-type EPYC-v4 --guest-features 0x1 \
+    --firmware ovmf.fd --kernel vmlinuz --initrd initrd --cmdline quiet";
+
+fn is_hex(value: &Value) -> bool {
+    let text = value.as_str().unwrap_or_default();
+    text.len() == 96
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+#[test]
+fn a_launch_digest_comes_with_its_inputs() {
+    let folder = Folder::new();
+    let report = folder.done(SNP);
+    assert!(is_hex(&report["launch_digest"]));
+    let initrd = Digest::sha256(b"an initrd").to_string();
+    assert_eq!(report["inputs"]["initrd"]["sha256"], initrd);
+    assert_eq!(report["inputs"]["command_line"], "quiet");
+    let text = folder
+        .run(&SNP.split_whitespace().collect::<Vec<_>>())
+        .stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.contains(report["launch_digest"].as_str().unwrap()),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("sha256:{initrd}, 9 bytes")),
+        "{text}"
+    );
+    // Everything that is measured changes the digest.
+    for other in [
+        ("--vcpus 2", "--vcpus 3"),
+        ("EPYC-v4", "EPYC-Turin"),
+        ("0x1", "0x21"),
+        ("quiet", "debug"),
+        ("--initrd initrd", ""),
+        ("--vmm qemu", "--vmm ec2"),
+        ("--vmm qemu", "--vmm gce"),
+    ] {
+        let changed = folder.done(&SNP.replacen(other.0, other.1, 1));
+        assert_ne!(
+            changed["launch_digest"], report["launch_digest"],
+            "{other:?}"
+        );
+    }
+    let alias = folder.done(&SNP.replace("EPYC-v4", "epyc-ibpb"));
+    assert_eq!(alias["launch_digest"], report["launch_digest"]);
+}
+
+#[test]
+fn a_range_of_vcpus_makes_a_table() {
+    let folder = Folder::new();
+    let report = folder.done(&SNP.replace("--vcpus 2", "--vcpus 1-512"));
+    let table = report["launch_digests"].as_array().unwrap();
+    assert_eq!(table.len(), 512);
+    assert_eq!(table[1]["vcpus"], 2);
+    assert_eq!(table[1]["launch_digest"], folder.done(SNP)["launch_digest"]);
+    let part = folder.done(&SNP.replace("--vcpus 2", "--vcpus 2-3"));
+    assert_eq!(part["launch_digests"].as_array().unwrap()[..], table[1..3]);
+}
+
+#[test]
+fn a_uki_alone_is_measured_as_before_and_into_rtmr2() {
+    let folder = Folder::new();
+    let alone = folder.done("--uki cloister.efi");
+    assert_eq!(folder.done("--platform tpm --uki cloister.efi"), alone);
+    assert_eq!(folder.done("--machine qemu-tpm --uki cloister.efi"), alone);
+    let tdx = folder.done("--platform tdx --uki cloister.efi --firmware ovmf.fd");
+    assert!(is_hex(&tdx["rtmr2"]));
+    assert!(tdx["rtmr1"].is_null() && tdx["rtmr0"].is_null());
+    let missing = tdx["not_predicted"].as_object().unwrap();
+    assert_eq!(missing.keys().collect::<Vec<_>>(), ["rtmr0", "rtmr1"]);
+}
+
+#[test]
+fn registers_of_tdx_are_named_by_how_the_vmm_works() {
+    let folder = Folder::new();
+    let line = "--platform tdx --vmm qemu --memory 4G --firmware ovmf.fd --kernel vmlinuz \
+        --initrd initrd --cmdline quiet";
+    let report = folder.done(line);
+    assert!(is_hex(&report["mrtd"]["interleaved"]) && is_hex(&report["mrtd"]["two_passes"]));
+    assert_ne!(report["mrtd"]["interleaved"], report["mrtd"]["two_passes"]);
+    assert!(is_hex(&report["rtmr1"]["patched"]) && is_hex(&report["rtmr1"]["unchanged"]));
+    assert!(report["not_predicted"]["rtmr0"].is_string());
+    let other = folder.done(&line.replace("4G", "1G"));
+    assert_ne!(other["rtmr1"]["patched"], report["rtmr1"]["patched"]);
+    assert_eq!(other["rtmr1"]["unchanged"], report["rtmr1"]["unchanged"]);
+    let unknown = folder.done(&line.replace("--memory 4G", ""));
+    assert!(unknown["not_predicted"]["rtmr1, patched"].is_string());
+
+    folder.write(
+        "ccel",
+        &ovmf::ccel(&[
+            (1, 0x8000_000b, b"hand-off"),
+            (1, 0x8000_000a, b"volume"),
+            (1, 4, &[0; 4]),
+            (1, 10, b"ACPI DATA"),
+            (1, 10, b"ACPI DATA"),
+            (1, 10, b"ACPI DATA"),
+        ]),
+    );
+    let with_log = folder.done(&format!("{line} --event-log ccel"));
+    assert!(is_hex(&with_log["rtmr0"]));
+    let sources = with_log["events"].as_array().unwrap().iter().take(6);
+    let sources: Vec<_> = sources
+        .map(|event| event["source"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        sources,
+        [
+            "computed", "computed", "recorded", "recorded", "recorded", "recorded"
+        ]
+    );
+    fs::create_dir(folder.0.path().join("acpi")).unwrap();
+    for name in ["table-loader", "rsdp", "tables"] {
+        folder.write(&format!("acpi/{name}"), name.as_bytes());
+    }
+    let dumped = folder.done(&format!("{line} --event-log ccel --acpi acpi"));
+    assert_ne!(dumped["rtmr0"], with_log["rtmr0"]);
+}
+
+#[test]
+fn machines_are_measured_by_name() {
+    let folder = Folder::new();
+    let list = folder.done("--list");
+    let machines = list["machines"].as_array().unwrap();
+    assert!(
+        machines
+            .iter()
+            .any(|machine| machine["name"] == "gcp-c3-standard-8")
+    );
+    let named = folder.done("--machine aws-m6a-xlarge --firmware ovmf.fd");
+    let spelled = folder.done("--platform snp --vmm ec2 --vcpus 4 --firmware ovmf.fd");
+    assert_eq!(named["launch_digest"], spelled["launch_digest"]);
+    let notes = named["notes"].to_string();
+    assert!(
+        notes.contains("NitroTPM, which stands outside the TEE"),
+        "{notes}"
+    );
+    let report = folder.done("--machine gcp-c3-standard-8 --firmware ovmf.fd");
+    assert!(
+        report["notes"]
+            .to_string()
+            .contains("MRTD: Google's firmware")
+    );
+}
+
+#[test]
+fn an_id_block_is_made_and_its_digests_reported() {
+    use p384::pkcs8::{EncodePrivateKey, LineEnding};
+    let folder = Folder::new();
+    for (name, byte) in [("id.pem", 1), ("author.pem", 2)] {
+        let key = p384::SecretKey::from_slice(&[byte; 48]).unwrap();
+        folder.write(name, key.to_pkcs8_pem(LineEnding::LF).unwrap().as_bytes());
+    }
+    let line = format!("{SNP} --id-block --id-key id.pem --author-key author.pem");
+    let report = folder.done(&line);
+    assert!(is_hex(&report["id_key_digest"]) && is_hex(&report["author_key_digest"]));
+    assert_eq!(report["id_block"].as_str().unwrap().len(), 128);
+    assert_eq!(report["id_auth"].as_str().unwrap().len(), 5464);
+    let family = "0123456789abcdef0123456789abcdef";
+    let named = folder.done(&format!("{line} --family-id {family} --guest-svn 7"));
+    assert_ne!(named["id_block"], report["id_block"]);
+    assert_eq!(named["id_key_digest"], report["id_key_digest"]);
+    let words: Vec<_> = SNP.split_whitespace().chain(["--id-block"]).collect();
+    folder.fails(
+        &words,
+        "error: --id-key is missing, which snp needs\n \
+         hint: see `cloister-release measure --help` for an example\n",
+    );
+    let words: Vec<_> = words.into_iter().chain(["--id-key", "initrd"]).collect();
+    folder.fails(
+        &words,
+        "error: initrd: it holds no P-384 private key in PEM (PKCS#8 or SEC 1)\n \
+         hint: make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384\n",
+    );
+}
+
+#[test]
+fn contradictions_are_refused_with_the_next_step() {
+    let folder = Folder::new();
+    let fails = |arguments: &str, stderr: &str| {
+        folder.fails(&arguments.split_whitespace().collect::<Vec<_>>(), stderr);
+    };
+    fails(
+        "",
+        "error: it is not said what is to be measured\n \
+         hint: give --uki, or --platform snp, tdx or tpm, or --machine\n",
+    );
+    fails(
+        "--platform snp --uki cloister.efi --kernel vmlinuz",
+        "error: --uki and --kernel contradict each other: a UKI holds its kernel\n \
+         hint: leave one of the two out\n",
+    );
+    fails(
+        "--platform snp --vcpus 1 --firmware ovmf.fd --initrd initrd",
+        "error: --initrd is of a direct boot, and --kernel is missing\n \
+         hint: give --kernel, or leave the option out\n",
+    );
+    fails(
+        "--machine gcp-c3-standard-8 --vcpus 4",
+        "error: --vcpus is 4, but gcp-c3-standard-8 has 8\n \
+         hint: leave the option out, or name another machine\n",
+    );
+    fails(
+        "--machine gcp-c3-standard-9",
+        "error: no machine is called \"gcp-c3-standard-9\"; the nearest is gcp-c3-standard-4\n \
+         hint: see `cloister-release measure --list`\n",
+    );
+    fails(
+        "--platform tdx --vmm ec2 --firmware ovmf.fd",
+        "error: ec2 starts no VM under tdx\n hint: give --vmm qemu or gce\n",
+    );
+    fails(
+        "--platform snp --firmware ovmf.fd --vcpu-type EPYC",
+        "error: --vcpus is missing, which snp needs\n \
+         hint: see `cloister-release measure --help` for an example\n",
+    );
+    fails(
+        "--platform tdx --firmware ovmf.fd --id-block",
+        "error: --id-block is for the platform snp only\n \
+         hint: leave the option out, or give another --platform\n",
+    );
+}
+
+#[test]
+fn input_that_cannot_be_used_is_named() {
+    let folder = Folder::new();
+    let fails = |arguments: &str, stderr: &str| {
+        folder.fails(&arguments.split_whitespace().collect::<Vec<_>>(), stderr);
+    };
+    let hint = " hint: give the very file that the VM starts with, such as OVMF.amdsev.fd\n";
+    let snp = "--platform snp --vcpus 1 --vcpu-type EPYC --firmware";
+    folder.write("short.fd", &ovmf::firmware()[1..]);
+    fails(
+        &format!("{snp} short.fd"),
+        &format!(
+            "error: short.fd: 12287 bytes; a firmware has whole pages of 4096 bytes, \
+             67108864 at most\n{hint}"
+        ),
+    );
+    let overlap = [[0x80_0000, 0x2000, 1], [0x80_1000, 0x1000, 2]];
+    folder.write("overlap.fd", &ovmf::firmware_with(&overlap));
+    fails(
+        &format!("{snp} overlap.fd"),
+        &format!("error: overlap.fd: sections 0 and 1 of the SEV metadata overlap\n{hint}"),
+    );
+    folder.write("nothing", &[0; 8192]);
+    fails(
+        "--platform tdx --memory 2G --kernel nothing",
+        "error: the kernel: it has no boot header of a Linux kernel (\"HdrS\" at 0x202)\n \
+         hint: give a vmlinuz with an EFI stub\n",
+    );
+    // Others measure it, so the number is given, with a word of warning.
+    let report = folder.done(&format!("{snp} ovmf.fd --kernel nothing"));
+    assert!(report["notes"].to_string().contains("no boot header"));
+    fails(
+        "--platform tdx --firmware ovmf.fd --event-log nothing",
+        "error: nothing: it does not begin as an event log that names its banks \
+         (Spec ID Event03)\n \
+         hint: give a copy of /sys/firmware/acpi/tables/data/CCEL\n",
+    );
+}
+
+#[test]
+fn values_that_cannot_be_are_refused_where_they_stand() {
+    let folder = Folder::new();
+    let line = "--platform snp --vcpus 1 --firmware ovmf.fd --kernel vmlinuz";
+    let refused = |more: &[&str], expected: &str| {
+        let words: Vec<_> = line
+            .split_whitespace()
+            .chain(more.iter().copied())
+            .collect();
+        let output = folder.run(&words);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert!(stderr.contains(expected), "{more:?}: {stderr}");
+    };
+    refused(&["--vcpu-type", "EPYC-Millan"], "the nearest is EPYC-Milan");
+    refused(&["--vmm", "hyperv"], "qemu, ec2 and gce are known");
+    refused(&["--guest-features", "0x20"], "lacks bit 0");
+    refused(&["--guest-features", "many"], "is no number");
+    refused(&["--cmdline", &"a".repeat(2048)], "the kernel takes 2047");
+    refused(&["--cmdline", "gr\u{fc}n"], "not ASCII");
+    refused(&["--memory", "12 parsecs"], "give a size such as 4G");
+    for vcpus in ["0", "513", "4-2", "all"] {
+        let line = SNP.replace("--vcpus 2", &format!("--vcpus {vcpus}"));
+        let output = folder.run(&line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(1), "{vcpus}");
+    }
+}

@@ -1,0 +1,264 @@
+//! Registers of TDX against those of others: MRTD as two other calculators have it, and logs and
+//! quotes that processors have signed. The files are shared vectors; where they are absent a test
+//! says that it is skipped.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+
+use attest::Digest;
+use release::measure::eventlog::{Bank, EventLog, first_difference};
+use release::measure::firmware::Firmware;
+use release::measure::gpt;
+use release::measure::tdvf::{PageOrder, Tdvf, TdvfError};
+use release::measure::tdx::{
+    AcpiTables, Source, TdxError, registers_of_quote, replay, rtmr0_events,
+};
+use serde_json::Value;
+
+fn read(name: &str) -> Option<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/vectors")
+        .join(name);
+    let bytes = fs::read(&path).ok();
+    if bytes.is_none() {
+        eprintln!("SKIPPED, not tested: {} is absent", path.display());
+    }
+    bytes
+}
+
+fn json(name: &str) -> Option<Value> {
+    Some(serde_json::from_slice(&read(name)?).unwrap())
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+#[test]
+fn mrtd_of_real_firmware_is_predicted_in_both_orders() {
+    let Some(reference) = json("tdx-measure-ref/mrtd.json") else {
+        return;
+    };
+    let firmware = [
+        ("OVMF.inteltdx.ms.fd", "tdx-measure-ref/OVMF.inteltdx.ms.fd"),
+        ("OVMF.amdsev.fd", "snp-measure-ref/OVMF.amdsev.fd"),
+    ];
+    for (name, path) in firmware {
+        let bytes = read(path).unwrap();
+        let expected = &reference[name];
+        assert_eq!(expected["sha256"], Digest::sha256(&bytes).to_string());
+        let tdvf = Tdvf::parse(&Firmware::parse(&bytes).unwrap()).unwrap();
+        let mrtd = |order| tdvf.mrtd(order).to_string();
+        assert_eq!(expected["mrtd_single_pass"], mrtd(PageOrder::Interleaved));
+        assert_eq!(expected["mrtd_two_pass"], mrtd(PageOrder::TwoPasses));
+    }
+}
+
+/// A log in the form of CCEL with the events that dstack keeps in JSON.
+fn ccel(events: &[Value]) -> Vec<u8> {
+    let mut out = [&[1, 0, 0, 0, 3, 0, 0, 0][..], &[0; 20], &[33, 0, 0, 0]].concat();
+    out.extend(b"Spec ID Event03\0");
+    out.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 12, 0, 48, 0, 0]);
+    for event in events {
+        let word = |name: &str| u32::try_from(event[name].as_u64().unwrap()).unwrap();
+        let data = unhex(event["event_payload"].as_str().unwrap());
+        out.extend((word("imr") + 1).to_le_bytes());
+        out.extend(word("event_type").to_le_bytes());
+        out.extend([1, 0, 0, 0, 12, 0]);
+        out.extend(unhex(event["digest"].as_str().unwrap()));
+        out.extend((data.len() as u32).to_le_bytes());
+        out.extend(data);
+    }
+    out
+}
+
+fn digests(log: &EventLog<'_>, register: u32) -> Digest<48> {
+    let value = log.replay(Bank::Sha384, register).unwrap();
+    Digest(value.try_into().unwrap())
+}
+
+#[test]
+fn rtmr0_that_a_processor_signed_is_predicted_with_computed_memory() {
+    let Some(report) = json("dstack/quote-report.json") else {
+        return;
+    };
+    let quote = unhex(report["quote"].as_str().unwrap());
+    let [_, rtmr0, rtmr1, rtmr2, rtmr3] = registers_of_quote(&quote).unwrap();
+    let events: Vec<Value> = serde_json::from_str(report["event_log"].as_str().unwrap()).unwrap();
+    let bytes = ccel(&events);
+    let log = EventLog::parse(&bytes).unwrap();
+    for (register, value) in [(1, rtmr0), (2, rtmr1), (3, rtmr2), (4, rtmr3)] {
+        assert_eq!(digests(&log, register), value, "RTMR{}", register - 1);
+    }
+    // The recording machine's firmware is not here; its sections are those of this one, its
+    // configuration volume is not.
+    let firmware = read("tdx-measure-ref/OVMF.inteltdx.ms.fd").unwrap();
+    let tdvf = Tdvf::parse(&Firmware::parse(&firmware).unwrap()).unwrap();
+    let mut predicted = rtmr0_events(&log, Some((&tdvf, 64 << 30)), None).unwrap();
+    assert_eq!(predicted[0].source, Source::Computed);
+    assert_eq!(predicted[0].digest, log.sha384(1)[0].1, "hand-off blocks");
+    assert_ne!(predicted[1].digest, log.sha384(1)[1].1, "another firmware");
+    predicted[1].digest = log.sha384(1)[1].1;
+    assert_eq!(replay(&predicted)[&0], rtmr0);
+    let other_memory = rtmr0_events(&log, Some((&tdvf, 32 << 30)), None).unwrap();
+    assert_ne!(other_memory[0].digest, predicted[0].digest);
+    assert_eq!(
+        rtmr0_events(&log, Some((&tdvf, 1 << 20)), None),
+        Err(TdxError::Tdvf(TdvfError::Memory(1 << 20)))
+    );
+
+    // Tables in the log's own order change nothing.
+    let acpi: Vec<_> = predicted
+        .iter()
+        .filter(|event| event.what.contains("ACPI"))
+        .collect();
+    let tables = AcpiTables {
+        loader: acpi[0].digest,
+        rsdp: acpi[1].digest,
+        tables: acpi[2].digest,
+    };
+    let with_tables = rtmr0_events(&log, None, Some(&tables)).unwrap();
+    assert_eq!(replay(&with_tables)[&0], rtmr0);
+    let computed = with_tables
+        .iter()
+        .filter(|event| event.source == Source::Computed);
+    assert_eq!(computed.count(), 3);
+}
+
+#[test]
+fn hand_off_blocks_of_a_small_machine_are_those_of_a_recorded_boot() {
+    let Some(report) = json("dstack/tdx-lite-getquote.json") else {
+        return;
+    };
+    let events: Vec<Value> = serde_json::from_str(report["event_log"].as_str().unwrap()).unwrap();
+    let firmware = read("tdx-measure-ref/OVMF.inteltdx.ms.fd").unwrap();
+    let tdvf = Tdvf::parse(&Firmware::parse(&firmware).unwrap()).unwrap();
+    let blocks = tdvf.hand_off_blocks(2 << 30).unwrap();
+    assert_eq!(events[0]["digest"], Digest::sha384(&blocks).to_string());
+}
+
+/// Fixed events are those of the recorded boots, in this order.
+#[test]
+fn a_direct_boot_has_the_events_of_recorded_ones() {
+    use release::measure::tdx::{DirectBoot, KernelForm};
+    let Some(report) = json("dstack/quote-report.json") else {
+        return;
+    };
+    let events: Vec<Value> = serde_json::from_str(report["event_log"].as_str().unwrap()).unwrap();
+    let bytes = ccel(&events);
+    let log = EventLog::parse(&bytes).unwrap();
+    let kernel = common::ovmf::kernel();
+    let boot = DirectBoot {
+        kernel: &kernel,
+        initrd: Some(&release::measure::boot::Artifact::of(b"initrd")),
+        command_line: &"quiet".parse().unwrap(),
+        memory_bytes: 2 << 30,
+    };
+    let predicted = boot.events(KernelForm::Patched).unwrap();
+    let of = |register: u8| {
+        let events = predicted
+            .iter()
+            .filter(move |event| event.register == register);
+        events
+            .map(|event| (event.what.clone(), event.digest))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(1).len(), log.sha384(2).len());
+    assert_eq!(of(2).len(), log.sha384(3).len());
+    for (ours, theirs) in of(1).iter().zip(log.sha384(2)).skip(1) {
+        assert_eq!(ours.1, theirs.1, "{}", ours.0);
+    }
+    let difference = first_difference(&of(1), &log.sha384(2)).unwrap();
+    assert_eq!(difference.number, 1);
+    assert!(
+        difference
+            .expected
+            .unwrap()
+            .0
+            .starts_with("kernel, patched")
+    );
+    assert!(difference.found.unwrap().0.starts_with("boot application"));
+    let unchanged = boot.events(KernelForm::Unchanged).unwrap();
+    assert_ne!(unchanged[0].digest, predicted[0].digest);
+    assert_eq!(unchanged[1..], predicted[1..]);
+}
+
+#[test]
+fn real_logs_parse_and_replay() {
+    let Some(ccel) = read("go-tdx-guest/ccel/ccel_data.dat") else {
+        return;
+    };
+    let quote = read("go-tdx-guest/ccel/cos-113-tdx-quote.dat").unwrap();
+    let [_, rtmrs @ ..] = registers_of_quote(&quote).unwrap();
+    let log = EventLog::parse(&ccel).unwrap();
+    for (register, value) in (1..).zip(rtmrs) {
+        assert_eq!(digests(&log, register), value, "RTMR{}", register - 1);
+    }
+    for name in [
+        "go-eventlog/ccel/CCEL_unpadded.data.bin",
+        "go-eventlog/ccel/cos-113-intel-tdx-dupe-separator-unpadded.bin",
+        "go-eventlog/ccel/cos-113-intel-tdx-dupe-separator.bin",
+        "go-eventlog/ccel/cos-113-intel-tdx.bin",
+        "go-eventlog/ccel/event_log.bin",
+        "go-tpm-tools/ubuntu-2404-amd-sevsnp.bin",
+        "openpcc/tcg_eventlog__test_tcg_event_log.bin",
+        "trustee/tdx/CCEL_data",
+        "trustee/tdx/CCEL_data_ovmf",
+        "tpm-uki/boot.evlog.bin",
+    ] {
+        let bytes = read(name).unwrap();
+        let log = EventLog::parse(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(!log.events().is_empty(), "{name}");
+        let bank = match log.has(Bank::Sha384) {
+            true => Bank::Sha384,
+            false => Bank::Sha256,
+        };
+        assert!(
+            (0..8).all(|register| log.replay(bank, register).is_some()),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_tpms_log_replays_to_its_registers() {
+    for name in ["boot", "boot-4cpu-2g", "injected"] {
+        let Some(bytes) = read(&format!("tpm-uki/{name}.evlog.bin")) else {
+            return;
+        };
+        let log = EventLog::parse(&bytes).unwrap();
+        let pcrs = json(&format!("tpm-uki/{name}.pcrs.json")).unwrap();
+        for (bank, names) in [(Bank::Sha256, "sha256"), (Bank::Sha384, "sha384")] {
+            for pcr in (0..=9).chain([11, 12, 13]) {
+                let value = log.replay(bank, pcr).unwrap();
+                let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+                let expected = pcrs[names][pcr.to_string()].as_str().unwrap();
+                assert!(expected.eq_ignore_ascii_case(&hex), "{name} {names} {pcr}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_partition_table_is_measured_as_a_recorded_one() {
+    let Some(ccel) = read("go-tdx-guest/ccel/ccel_data.dat") else {
+        return;
+    };
+    let log = EventLog::parse(&ccel).unwrap();
+    let event = log.of(2).find(|event| event.kind == 0x8000_0006).unwrap();
+    let recorded = log.digest(event, Bank::Sha384).unwrap();
+    // The disk that this event was made of: header in sector 1, entries from sector 2.
+    let mut disk = vec![0; 512 + 512 + 128 * 128];
+    disk[512..512 + 92].copy_from_slice(&event.data[..92]);
+    let entries = &event.data[100..];
+    disk[1024..1024 + entries.len()].copy_from_slice(entries);
+    assert_eq!(gpt::event(Cursor::new(&disk)).unwrap().as_ref(), recorded);
+    assert!(gpt::event(Cursor::new(&disk[..600])).is_err());
+    disk[512] = 0;
+    assert!(gpt::event(Cursor::new(&disk)).is_err());
+}
