@@ -7,8 +7,19 @@ use agent::evidence::tpm::AK_CERTIFICATE_INDEX;
 use signer::authority::Authority;
 use support::accelerator::Accelerator;
 use support::swtpm;
-use support::tools::Tools;
+use support::tools::{Tools, repository};
 use support::vm::{Machine, VmError};
+
+/// A person's PATH may have no sbin, where mount and pivot_root stand.
+#[test]
+fn the_tools_run_with_a_persons_path() {
+    let output = std::process::Command::new(repository().join("image/enter.sh"))
+        .args(["--offline", "--", "true"])
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
 
 #[test]
 fn a_provisioned_tpm_keeps_its_certificate() {

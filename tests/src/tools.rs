@@ -3,7 +3,6 @@
 //! `image/enter.sh` runs a program with /usr and /etc of the tree; all other paths keep their
 //! meaning. It replaces itself by the program, so what is started is the program.
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -64,8 +63,11 @@ impl Tools {
     /// it by [`crate::process::Process`].
     pub fn command(&self, program: &str) -> Result<Command, ToolsError> {
         self.file(&Path::new("usr/bin").join(program))?;
-        let mut command = Command::new(self.image.join("enter.sh"));
-        command.args(["--", "setpriv", "--pdeathsig", "KILL", "--"].map(OsStr::new));
+        const TIED: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+        // Twice: a change of namespaces unties it.
+        let mut command = Command::new(TIED[0]);
+        command.args(&TIED[1..]).arg(self.image.join("enter.sh"));
+        command.arg("--").args(TIED);
         command.arg(program).stdin(Stdio::null());
         Ok(command)
     }
