@@ -2,7 +2,7 @@
 //! one power of two.
 //!
 //! ```text
-//! | byte 0: number 0 low, number 1 high | byte 1: 2, 3 | … byte 15: 30, 31 |   scale: 2^(byte - 127)
+//! | byte 0: number 0 low, number 1 high | byte 1: 2, 3 | … | byte 15: 30, 31 | and 2^(scale - 127)
 //! ```
 
 /// Weights that share a scale.
