@@ -118,6 +118,11 @@ impl Fields {
         self.map.contains_key(field)
     }
 
+    /// Whether the field stands there and is not `null`.
+    pub(crate) fn says(&self, field: &str) -> bool {
+        self.map.get(field).is_some_and(|value| !value.is_null())
+    }
+
     /// Drops fields that are known to have no effect next to those that were taken.
     pub(crate) fn drop_fields(&mut self, fields: &[&str]) {
         for field in fields {

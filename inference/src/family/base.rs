@@ -349,7 +349,7 @@ pub(super) fn take_experts(
     layers: usize,
 ) -> Result<(usize, usize), ConfigError> {
     const NAMES: [&str; 2] = ["num_experts", "num_local_experts"];
-    let name = NAMES[usize::from(fields.has(NAMES[1]))];
+    let name = NAMES[usize::from(fields.says(NAMES[1]))];
     let count = need(fields, name, MAX_EXPERTS)?;
     for name in NAMES {
         fields.only(name, count.into())?;

@@ -44,7 +44,7 @@ fn take_rope(fields: &mut Fields, base: &Base) -> Result<RopeSpec, ConfigError> 
         theta: 150_000.0,
         ..base.rope_defaults()
     };
-    if fields.has("rope_parameters") || fields.has("rope_scaling") {
+    if fields.says("rope_parameters") || fields.says("rope_scaling") {
         return RopeSpec::take(fields, defaults);
     }
     let theta = fields.positive("rope_theta")?.unwrap_or(defaults.theta);

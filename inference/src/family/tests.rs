@@ -187,6 +187,8 @@ fn what_a_configuration_does_not_say_is_the_familys_own() {
     let bare = without(without(gpt_oss(), "rope_scaling"), "rope_theta");
     let rope = |config| layers(config)[0].attention.rope.clone();
     assert_eq!(rope(bare), rope(gpt_oss()));
+    let null = with(gpt_oss(), json!({"rope_scaling": null}));
+    assert_eq!(rope(null), rope(gpt_oss()));
 }
 
 #[test]
