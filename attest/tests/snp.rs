@@ -388,6 +388,11 @@ fn revocation_lists_are_demanded_and_must_be_sound() {
     let future = list(|machine| machine.list.from = "261122000000Z".to_owned());
     assert!(matches!(future, RevocationFault::NotYetValid { .. }));
 
+    let mut machine = Machine::new(); // for this one second
+    machine.list.from = "261121000000Z".to_owned();
+    machine.list.until = Some(machine.list.from.clone());
+    assert!(judge(&machine, &machine.policy(), NOW).is_ok());
+
     let mut machine = Machine::new();
     machine.root.extensions[1].2 = vec![3, 2, 2, 4]; // keyCertSign alone
     let error = judge(&machine, &machine.policy(), NOW).unwrap_err();

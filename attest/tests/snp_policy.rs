@@ -180,6 +180,9 @@ fn firmware_mitigations_and_guest_are_above_their_minimums() {
     assert!(matches!(error, SnpError::Firmware { .. }));
     let error = set(at::COMMITTED_FIRMWARE, &[99, 54]);
     assert!(matches!(error, SnpError::Firmware { .. }));
+    let mut machine = Machine::new();
+    machine.set(at::COMMITTED_FIRMWARE, &[20]); // exactly the least
+    assert!(judge(&machine, &machine.policy(), NOW).is_ok());
     for at in [at::LAUNCH_MITIGATIONS, at::CURRENT_MITIGATIONS] {
         assert!(matches!(
             set(at, &[5]),

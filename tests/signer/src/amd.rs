@@ -9,7 +9,7 @@ use attest::release::statement::{SnpLaunchDigest, SnpReferenceValues};
 use attest::snp::SnpEvidence;
 use attest::{Binding, Digest, Evidence, Platform, Policy, ReportData};
 use crypto_bigint::modular::{FixedMontyForm, FixedMontyParams};
-use crypto_bigint::{Odd, U4096};
+use crypto_bigint::{CheckedAdd, Odd, U4096};
 use p384::ecdsa::signature::Signer as _;
 use p384::ecdsa::{Signature, SigningKey};
 use sha2::{Digest as _, Sha384};
@@ -99,11 +99,13 @@ impl RsaSigner {
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         let key = [&self.public()[..], message].concat();
         let mut signatures = SIGNATURES.lock().expect("no test panics while it signs");
-        let sign = || self.sign_encoded(&encode_pss(message));
+        let salt = Sha384::digest(message).into();
+        let sign = || self.sign_encoded(&encode_pss(message, &salt));
         signatures.entry(key).or_insert_with(sign).clone()
     }
 
-    fn sign_encoded(&self, encoded: &[u8]) -> Vec<u8> {
+    /// The signature over an encoding of the test's own making.
+    pub fn sign_encoded(&self, encoded: &[u8]) -> Vec<u8> {
         let modulus = Odd::new(self.modulus).expect("an odd modulus");
         let parameters = FixedMontyParams::new_vartime(modulus);
         let power = FixedMontyForm::new(&U4096::from_be_slice(encoded), &parameters)
@@ -113,12 +115,18 @@ impl RsaSigner {
     }
 }
 
+/// A signature that stands for the same number modulo the key, if there is room for it.
+pub fn beyond_the_modulus(key: &RsaSigner, signature: &[u8]) -> Option<Vec<u8>> {
+    let sum = U4096::from_be_slice(signature).checked_add(&key.modulus);
+    let sum = sum.into_option()?;
+    Some(sum.to_be_bytes().as_ref().to_vec())
+}
+
 /// EMSA-PSS-ENCODE with 4,095 bits.
-fn encode_pss(message: &[u8]) -> Vec<u8> {
+pub fn encode_pss(message: &[u8], salt: &[u8; 48]) -> Vec<u8> {
     let digest = Sha384::digest(message);
-    let salt = Sha384::digest(digest);
     let hash = Sha384::digest([&[0; 8], &digest[..], &salt[..]].concat());
-    let mut encoded = [&[0; 414][..], &[1], &salt].concat();
+    let mut encoded = [&[0; 414][..], &[1], &salt[..]].concat();
     for (block, counter) in encoded.chunks_mut(48).zip(0u32..) {
         let mask = Sha384::digest([&hash[..], &counter.to_be_bytes()].concat());
         block
@@ -394,9 +402,19 @@ pub fn issue(signer: &RsaSigner, template: &Template) -> Vec<u8> {
     seal(signer, &template.signed_part(), &template.algorithms[1])
 }
 
+/// A certificate with a signature of the test's own making over its signed part.
+pub fn issue_with(template: &Template, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let part = template.signed_part();
+    let signature = sign(&part);
+    envelope(&part, &template.algorithms[1], &signature)
+}
+
 fn seal(signer: &RsaSigner, part: &[u8], algorithm: &[u8]) -> Vec<u8> {
-    let signature = signer.sign(part);
-    der(0x30, &[part, algorithm, &der(3, &[&[0], &signature])])
+    envelope(part, algorithm, &signer.sign(part))
+}
+
+fn envelope(part: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
+    der(0x30, &[part, algorithm, &der(3, &[&[0], signature])])
 }
 
 fn authority(
