@@ -1,6 +1,6 @@
 //! Random models of every family, made and run by transformers at this moment, give the same here.
-//! Where the Python packages are missing this is skipped, and the stored answers of `tests/exact.rs`
-//! hold alone.
+//! Where the Python packages are missing this is skipped, and the stored answers of
+//! `tests/exact.rs` hold alone.
 #![allow(clippy::panic)] // a test's helper is no test to clippy
 
 use std::path::Path;
