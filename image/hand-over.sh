@@ -5,8 +5,8 @@
 
 main() {
     local parts=$1 profile=$2 output=$3
-    # Gone first: a folder without the list was not completed.
-    rm -f "$output/SHA256SUMS"
+    # Gone first: a folder without the list was not completed, and a bill was of another image.
+    rm -f "$output/SHA256SUMS" "$output/sbom.spdx.json"
     # New files: what somebody has open, or linked elsewhere, stays as it is.
     cp --remove-destination "$parts"/* "$output/"
     words "$image_dir/cmdline" "$image_dir/profiles/$profile/cmdline" >"$output/cmdline"
