@@ -230,6 +230,26 @@ fn the_chain_has_two_certificates_below_a_root_of_the_policy() {
     );
 }
 
+#[test]
+fn the_root_is_an_authority_for_a_chain_of_this_length() {
+    let root = |change: fn(&mut Machine)| {
+        let mut machine = Machine::new();
+        change(&mut machine);
+        match judge(&machine, &machine.policy(), NOW) {
+            Err(SnpError::Chain(error)) => (error.position, error.fault),
+            other => panic!("{other:?}"),
+        }
+    };
+    let none = root(|machine| drop(machine.root.extensions.remove(0)));
+    assert_eq!(none, (Position::Root, ChainFault::NotAnAuthority));
+    let short = root(|machine| machine.root.extensions[0].2 = vec![0x30, 6, 1, 1, 0xff, 2, 1, 0]);
+    let (allowed, found) = (0, 1);
+    assert_eq!(
+        short,
+        (Position::Root, ChainFault::PathLength { allowed, found })
+    );
+}
+
 /// The root that the policy names for a product is the only one for it.
 #[test]
 fn a_key_that_amd_did_not_certify_is_refused_by_amds_roots() {
