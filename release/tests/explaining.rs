@@ -199,6 +199,29 @@ fn the_first_event_that_differs_is_named() {
 }
 
 #[test]
+fn a_release_statement_names_the_shape_or_none() {
+    let folder = Folder::new();
+    folder.report(SNP);
+    let digest = folder.measure(SNP)["launch_digest"].clone();
+    let state = |digest: &Value| {
+        let shape = serde_json::json!({ "machine": "qemu-epyc-v4-2", "digest": digest });
+        let values = serde_json::json!({ "snp": { "launch_digests": [shape] } });
+        let statement = serde_json::json!({ "predicate": { "reference_values": values } });
+        folder.write("predicted.json", statement.to_string().as_bytes());
+    };
+    state(&digest);
+    assert_eq!(
+        folder.explain("report.bin", "")["machine"],
+        "qemu-epyc-v4-2"
+    );
+    state(&"00".into());
+    let output = folder.run(&["explain-mismatch", "report.bin", "predicted.json"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(stderr.starts_with("error: none of the 1 shapes that the release states has"));
+}
+
+#[test]
 fn a_quote_tells_which_register_differs() {
     let folder = Folder::new();
     let line = "--platform tdx --firmware ovmf.fd --memory 2G --kernel vmlinuz --cmdline quiet";

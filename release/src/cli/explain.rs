@@ -39,7 +39,7 @@ pub(super) struct ExplainArguments {
     /// Report of SEV-SNP (1184 bytes), quote of TDX, or event log of TDX or of a TPM.
     #[arg(value_name = "EVIDENCE")]
     evidence: PathBuf,
-    /// Prediction: what `measure --json` printed; of a TPM's log also a release statement.
+    /// Prediction: what `measure --json` printed, or a release statement.
     #[arg(value_name = "STATEMENT")]
     statement: PathBuf,
     /// Firmware that was expected, and others that may have been used.
@@ -67,6 +67,8 @@ enum ExplainError {
     Statement(&'static str),
     #[error("no combination of {0} candidates, each with 1 to 512 vCPUs, has the digest {1}")]
     Exhausted(usize, Digest<48>),
+    #[error("none of the {0} shapes that the release states has the digest {1}")]
+    NotStated(usize, Digest<48>),
     #[error("the time was over before all {0} candidates were tried")]
     OutOfTime(usize),
 }
@@ -98,6 +100,10 @@ fn launch(
         .try_into()
         .map_err(|_| fault("a digest"))?;
     let found = Digest(found);
+    let stated = &statement["predicate"]["reference_values"]["snp"]["launch_digests"];
+    if let Some(stated) = stated.as_array() {
+        return compare_stated(stated, found);
+    }
     let text = |value: &Value, what| value.as_str().map(str::to_owned).ok_or_else(|| fault(what));
     let expected = text(&statement["launch_digest"], "launch_digest")?;
     if expected == found.to_string() {
@@ -155,6 +161,24 @@ fn launch(
             "give more --seconds, or fewer candidates",
         )),
     }
+}
+
+/// A release states digests of shapes, and no inputs to search through.
+fn compare_stated(stated: &[Value], found: Digest<48>) -> Result<Report, Failure> {
+    let is_found = |one: &&Value| one["digest"] == found.to_string();
+    let Some(machine) = stated.iter().find(is_found) else {
+        let hint =
+            "predict the shape that was started by `measure --json`, and give that as STATEMENT";
+        let error = ExplainError::NotStated(stated.len(), found);
+        return Err(Failure::new(POLICY, &error, hint));
+    };
+    let name = machine["machine"].as_str().unwrap_or_default();
+    let text = format!(
+        "launch digest  {found}\nit is that of {}\n",
+        printable(name)
+    );
+    let json = json!({ "launch_digest": found, "matches": true, "machine": name });
+    Ok(Report::of(text, json))
 }
 
 fn explained(found: Digest<48>, differences: &[(String, String, String)]) -> Report {

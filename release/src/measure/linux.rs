@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Specification: Linux, `Documentation/arch/x86/boot.rst`; QEMU, `x86_load_linux`. Under SEV QEMU
-//! fills in nothing. QEMU 10.1 offers the kernel without these changes as well, and a firmware that
+//! fills in nothing. QEMU 10.0 offers the kernel without these changes as well, and a firmware that
 //! knows of it takes that one: then [`check`] is all that is needed.
 
 use super::boot::CommandText;

@@ -67,9 +67,9 @@ pub struct AcpiTables {
 /// Whether QEMU's kernel is the one that the firmware takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelForm {
-    /// With its boot header filled in: QEMU to 10.0, or a firmware that takes no other.
+    /// With its boot header filled in: QEMU to 9.2, or a firmware that takes no other.
     Patched,
-    /// As it is in its file: QEMU from 10.1, and a firmware that reads `etc/boot/kernel`.
+    /// As it is in its file: QEMU from 10.0, and a firmware that reads `etc/boot/kernel`.
     Unchanged,
 }
 

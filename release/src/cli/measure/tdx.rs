@@ -57,6 +57,11 @@ pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     }
     let zero = attest::Digest::<48>::ZERO.to_string();
     table.line("RTMR3", &zero);
+    if arguments.kernel.is_some() || arguments.disk.is_some() {
+        table.note(
+            "RTMR1 without option ROMs: each adds an event before (QEMU's NICs, unless romfile=)",
+        );
+    }
     shown.finish(&mut table);
     table.machine(options.machine);
     Ok(table.report())
@@ -222,8 +227,8 @@ fn direct(
             "give --memory, which QEMU's changes depend on",
         );
     }
-    table.note("RTMR1 patched: QEMU to 10.0, which fills in the kernel's boot header");
-    table.note("RTMR1 unchanged: QEMU from 10.1 with a firmware that reads etc/boot/kernel");
+    table.note("RTMR1 patched: QEMU to 9.2, which fills in the kernel's boot header");
+    table.note("RTMR1 unchanged: QEMU from 10.0 with a firmware that reads etc/boot/kernel");
     Ok(())
 }
 
