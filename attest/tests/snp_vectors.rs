@@ -356,7 +356,7 @@ fn no_flipped_bit_of_a_real_report_is_believed() {
 
 #[test]
 fn the_roots_are_those_of_the_readme() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("roots");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/snp/roots");
     let table = fs::read_to_string(folder.join("README.md")).unwrap();
     let mut files = 0;
     for entry in fs::read_dir(&folder).unwrap() {
