@@ -137,7 +137,15 @@ fn launch(
         boot: boots(arguments, inputs)?,
         vcpus: number.parse().map_err(|_| fault("one number of vcpus"))?,
     };
-    let time = Duration::from_secs(arguments.seconds);
+    search(&candidates, found, Duration::from_secs(arguments.seconds))
+}
+
+/// Looks for the candidate that gives the digest that was found.
+fn search(
+    candidates: &Candidates<'_>,
+    found: Digest<48>,
+    time: Duration,
+) -> Result<Report, Failure> {
     let progress = |done, total| eprintln!("searching: {done} of {total}");
     let count = candidates.count();
     let hint =
