@@ -42,9 +42,11 @@ place() {
     local folder=${1%%:*} path=${1#*:} top
     top=$(cut -d/ -f2 <<<"$path")
     # A Nix has its store at /nix and nowhere else: the host's, if there is one, is hidden.
-    [ -d "$folder" ] && [ "${path#/}" != "$path" ] && [ -n "$top" ] &&
-        { [ ! -e "/$top" ] || [ "$path" = /nix ]; } ||
-        die "--at needs FOLDER:PATH: a folder, and a path whose first part is nowhere yet" "got: $1"
+    [ -d "$folder" ] && [ "${path#/}" != "$path" ] && [ -n "$top" ] ||
+        die "--at needs FOLDER:PATH: a folder, and an absolute path" "got: $1"
+    [ ! -e "/$top" ] || [ "$path" = /nix ] ||
+        die "/$top stands on this machine, and the build needs that place" \
+            "move it; if it is the checkout, clone elsewhere"
 }
 
 main "$@"

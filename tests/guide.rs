@@ -1,4 +1,4 @@
-//! The operator's guide can be followed: its files parse, and its programs know its options.
+//! The operator's guide can be followed: its files are accepted, and its steps lead to a release.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
 
 use std::fs;
