@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# compile.sh OUT: compiles cloister-agent and verity-init and puts them into the folder OUT.
+# compile.sh OUT [CRATE/PROGRAM...]: compiles cloister-agent and verity-init, or the programs named,
+# and puts them into the folder OUT.
 #
 # Runs inside the locked build tree with the network off, and is the one recipe of both ways to the
 # programs: rust.sh comes here through enter.sh, nix/ through its own sandbox. Both put the sources
@@ -34,7 +35,11 @@ replace-with = "vendored"
 directory = "/cloister/crates"
 END
 cd /cloister/src
-cargo build --offline --locked --release --target "$target" \
-    -p cloister-agent --bin cloister-agent -p cloister-verity --bin verity-init
-cp "$CARGO_TARGET_DIR/$target/release/cloister-agent" \
-    "$CARGO_TARGET_DIR/$target/release/verity-init" "$1/"
+out=$1
+shift
+[ $# -gt 0 ] || set -- cloister-agent/cloister-agent cloister-verity/verity-init
+chosen=()
+# The crates by name, too: others of the workspace would switch on more of what they share.
+for program; do chosen+=(-p "${program%/*}" --bin "${program#*/}"); done
+cargo build --offline --locked --release --target "$target" "${chosen[@]}"
+for program; do cp "$CARGO_TARGET_DIR/$target/release/${program#*/}" "$out/"; done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # fetch.sh SET...: brings every package of the given sets into the cache, checked against
 # image/deb.lock. What is there already is checked again and kept, so an interrupted run goes on
-# where it stopped.
+# where it stopped: within a package, too, with the mirror that gave its first part.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$image_dir/mirrors.sh"
 
@@ -76,8 +76,10 @@ reason() {
 
 # Fetches the rows of LEFT from one base, a few at a time, and leaves there what it did not get.
 fetch_from() {
-    local base=$1 left=$2 done=0 all
+    local base=$1 left=$2 done=0 all mark
     all=$(wc -l <"$left")
+    # The parts of one mirror are never joined to another's: one of them may lie.
+    mark=$(printf '%s' "$base" | hash_of | cut -c1-16)
     split -l "$batch" -a 4 "$left" "$left."
     : >"$left"
     for part in "$left".????; do
@@ -85,8 +87,7 @@ fetch_from() {
         while read -r row; do
             set -- $row
             bytes=$((bytes + $5))
-            rm -f "$cache_dir/debs/$4.part"
-            args+=("$base/$6" "$cache_dir/debs/$4.part" "SHA256:$4")
+            args+=("$base/$6" "$cache_dir/debs/$4.$mark.part" "SHA256:$4")
         done <"$part"
         # APT::Sandbox::User: the cache may be where apt's own user cannot write; the hash is
         # checked all the same.
@@ -96,7 +97,7 @@ fetch_from() {
             download-file "${args[@]}" >"$cache_dir/debs/.log" 2>&1 9>&- || failed $? "$base"
         while read -r row; do
             set -- $row
-            if keep "$cache_dir/debs/$4.part" "$4"; then
+            if keep "$cache_dir/debs/$4.$mark.part" "$4" "$5"; then
                 done=$((done + 1))
             else
                 printf '%s\n' "$row" >>"$left"
@@ -121,13 +122,18 @@ failed() {
     esac
 }
 
-# keep FILE SHA256: takes a download into the cache if it is what the lock says.
+# keep FILE SHA256 BYTES: takes a download into the cache if it is what the lock says. A part of one
+# stays where it is.
 keep() {
     # apt sets aside what it found to be wrong.
     rm -f "$1.FAILED"
     [ -s "$1" ] || return 1
-    if [ "$(hash_of <"$1")" != "$2" ]; then rm -f "$1"; return 1; fi
+    if [ "$(hash_of <"$1")" != "$2" ]; then
+        [ "$(stat -c %s "$1")" -lt "$3" ] || rm -f "$1"
+        return 1
+    fi
     mv "$1" "$(deb_file "$2")"
+    rm -f "$cache_dir/debs/$2".*.part
 }
 
 main "$@"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # rust.sh: builds the programs that stand in the image, cloister-agent and verity-init, and prints
 # the folder with them.
-# rust.sh --stage DIR: only lays out the sources that they are made of in DIR, for nix/.
+# rust.sh --stage DIR [ROOM...]: only lays out in DIR the sources that they are made of, for nix/;
+# or those of other rooms.
 #
 # With the locked compiler, from vendored crates, the network off. The result is kept under a key
 # made of everything that it was made from, so with nothing changed this takes a moment.
@@ -11,8 +12,14 @@
 rooms=(agent attest carrier channel inference verity)
 
 main() {
-    local key out
-    if [ "${1-}" = --stage ]; then stage "$2"; return; fi
+    local key out into
+    if [ "${1-}" = --stage ]; then
+        into=$2
+        shift 2
+        [ $# = 0 ] || rooms=("$@")
+        stage "$into"
+        return
+    fi
     key=$(inputs | hash_of)
     out=$cache_dir/programs-${key:0:16}
     if [ ! -e "$out" ]; then make_programs "$out"; fi
@@ -32,8 +39,9 @@ sources() {
         printf '%s\n' Cargo.lock image/compile.sh image/rust.sh image/vendor.sh
         manifests
         find "${rooms[@]}" -name target -prune -o -type f -path '*/src/*' -print
-        # What a crate takes in with include_str! and the like.
         find "${rooms[@]}" -maxdepth 1 -name build.rs
+        # What a crate takes in with include_str! from beside its src.
+        find "${rooms[@]}" -path release/machines/\*.toml
     } | sort -u
 }
 

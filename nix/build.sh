@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# build.sh [--profile NAME] --output DIR [--rebuild]: builds the image of a profile the second way,
-# with Nix, and puts the same files into DIR as image/build.sh does.
+# build.sh [--profile NAME] --output DIR [--stated] [--rebuild]: builds the image of a profile the
+# second way, with Nix, and puts the same files into DIR as image/build.sh does.
 # build.sh -- ARGUMENTS...: runs Nix on a copy of this checkout, which SOURCE in an argument stands
 # for, as in `nix/build.sh -- flake check SOURCE`.
+#   --stated    puts there instead what cloister-release makes of the image: the bill of materials;
+#               and with the demo's configuration (nix/site.toml) UKI, disk and measurements
 #   --rebuild   builds what is there once more; fails if any bit differs
 #
 # The Nix of this machine does it if there is one, else that of the lock (CLOISTER_LOCKED_NIX=1
@@ -30,12 +32,15 @@ main() {
 }
 
 arguments() {
-    local usage='usage: nix/build.sh [--profile demo|production] --output DIR [--rebuild]'
+    local usage='usage: nix/build.sh [--profile demo|production] --output DIR [--stated] [--rebuild]'
+    local what=image
+    made='the image'
     run='' run_arguments=()
     while [ $# -gt 0 ]; do
         case $1 in
         --profile) profile=${2-}; shift 2 || die "--profile needs a name" "$usage" ;;
         --output) output=${2-}; shift 2 || die "--output needs a folder" "$usage" ;;
+        --stated) what=stated made='what is stated of the image'; shift ;;
         --rebuild) rebuild=1; shift ;;
         --) run=1; shift; run_arguments=("$@"); return ;;
         *) die "unknown argument: $1" "$usage" ;;
@@ -46,8 +51,8 @@ arguments() {
         die "cannot create $output" "choose another folder with --output"
     need_space "$output" 64 "choose another folder with --output"
     case $profile in
-    production) attribute=image ;;
-    demo) attribute=image-demo ;;
+    production) attribute=$what ;;
+    demo) attribute=$what-demo ;;
     *) die "there is no profile '$profile'" "there are: demo production" ;;
     esac
 }
@@ -187,11 +192,12 @@ put_seed() {
 }
 
 build_image() {
-    local what built
-    say "building the image of profile $profile with Nix"
+    local what built steps='programs parts'
+    case $attribute in stated*) steps="$steps auditor ${attribute/stated/image}" ;; esac
+    say "building $made of profile $profile with Nix"
     if [ -n "$rebuild" ]; then
         # The steps one by one: --rebuild takes what a step is made of as it is.
-        for what in programs parts "$attribute"; do
+        for what in $steps "$attribute"; do
             built=$(nix_build "$what")
             say "building $what once more"
             nix_build "$what" --rebuild >/dev/null
@@ -200,8 +206,8 @@ build_image() {
     built=$(nix_build "$attribute")
     rm -f "$output/SHA256SUMS"
     cp --remove-destination --no-preserve=mode "$store_at/${built##*/}"/* "$output/"
-    chmod 755 "$output/cloister-agent"
-    say "the image of profile $profile is in $output ($(du -sm "$output" | cut -f1) MiB)"
+    [ ! -e "$output/cloister-agent" ] || chmod 755 "$output/cloister-agent"
+    say "$made of profile $profile is in $output ($(du -sm "$output" | cut -f1) MiB)"
 }
 
 # nix_build ATTRIBUTE OPTION...: prints where it stands in the store.

@@ -4,8 +4,10 @@
 #
 #   seed ── tools ──┬─ workspace ─┐
 #     │             │             ├─ programs ── parts ── image, image-demo
-#     ├──── build tree ─ crates ──┘      (every arrow is a path in the store, every
-#     └──── each built behind probe.sh    leaf a file with its hash in a lock)
+#     ├──── build tree ─ crates ──┤                          │
+#     │                           └─ auditor ───────────── stated, stated-demo
+#     └──── each built behind probe.sh
+#                  (every arrow is a path in the store, every leaf a file with its hash in a lock)
 let
   system = "x86_64-linux";
   lock = import ./lock.nix;
@@ -67,20 +69,24 @@ let
   relative = path: builtins.substring (builtins.stringLength root + 1) (-1) path;
   isOne = patterns: path: builtins.any (p: builtins.match p path != null) patterns;
 
-  # The rooms whose code goes into the programs, as in rust.sh, and the manifests of all.
-  room = "(agent|attest|carrier|channel|inference|verity)";
-  workspace = step "cloister-workspace" ./workspace.sh {
-    inherit tools;
-    source = sources "cloister-rust" [ "[a-z]+" "tests/signer" "${room}/src(/.*)?" ] [
-      "Cargo.lock" "([a-z]+/)?([a-z]+/)?Cargo.toml" "${room}/build.rs" "${room}/src/.*"
-      "image/(lib|rust|vendor|compile)[.]sh"
-    ];
+  # The rooms whose code goes into some programs, and the manifests of all.
+  workspaceOf = rooms: step "cloister-workspace" ./workspace.sh {
+    inherit tools rooms;
+    source =
+      let room = "(${builtins.replaceStrings [ " " ] [ "|" ] rooms})";
+      in sources "cloister-rust" [ "[a-z]+" "tests/signer" "${room}/(src|machines)(/.*)?" ] [
+        "Cargo.lock" "([a-z]+/)?([a-z]+/)?Cargo.toml" "${room}/build.rs"
+        "${room}/(src|machines)/.*" "image/(lib|rust|vendor|compile)[.]sh"
+      ];
   };
-
-  programs = step "cloister-programs" ./programs.sh {
-    inherit build crates workspace;
+  compiled = name: rooms: chosen: step name ./programs.sh {
+    inherit build crates chosen;
+    workspace = workspaceOf rooms;
     compile = ../image/compile.sh;
   };
+  # As in rust.sh and compile.sh.
+  programs = compiled "cloister-programs" "agent attest carrier channel inference verity" "";
+  auditor = compiled "cloister-auditor" "attest release verity" "cloister-release/cloister-release";
 
   recipe = sources "cloister-recipe" [ "image" "image/(rootfs|repart|profiles)(/.*)?" ] [
     "mkosi[.]conf" "image/(deb[.]lock|root[.]list|initrd[.]modules|cmdline)"
@@ -97,25 +103,43 @@ let
   };
   image = imageOf "production";
 
-  # Some of the image's files alone.
-  only = name: files: step "cloister-${name}" ./only.sh { inherit image files; };
+  # What `cloister-release` says of an image: the bill of materials; and, with a configuration, the
+  # UKI and what it will be measured as.
+  statedOf = profile: step "cloister-stated-${profile}" ./stated.sh {
+    inherit tools auditor;
+    image = imageOf profile;
+    # The demo's; an operator's goes here.
+    configuration = ./site.toml;
+    source = sources "cloister-locks" [ "[a-z]+" "tests/(demo-model|signer)" ] [
+      "mkosi[.]conf" "Cargo[.]lock" "([a-z]+/)?([a-z]+/)?Cargo.toml"
+      "image/(deb|licences)[.]lock" "tests/demo-model/requirements[.]txt"
+    ];
+  };
+  stated = statedOf "production";
+
+  # Some files alone.
+  only = name: from: files: step "cloister-${name}" ./only.sh { inherit from files; };
 
   shell = import ./shell.nix { inherit system lock fetch step tools build; };
 in {
   packages.${system} = {
     default = image;
-    inherit image parts programs workspace crates tools build seed;
+    inherit image stated auditor parts programs crates tools build seed;
     image-demo = imageOf "demo";
-    agent = only "agent" [ "cloister-agent" ];
-    # What `cloister-release assemble` joins to one signed file, with a configuration.
-    uki = only "uki" [ "stub.efi" "vmlinuz" "initrd" "cmdline" "os-release" "root.ref" ];
+    stated-demo = statedOf "demo";
+    agent = only "agent" image [ "cloister-agent" ];
+    # With the configuration in site.toml.
+    uki = only "uki" stated [ "cloister.efi" "disk.img" "vmlinuz" "initrd" "cmdline" ];
+    measurements = only "measurements" stated [ "measurements.json" ];
+    sbom = only "sbom" stated [ "sbom.spdx.json" ];
     # Fails where the sandbox is off, whatever is in the store already.
     probe = step "cloister-probe" ./ok.sh { };
   };
   devShells.${system}.default = shell.shell;
   checks.${system} = {
-    inherit image;
+    inherit image stated;
     image-demo = imageOf "demo";
+    stated-demo = statedOf "demo";
     probe = step "cloister-probe" ./ok.sh { };
   };
   # For build.sh: what to put into the store beforehand; "KIND SHA256 NAME STORE-PATH" each.

@@ -1,3 +1,3 @@
-# Some files of the image alone.
+# Some files of what another step made.
 mkdir "$out"
-for file in $files; do cp "$image/$file" "$out/"; done
+for file in $files; do cp "$from/$file" "$out/"; done

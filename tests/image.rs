@@ -5,9 +5,12 @@ mod numbers;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -164,17 +167,88 @@ fn what_the_mirrors_no_longer_have_comes_from_the_snapshot_archive() {
     assert_eq!(fs::read(locked.cached()).unwrap(), PACKAGE);
 }
 
+/// A mirror whose line is cut after the first nine bytes of a package. Asked for what is missing, it
+/// says nothing until `mended`. Gives its address, and the place where the last such wish began.
+fn cut_off_mirror(mended: Arc<AtomicBool>) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let wished = Arc::new(AtomicUsize::new(0));
+    let seen = wished.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+            let head: Vec<String> = request
+                .by_ref()
+                .map_while(Result::ok)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let range = head
+                .iter()
+                .find_map(|line| line.strip_prefix("Range: bytes="));
+            let from: usize = range.map_or(0, |range| range.trim_end_matches('-').parse().unwrap());
+            let (status, upto) = match from {
+                0 => ("200 OK", 9),
+                _ if mended.load(Relaxed) => ("206 Partial Content", PACKAGE.len()),
+                _ => continue,
+            };
+            seen.store(from, Relaxed);
+            let last = PACKAGE.len() - 1;
+            let head = format!(
+                "HTTP/1.1 {status}\r\nLast-Modified: Sat, 21 Nov 2020 10:00:00 GMT\r\n\
+                 Content-Range: bytes {from}-{last}/{}\r\nContent-Length: {}\r\n\r\n",
+                PACKAGE.len(),
+                PACKAGE.len() - from
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&PACKAGE[from..upto]).unwrap();
+        }
+    });
+    (address, wished)
+}
+
+#[test]
+fn a_package_that_was_cut_off_goes_on_where_it_stopped() {
+    let locked = Locked::new();
+    let mended = Arc::new(AtomicBool::new(false));
+    let (mirror, wished) = cut_off_mirror(mended.clone());
+    assert!(!locked.fetch(&mirror).status.success());
+    // Another mirror's first part is not joined to this one's rest.
+    let (other, wished_of_other) = cut_off_mirror(mended.clone());
+    assert!(!locked.fetch(&other).status.success());
+    assert_eq!(wished_of_other.load(Relaxed), 0);
+    mended.store(true, Relaxed);
+    let output = locked.fetch(&mirror);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(wished.load(Relaxed), 9);
+    assert_eq!(fs::read(locked.cached()).unwrap(), PACKAGE);
+    let left = fs::read_dir(locked.path("cache/debs")).unwrap();
+    let parts =
+        left.filter(|entry| entry.as_ref().unwrap().path().extension() == Some("part".as_ref()));
+    assert_eq!(parts.count(), 0);
+}
+
 #[test]
 fn what_an_interrupted_run_left_is_not_used() {
     let locked = Locked::new();
     locked.offer(PACKAGE);
     fs::create_dir_all(locked.path("cache/debs")).unwrap();
-    fs::write(locked.cached().with_extension("part"), b"what the").unwrap();
-    assert!(locked.fetch_here().status.success());
-    assert_eq!(fs::read(locked.cached()).unwrap(), PACKAGE);
+    let mirror = format!("copy:{}", locked.path("mirror").display());
+    let mark = &hex::encode(Sha256::digest(mirror))[..16];
+    let part = locked.cached().with_extension(format!("{mark}.part"));
+    for left in [
+        &b"what the"[..],
+        b"what the lock sayt",
+        b"something larger than it",
+    ] {
+        fs::write(&part, left).unwrap();
+        assert!(locked.fetch_here().status.success());
+        assert_eq!(fs::read(locked.cached()).unwrap(), PACKAGE);
+        fs::remove_file(locked.cached()).unwrap();
+    }
 }
 
-/// The head of the lock says what vouches for its hashes, and where its packages can always be had.
 #[test]
 fn the_lock_names_the_signed_files_that_it_was_made_from() {
     let lock = fs::read_to_string(repository().join("image/deb.lock")).unwrap();
