@@ -4,9 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use inference::{ChatMessage, Engine, EngineLimits, Generation, Request, Role, Sampling};
+use support::site::{configuration, pack_model};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("demo-model")
+}
+
+/// What Nix measures of the demo's profile is what `make demo` boots.
+#[test]
+fn the_second_way_has_the_demos_configuration() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let volume = pack_model(&folder().join("model"), &scratch.path().join("model.img"));
+    let configuration = configuration(&volume.expect("a volume"), 1024);
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let stands = fs::read_to_string(repository.join("nix/site.toml")).expect("nix/site.toml");
+    assert_eq!(stands, configuration);
 }
 
 /// A question of each entry, with the answer that was written for it.
