@@ -3,19 +3,24 @@
 
 `make licences` runs it after a lock has changed. What it reads is checked against the locks first:
 packages in the cache of the image's build (their debian/copyright), crates in cargo's own cache
-(their Cargo.toml). An input that is in neither is named and left out. A row follows from its
-input alone: another machine writes the same, and rows that are there are kept (--all reads
-everything again).
+(their Cargo.toml). Of Python's wheels, pip says which it would take on this kind of machine, and
+their metadata alone is fetched. An input that is nowhere is named and left out. A
+row follows from its input alone: another machine writes the same, and rows that are there are kept
+(--all reads everything again).
 """
 
 import glob
 import hashlib
 import io
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
+import tempfile
+import urllib.request
+import zipfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -25,6 +30,7 @@ CACHE = Path(
     or Path(os.environ.get("XDG_CACHE_HOME") or HOME / ".cache") / "cloister"
 )
 CARGO = Path(os.environ.get("CARGO_HOME") or HOME / ".cargo")
+REQUIREMENTS = REPOSITORY / "tests/demo-model/requirements.txt"
 OUTPUT = REPOSITORY / "image/licences.lock"
 
 
@@ -97,6 +103,83 @@ def crate_licence(data, name, version):
     return f"see {found[1]} in the crate" if found else "unknown"
 
 
+def wheels(known):
+    """One row for each Python package that has none: of the file that pip takes here."""
+    packages = re.findall(r"^(\S+)==(\S+)((?: \\\n +--hash=sha256:\w+)+)",
+                          REQUIREMENTS.read_text(), re.M)
+    rows, wanted = [], []
+    for name, version, hashes in packages:
+        row = next((known[h] for h in re.findall(r"\w{64}", hashes) if h in known), None)
+        if row:
+            rows.append(row)
+        else:
+            wanted.append(f"{name}=={version}{hashes}\n")
+    if not wanted:
+        return rows
+    with tempfile.TemporaryDirectory() as folder:
+        report, listed = Path(folder, "report.json"), Path(folder, "requirements.txt")
+        listed.write_text("".join(wanted))
+        subprocess.run([sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed",
+                        "--no-deps", "--quiet", "--report", report, "-r", listed], check=True)
+        taken = json.loads(report.read_text())["install"]
+    for package in taken:
+        address = package["download_info"]["url"]
+        sha256 = package["download_info"]["archive_info"]["hashes"]["sha256"]
+        head = urllib.request.Request(address, method="HEAD")
+        with urllib.request.urlopen(head, timeout=60) as answer:
+            size = int(answer.headers["Content-Length"])
+        metadata = package["metadata"]
+        rows.append(("python", metadata["name"], metadata["version"], sha256, size,
+                     wheel_licence(address, size)))
+    return rows
+
+
+def wheel_licence(address, size):
+    """The expression of newer metadata; the older field if it is one line; or the classifiers."""
+    with zipfile.ZipFile(io.BufferedReader(Remote(address, size), 1 << 16)) as wheel:
+        name = next(n for n in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n))
+        head = wheel.read(name).decode("utf-8", "replace").split("\n\n", 1)[0]
+    for field in ("License-Expression", "License"):
+        found = re.search(rf"^{field}: *(\S.*?)\s*$(?!\n )", head, re.M)
+        if found:
+            return found[1]
+    classes = re.findall(r"^Classifier: *License ::.*:: *(\S.*?)\s*$", head, re.M)
+    return "; ".join(sorted(classes)) or "unknown"
+
+
+class Remote(io.RawIOBase):
+    """A file on a server, of which only what is read is fetched."""
+
+    def __init__(self, address, size):
+        self.address, self.size, self.at = address, size, 0
+
+    def seekable(self):
+        return True
+
+    def readable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
+
+    def tell(self):
+        return self.at
+
+    def readinto(self, buffer):
+        last = min(self.at + len(buffer), self.size) - 1
+        if last < self.at:
+            return 0
+        wish = urllib.request.Request(self.address, headers={"Range": f"bytes={self.at}-{last}"})
+        with urllib.request.urlopen(wish, timeout=60) as answer:
+            if answer.status != 206:
+                raise OSError(f"{self.address}: the server gives no parts of files")
+            part = answer.read()
+        buffer[: len(part)] = part
+        self.at += len(part)
+        return len(part)
+
+
 def known_rows():
     """What is written already: a row follows from its input, so it is still true."""
     rows = {}
@@ -134,10 +217,11 @@ def main():
             continue
         licence = crate_licence(data, name, version)
         rows.append(("crate", name, version, sha256, len(data), licence))
+    rows.extend(wheels(known))
     head = [
         "# Size and licence of every locked input, by its hash. Made by `make licences`.",
         "# A package's licences are the names in its debian/copyright, a crate's those of its",
-        "# manifest.",
+        "# manifest, a wheel's those of its metadata.",
         "# sha256 bytes kind name version licence",
     ]
     lines = [f"{sha256} {size} {kind} {name} {version} {licence}"
