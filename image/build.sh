@@ -70,8 +70,16 @@ make_image() {
     work=$(mktemp -d "$cache_dir/work.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     "$image_dir/enter.sh" --offline -- bash "$image_dir/pack.sh" "$cache_dir/debs" "$programs" \
-        "$work" "$work/parts" 7>&- || exit 1
+        "$work" "$work/parts" 7>&- || { full; exit 1; }
     mv "$work/parts" "$kept"
+}
+
+# Says so if the disk is full: what failed for want of space gives other reasons.
+full() {
+    local free
+    free=$(df -Pm "$cache_dir" | awk 'NR == 2 { print $4 }')
+    [ "$free" -ge 16 ] || die "$cache_dir is full: $free MiB free" \
+        "free some space, or set CLOISTER_CACHE to another disk; the next build starts afresh"
 }
 
 main "$@"

@@ -31,12 +31,12 @@ main() {
 
 unpack_packages() {
     say "unpacking the image's packages"
-    local name sha
+    local name sha said
     while read -r name _ _ sha _; do
         mkdir -p "$work/packages/$name"
-        dpkg-deb --fsys-tarfile "$debs/$sha.deb" |
-            tar -x --no-same-owner --no-same-permissions -C "$work/packages/$name" ||
-            die "cannot unpack $name" \
+        said=$({ dpkg-deb --fsys-tarfile "$debs/$sha.deb" |
+            tar -x --no-same-owner --no-same-permissions -C "$work/packages/$name"; } 2>&1) ||
+            die "cannot unpack $name: ${said%%$'\n'*}" \
                 "if the disk is not full: delete $sha.deb in the cache's debs folder and try again"
     done < <(lock_rows image)
     # The kernel's package has its version in its name.

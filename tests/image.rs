@@ -299,6 +299,51 @@ fn a_cache_that_cannot_be_written_is_named() {
     );
 }
 
+/// Something else fills the disk as soon as the build has a folder to work in.
+#[test]
+fn a_disk_that_fills_up_in_mid_build_is_named_and_the_next_build_is_clean() {
+    const SCRIPT: &str = r#"
+        mount -t tmpfs -o size=1100m small "$1"
+        cp -s "$2"/debs/*.deb "$(mkdir "$1/debs" && echo "$1/debs")"
+        ln -s "$2"/tools-* "$2"/build-* "$1/"
+        { until ls -d "$1"/work.*; do sleep 0.05; done
+          head -c 1500M /dev/zero >"$1/other"; } >/dev/null 2>&1 &
+        code=0
+        "$3" --profile demo --output "$4" --programs "$5" || code=$?
+        wait
+        ls -A "$1" | grep -E '^(image|work)' >&2 || true
+        rm "$1/other"
+        [ "$code" = 1 ] && "$3" --profile demo --output "$4" --programs "$5"
+    "#;
+    image::parts("demo").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("cache")).unwrap();
+    let programs = Command::new(repository().join("image/rust.sh"))
+        .output()
+        .unwrap();
+    let programs = String::from_utf8(programs.stdout).unwrap();
+    let programs = Path::new(programs.trim());
+    let cache = programs.parent().unwrap();
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "bash", "-euc", SCRIPT, "bash"])
+        .args([&at("cache"), cache, &repository().join("image/build.sh")])
+        .args([&at("out"), programs])
+        .env("CLOISTER_CACHE", at("cache"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let full = format!("cloister: {} is full: ", at("cache").display());
+    assert!(said.contains(&full), "{said}");
+    // Nothing of it was left, and the same command now works.
+    assert!(
+        !said.contains("\nimage-") && !said.contains("\nwork."),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(at("out/root.erofs").exists());
+}
+
 #[test]
 fn an_unknown_profile_is_named() {
     let output = Command::new(repository().join("image/build.sh"))
