@@ -67,6 +67,8 @@ inputs() {
 # The recipe itself is pack.sh, inside the tools tree. The parts are complete or absent.
 make_image() {
     local kept=$1
+    # What a build that was killed has left: the lock is ours, so nobody works there.
+    rm -rf "$cache_dir"/work.??????
     work=$(mktemp -d "$cache_dir/work.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     "$image_dir/enter.sh" --offline -- bash "$image_dir/pack.sh" "$cache_dir/debs" "$programs" \
