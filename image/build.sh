@@ -4,7 +4,7 @@
 # Fetches what the lock names, compiles the agent and the initrd's init, lays out the root, packs it
 # with mkosi under dm-verity, and writes the parts that `cloister-release assemble` puts together.
 # Only fetching uses the network. The result is kept under a key made of everything that it was made
-# from. --fresh builds it again all the same. --programs takes the two programs from a folder, where
+# from. --fresh packs it again all the same. --programs takes the two programs from a folder, where
 # they were compiled before.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -16,6 +16,9 @@ main() {
         die "cannot create $output" "choose another folder with --output"
     need_space "$output" 64 "choose another folder with --output"
     need_space "$cache_dir" 1024
+    if changed=$(git -C "$repo_dir" status --porcelain 2>/dev/null) && [ -n "$changed" ]; then
+        say "this checkout has changes that are in no commit: nobody else can build this"
+    fi
     tools=$("$image_dir/tree.sh" tools)
     "$image_dir/tree.sh" build >/dev/null
     "$image_dir/fetch.sh" image
@@ -54,7 +57,7 @@ inputs() {
     lock_rows image
     cd "$repo_dir"
     find mkosi.conf image/repart image/rootfs image/root.list image/initrd.modules image/*.py \
-        image/pack.sh ! -type d | sort | while read -r file; do
+        image/{pack,lib,enter,enter-inner,build}.sh ! -type d | sort | while read -r file; do
         if [ -L "$file" ]; then
             printf 'link %s %s\n' "$file" "$(readlink "$file")"
         else
@@ -73,6 +76,7 @@ make_image() {
     trap 'rm -rf "$work"' EXIT
     "$image_dir/enter.sh" --offline -- bash "$image_dir/pack.sh" "$cache_dir/debs" "$programs" \
         "$work" "$work/parts" 7>&- || { full; exit 1; }
+    settle "$work/parts"
     mv "$work/parts" "$kept"
 }
 

@@ -8,10 +8,11 @@
 # /cloister/objects and /cloister/home.
 
 # Reproducibility: an environment of its own. No RUSTFLAGS, CARGO_* or profile of the caller.
-if [ -z "${CLOISTER_COMPILING-}" ]; then
-    exec env -i CLOISTER_COMPILING=1 PATH=/usr/bin HOME=/cloister/home LC_ALL=C.UTF-8 TZ=UTC \
-        bash "$0" "$@"
+if [ "${1-}" != --environment-is-clean ]; then
+    exec env -i PATH=/usr/bin HOME=/cloister/home LC_ALL=C.UTF-8 TZ=UTC \
+        bash "$0" --environment-is-clean "$@"
 fi
+shift
 set -euo pipefail
 umask 022
 target=x86_64-unknown-linux-gnu

@@ -12,10 +12,11 @@ mount --make-rprivate /
 root=$tree/mnt
 mount -t tmpfs -o mode=0755,size=1m cloister-root "$root"
 
-for path in /* /.[!.]*; do
+# Reproducibility: no hidden folder of /, where a HOME of / has its settings: cargo would read them.
+for path in /*; do
     name=${path#/}
     case $name in
-    usr | bin | sbin | lib | lib32 | lib64 | libx32 | etc | lost+found | '*' | '.[!.]*') continue ;;
+    usr | bin | sbin | lib | lib32 | lib64 | libx32 | etc | lost+found | '*') continue ;;
     esac
     if [ -L "$path" ]; then
         cp -P "$path" "$root/$name"

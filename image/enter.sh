@@ -26,6 +26,7 @@ main() {
     /usr/* | /etc/*)
         die "cannot work under $PWD: the tree's own /usr and /etc take its place" "clone elsewhere"
         ;;
+    /.*) die "cannot work under $PWD: hidden folders of / are not shown" "clone elsewhere" ;;
     esac
     local tree unshare=(unshare --mount)
     tree=$("$image_dir/tree.sh" "$set")

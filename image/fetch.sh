@@ -11,6 +11,7 @@ batch=12
 stall_s=${CLOISTER_STALL_S:-20}
 
 main() {
+    check_lock
     # Two runs at once share the cache; the second waits and then finds everything there.
     open_lock 9 debs/.lock "fetches packages"
     for set in "$@"; do lock_rows "$set"; done | sort -u >"$cache_dir/debs/.wanted"
@@ -64,8 +65,12 @@ fetch_kind() {
     tick_end
     local name version
     read -r name version _ <"$left"
+    local way='if the archive has moved on: `make relock`, or name an older mirror in'
+    case $(reason) in
+    *"Hash Sum mismatch"*) way='the mirror has another file than the lock names: give another in' ;;
+    esac
     die "$(wc -l <"$left") locked package(s) could not be fetched, first $name $version:$(reason)" \
-        "if the archive has moved on: \`make relock\`, or name an older mirror in CLOISTER_MIRRORS"
+        "$way CLOISTER_MIRRORS"
 }
 
 # What apt said of the last file that it did not get: "E: Failed to fetch ADDRESS  REASON".
@@ -80,21 +85,26 @@ fetch_from() {
     all=$(wc -l <"$left")
     # The parts of one mirror are never joined to another's: one of them may lie.
     mark=$(printf '%s' "$base" | hash_of | cut -c1-16)
+    rm -f "$left".???? # of a run that was killed
     split -l "$batch" -a 4 "$left" "$left."
     : >"$left"
     for part in "$left".????; do
-        local args=() row bytes=0
+        local args=() row bytes=0 largest=0
         while read -r row; do
             set -- $row
-            bytes=$((bytes + $5))
+            bytes=$((bytes + $5)) largest=$(($5 > largest ? $5 : largest))
             args+=("$base/$6" "$cache_dir/debs/$4.$mark.part" "SHA256:$4")
         done <"$part"
         # APT::Sandbox::User: the cache may be where apt's own user cannot write; the hash is
         # checked all the same.
-        timeout -k 5 $((stall_s * 6 + bytes / 50000)) \
-            "$helper" -o APT::Sandbox::User=root -o Acquire::Retries=2 \
-            -o Acquire::http::Timeout="$stall_s" -o Acquire::https::Timeout="$stall_s" \
-            download-file "${args[@]}" >"$cache_dir/debs/.log" 2>&1 9>&- || failed $? "$base"
+        (
+            # No file grows beyond what the lock says: a mirror that never ends fills no disk.
+            ulimit -f $((largest / 1024 + 64))
+            exec timeout -k 5 $((stall_s * 6 + bytes / 50000)) \
+                "$helper" -o APT::Sandbox::User=root -o Acquire::Retries=2 \
+                -o Acquire::http::Timeout="$stall_s" -o Acquire::https::Timeout="$stall_s" \
+                download-file "${args[@]}" >"$cache_dir/debs/.log" 2>&1 9>&-
+        ) || failed $? "$base"
         while read -r row; do
             set -- $row
             if keep "$cache_dir/debs/$4.$mark.part" "$4" "$5"; then

@@ -2,7 +2,8 @@
 """inspect.py --manifest FILE --root DIR: checks that the packed root is what was laid out.
 
 DIR is what was read back out of the packed file system. Nothing was added on the way, nothing lost
-and nothing changed: paths, modes, owners, links and contents are those of the manifest.
+and nothing changed: paths, modes, owners, links and contents are those of the manifest. Extended
+attributes, which could give a program rights, are on no file.
 """
 
 import argparse
@@ -18,6 +19,8 @@ def describe(file):
     """What the manifest says of a path, read from the file itself."""
     info = file.lstat()
     entry = {"owner": (info.st_uid, info.st_gid)}
+    if attributes := os.listxattr(file, follow_symlinks=False):
+        entry["attributes"] = attributes
     if stat.S_ISLNK(info.st_mode):
         entry["link"] = os.readlink(file)
         return entry
@@ -40,7 +43,9 @@ def main():
         path = entry.pop("path")
         del entry["from"]
         listed[path] = {**entry, "owner": (0, 0)}
-    packed = {"/" + str(file.relative_to(root)): describe(file) for file in root.rglob("*")}
+    listed["/"] = {"mode": "0755", "owner": (0, 0)}
+    packed = {"/": describe(root)}
+    packed |= {"/" + str(file.relative_to(root)): describe(file) for file in root.rglob("*")}
     for path in sorted(listed.keys() | packed.keys()):
         if listed.get(path) != packed.get(path):
             print(f"cloister: {path} was not packed as it was laid out", file=sys.stderr)

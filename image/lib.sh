@@ -99,10 +99,27 @@ open_lock() {
     flock --nonblock "$1" || { say "waiting for another run that $3"; flock "$1"; }
 }
 
-# lock_rows SET: the rows of the lock that belong to a set (tools, build, image).
+# settle FOLDER: what is in it is on the disk, before the name it gets says that it is whole.
+settle() { sync --file-system "$1"; }
+
+# check_lock: refuses a lock that is absent, cut off, or has a row of another form.
+check_lock() {
+    local way='restore it from git, or make it anew with `make relock`' fault
+    [ -s "$lock_file" ] || die "image/deb.lock is missing" "$way"
+    fault=$(awk '
+        $1 == "#" && $2 == "rows" { stated = $3 }
+        /^#/ { next }
+        { rows++ }
+        NF != 7 || $4 !~ /^[0-9a-f]+$/ || length($4) != 64 || $5 !~ /^[0-9]+$/ {
+            print "row " NR " has another form: " $1; exit
+        }
+        END { if (rows != stated) print rows + 0 " rows of " stated " are there" }
+    ' "$lock_file" | head -n 1)
+    [ -z "$fault" ] || die "image/deb.lock is damaged: $fault" "$way"
+}
+
+# lock_rows SET: the rows of the lock that belong to a set (tools, build, image, nix).
 lock_rows() {
-    [ -s "$lock_file" ] ||
-        die "image/deb.lock is missing" "restore it from git, or make it anew with \`make relock\`"
     awk -v set="$1" '!/^#/ && index("," $7 ",", "," set ",")' "$lock_file"
 }
 

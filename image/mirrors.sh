@@ -44,7 +44,11 @@ apt_bases() {
 # first, for any kind.
 mirror_bases() {
     local uri
-    for uri in ${CLOISTER_MIRRORS:-}; do printf '%s\n' "${uri%/}"; done
+    for uri in ${CLOISTER_MIRRORS:-}; do
+        # The security archive often lies beside the main one.
+        if [ "$1" = security ]; then printf '%s\n' "${uri%/}-security"; fi
+        printf '%s\n' "${uri%/}"
+    done
     apt_bases | awk -v k="$1" '$1 == k { print $2 }'
     # A host without security sources often has a mirror that carries that archive beside the main
     # one.

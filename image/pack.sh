@@ -10,11 +10,11 @@
 
 # Reproducibility: an environment of its own. No SOURCE_DATE_EPOCH, language, time zone, home, nor
 # any of the variables that MKOSI, SYSTEMD_REPART, PYTHON, ZSTD or TAR listen to.
-if [ -z "${CLOISTER_PACKING-}" ]; then
-    exec env -i CLOISTER_PACKING=1 CLOISTER_STARTED_S="${CLOISTER_STARTED_S-}" \
-        PATH=/usr/bin:/usr/sbin HOME=/root LC_ALL=C.UTF-8 TZ=UTC PYTHONDONTWRITEBYTECODE=1 \
-        bash "$0" "$@"
+if [ "${1-}" != --environment-is-clean ]; then
+    exec env -i CLOISTER_STARTED_S="${CLOISTER_STARTED_S-}" PATH=/usr/bin:/usr/sbin HOME=/root \
+        LC_ALL=C.UTF-8 TZ=UTC PYTHONDONTWRITEBYTECODE=1 bash "$0" --environment-is-clean "$@"
 fi
+shift
 # It also sets the umask: the caller's would reach the modes of files that mkosi makes.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -88,7 +88,7 @@ collect() {
 
 # What mkosi packed is what was laid out, to the file, and the hash tree fits it.
 check() {
-    fsck.erofs --extract="$work/inside" "$parts/root.erofs" >/dev/null
+    fsck.erofs --extract="$work/inside" --xattrs "$parts/root.erofs" >/dev/null
     python3 "$image_dir/inspect.py" --manifest "$work/manifest.json" --root "$work/inside"
     local root
     root=$(cut -d: -f2 "$parts/root.ref")

@@ -107,11 +107,13 @@ write_lock() {
     printf '# Made by `make relock`; do not edit.\n#\n'
     printf '# Taken from these signed Release files (InRelease):\n'
     cat "$work/evidence"
-    printf '#\n# name version architecture sha256 size pool-path sets\n'
     cat "$work"/{image,build,tools,nix}.rows | awk '{
         key = $1 " " $2 " " $3 " " $4 " " $5 " " $6
         if (key in sets) sets[key] = sets[key] "," $7; else sets[key] = $7
-    } END { for (key in sets) print key, sets[key] }' | sort
+    } END { for (key in sets) print key, sets[key] }' | sort >"$work/rows"
+    printf '#\n# rows %s\n' "$(wc -l <"$work/rows")"
+    printf '# name version architecture sha256 size pool-path sets\n'
+    cat "$work/rows"
 }
 
 # What vouches for the hashes, a line for each Release file: archive, suite, date, SHA-256 of the

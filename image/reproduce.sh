@@ -5,8 +5,9 @@
 #
 # The stranger has another path, user, umask, time zone, language, home, number of processors, file
 # system, name of the machine and day; a checkout with other modes and times; an environment full of
-# traps; and none of the first build's results. Shared are the packages, the unpacked trees and the
-# crates, which are checked by hash. stranger.sh is the stranger's side of it.
+# traps; and none of the first build's results. Shared are the packages, which are checked by hash,
+# and what was unpacked of them and of the crates. stranger.sh is the stranger's side of it, and says
+# what it could not change: the file system where memory is short, the user where one may not.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 profile=production pack=''

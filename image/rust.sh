@@ -9,7 +9,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # The rooms whose code goes into the two programs.
-rooms=(agent attest carrier channel inference verity)
+read -ra rooms <"$image_dir/rooms"
 
 main() {
     local key out into
@@ -36,7 +36,7 @@ inputs() {
 
 sources() {
     {
-        printf '%s\n' Cargo.lock image/compile.sh image/rust.sh image/vendor.sh
+        printf '%s\n' Cargo.lock image/rooms image/{compile,rust,vendor,lib,enter,enter-inner}.sh
         manifests
         find "${rooms[@]}" -name target -prune -o -type f -path '*/src/*' -print
         find "${rooms[@]}" -maxdepth 1 -name build.rs
@@ -74,6 +74,7 @@ make_programs() {
         --at "$objects:/cloister/objects" --at "$work/home:/cloister/home" -- \
         bash "$image_dir/compile.sh" "$out.new" 7>&- ||
         die "the programs do not compile" "the whole output is in $cache_dir/rust.log"
+    settle "$out.new"
     mv "$out.new" "$out"
 }
 

@@ -10,10 +10,10 @@ mount --make-rprivate /
 hostname stranger.example.org
 # Another file system: it gives the entries of a folder in another order. The programs' objects
 # need some space, so that where memory is short we stay on the disk.
+varied=(path environment language 'time zone' processors day 'host name' 'modes and times')
 if [ "$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)" -ge 6144 ]; then
     mount -t tmpfs -o size=4g,mode=755 stranger "$other"
-else
-    echo "little memory: the same file system is used" >&2
+    varied+=('file system')
 fi
 # The cache lies where another user may not look.
 mount --bind "$cache" "$work/kept"
@@ -36,13 +36,15 @@ umask 077
 as=()
 if unshare --user true 2>/dev/null && chown -R 54321:54321 "$other" "$work/out-b" 2>/dev/null; then
     as=(setpriv --reuid 54321 --regid 54321 --clear-groups)
+    varied+=(user)
 fi
+printf 'the stranger has another %s\n' "${varied[@]}" >&2
 
 # One processor, and whatever of the environment a program might listen to.
 one=$(taskset --cpu-list --pid $$ | sed -E 's/.*: ([0-9]+).*/\1/')
 traps=(
     HOME="$other/hömé" USER=stranger LOGNAME=stranger TMPDIR="$other/tmp" XDG_CACHE_HOME=/nowhere
-    XDG_CONFIG_HOME=/nowhere TZ=Pacific/Kiritimati LANG=tr_TR.UTF-8 LC_ALL=POSIX LANGUAGE=de
+    XDG_CONFIG_HOME=/nowhere TZ=Pacific/Kiritimati LC_ALL=tr_TR.UTF-8 LANGUAGE=de
     SOURCE_DATE_EPOCH=1 CDPATH=/tmp:/ POSIXLY_CORRECT=1 QUOTING_STYLE=shell BLOCK_SIZE=7
     LD_LIBRARY_PATH=/nowhere LD_BIND_NOW=1 LD_PRELOAD=libm.so.6
     RUSTFLAGS=-Cdebuginfo=2 CARGO_ENCODED_RUSTFLAGS=-Cdebuginfo=2 CARGO_BUILD_JOBS=1

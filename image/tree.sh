@@ -12,6 +12,7 @@ main() {
     tools | build | nix) ;;
     *) die "there is no tree '$set'" "usage: image/tree.sh tools|build|nix" ;;
     esac
+    check_lock
     tree=$(tree_dir "$set")
     if [ ! -e "$tree" ]; then make_tree "$set" "$tree"; fi
     printf '%s\n' "$tree"
@@ -33,6 +34,7 @@ make_tree() {
     packages "$set" | bash "$image_dir/unpack.sh" "$new" ||
         die "the $set tree could not be unpacked" \
             "if the disk is not full: rm -r $cache_dir/debs and try again"
+    settle "$new"
     mv "$new" "$tree"
     # Trees of older locks are no longer reachable from this checkout; others may use them, so only
     # name them.

@@ -20,6 +20,7 @@ main() {
             cargo_do vendor --locked --versioned-dirs "$vendor.new" 8>&- ||
             die "the crates could not be fetched" \
                 "check the network; if Cargo.lock is out of step: \`cargo update --workspace\`"
+        settle "$vendor.new"
         mv "$vendor.new" "$vendor"
     fi
     printf '%s\n' "$vendor"

@@ -3,7 +3,7 @@
 
 The salt and the size come from the superblock that was just written; the root hash is the hash of
 the tree's top block.
-What comes out is checked by `veritysetup verify` in build.sh.
+What comes out is checked by `veritysetup verify` in pack.sh.
 """
 
 import hashlib

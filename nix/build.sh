@@ -50,6 +50,9 @@ arguments() {
     mkdir -p "$output" 2>/dev/null ||
         die "cannot create $output" "choose another folder with --output"
     need_space "$output" 64 "choose another folder with --output"
+    [ "$what" = image ] || [ ! -e "$output/root.erofs" ] ||
+        die "$output holds an image: its command line and initrd would be written over" \
+            "choose another folder with --output"
     case $profile in
     production) attribute=$what ;;
     demo) attribute=$what-demo ;;
@@ -115,7 +118,7 @@ check_settings() {
     local found
     found=$(nix --extra-experimental-features "$features" config show sandbox 2>/dev/null) ||
         found=$(nix --extra-experimental-features "$features" show-config 2>/dev/null |
-            sed -n 's/^sandbox = //p')
+            sed -n 's/^sandbox = //p') || found=''
     case $found in
     true | relaxed) ;;
     *) die "the Nix of this machine builds with no sandbox (sandbox = ${found:-unknown})" \
@@ -147,7 +150,9 @@ copy_of_checkout() {
 fill_store() {
     local kind digest name path
     nix_do eval --raw "path:$source#leaves" >"$work/leaves" ||
-        die "Nix cannot read the graph" "its message stands above"
+        die "Nix cannot read the graph" "its message stands above; of its settings these are needed:
+          experimental-features = $features
+          sandbox = true"
     while read -r kind digest name path; do
         [ -e "$store_at/${path##*/}" ] || printf '%s %s %s %s\n' "$kind" "$digest" "$name" "$path"
     done <"$work/leaves" | sort -u >"$work/missing"
@@ -192,7 +197,7 @@ put_seed() {
 }
 
 build_image() {
-    local what built steps='programs parts'
+    local what built steps='tools build crates programs parts'
     case $attribute in stated*) steps="$steps auditor ${attribute/stated/image}" ;; esac
     say "building $made of profile $profile with Nix"
     if [ -n "$rebuild" ]; then
@@ -204,7 +209,7 @@ build_image() {
         done
     fi
     built=$(nix_build "$attribute")
-    rm -f "$output/SHA256SUMS"
+    rm -f "$output/SHA256SUMS" "$output/sbom.spdx.json"
     cp --remove-destination --no-preserve=mode "$store_at/${built##*/}"/* "$output/"
     [ ! -e "$output/cloister-agent" ] || chmod 755 "$output/cloister-agent"
     say "$made of profile $profile is in $output ($(du -sm "$output" | cut -f1) MiB)"

@@ -76,7 +76,7 @@ let
       let room = "(${builtins.replaceStrings [ " " ] [ "|" ] rooms})";
       in sources "cloister-rust" [ "[a-z]+" "tests/signer" "${room}/(src|machines)(/.*)?" ] [
         "Cargo.lock" "([a-z]+/)?([a-z]+/)?Cargo.toml" "${room}/build.rs"
-        "${room}/(src|machines)/.*" "image/(lib|rust|vendor|compile)[.]sh"
+        "${room}/(src|machines)/.*" "image/(rooms|(lib|rust|vendor|compile|enter|enter-inner)[.]sh)"
       ];
   };
   compiled = name: rooms: chosen: step name ./programs.sh {
@@ -84,8 +84,8 @@ let
     workspace = workspaceOf rooms;
     compile = ../image/compile.sh;
   };
-  # As in rust.sh and compile.sh.
-  programs = compiled "cloister-programs" "agent attest carrier channel inference verity" "";
+  programs = compiled "cloister-programs"
+    (builtins.replaceStrings [ "\n" ] [ "" ] (builtins.readFile ../image/rooms)) "";
   auditor = compiled "cloister-auditor" "attest release verity" "cloister-release/cloister-release";
 
   recipe = sources "cloister-recipe" [ "image" "image/(rootfs|repart|profiles)(/.*)?" ] [
