@@ -12,6 +12,7 @@
 //! Client Platform Firmware Profile"; systemd-stub(7). Registers 0 to 3 and 5 to 8 are firmware's
 //! and are judged by their event log.
 
+pub mod acpi;
 pub mod boot;
 pub mod cpu;
 pub mod eventlog;

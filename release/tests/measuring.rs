@@ -172,11 +172,28 @@ fn registers_of_tdx_are_named_by_how_the_vmm_works() {
         ]
     );
     fs::create_dir(folder.0.path().join("acpi")).unwrap();
-    for name in ["table-loader", "rsdp", "tables"] {
+    folder.write("acpi/table-loader", &ovmf::table_loader());
+    for name in ["rsdp", "tables"] {
         folder.write(&format!("acpi/{name}"), name.as_bytes());
     }
     let dumped = folder.done(&format!("{line} --event-log ccel --acpi acpi"));
     assert_ne!(dumped["rtmr0"], with_log["rtmr0"]);
+    let whats: Vec<_> = dumped["events"].as_array().unwrap()[3..6]
+        .iter()
+        .map(|event| (&event["what"], &event["source"]))
+        .map(|(what, source)| (what.as_str().unwrap(), source.as_str().unwrap()))
+        .collect();
+    let names = ["ACPI table-loader", "ACPI RSDP", "ACPI tables"];
+    assert_eq!(whats, names.map(|name| (name, "computed")));
+    folder.write("acpi/table-loader", b"nothing");
+    let words = format!("{line} --event-log ccel --acpi acpi");
+    folder.fails(
+        &words.split_whitespace().collect::<Vec<_>>(),
+        "error: acpi/table-loader: 7 bytes are no script of QEMU's (etc/table-loader): its \
+         entries have 128 each\n \
+         hint: give a folder that `cloister-release dump-acpi` made, of a machine without that \
+         device\n",
+    );
 }
 
 #[test]

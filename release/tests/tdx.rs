@@ -10,13 +10,12 @@ use std::io::Cursor;
 use std::path::Path;
 
 use attest::Digest;
+use release::measure::acpi::AcpiTables;
 use release::measure::eventlog::{Bank, EventLog, first_difference};
 use release::measure::firmware::Firmware;
 use release::measure::gpt;
 use release::measure::tdvf::{PageOrder, Tdvf, TdvfError};
-use release::measure::tdx::{
-    AcpiTables, Source, TdxError, registers_of_quote, replay, rtmr0_events,
-};
+use release::measure::tdx::{Source, TdxError, registers_of_quote, replay, rtmr0_events};
 use serde_json::Value;
 
 fn read(name: &str) -> Option<Vec<u8>> {
@@ -117,10 +116,10 @@ fn rtmr0_that_a_processor_signed_is_predicted_with_computed_memory() {
         .iter()
         .filter(|event| event.what.contains("ACPI"))
         .collect();
+    let names = ["table-loader", "RSDP", "tables"];
+    let events = names.into_iter().zip(acpi.iter().map(|event| event.digest));
     let tables = AcpiTables {
-        loader: acpi[0].digest,
-        rsdp: acpi[1].digest,
-        tables: acpi[2].digest,
+        events: events.collect(),
     };
     let with_tables = rtmr0_events(&log, None, Some(&tables)).unwrap();
     assert_eq!(replay(&with_tables)[&0], rtmr0);
@@ -128,6 +127,28 @@ fn rtmr0_that_a_processor_signed_is_predicted_with_computed_memory() {
         .iter()
         .filter(|event| event.source == Source::Computed);
     assert_eq!(computed.count(), 3);
+    let mut with_tpm = tables.clone();
+    with_tpm.events.push(("TPM's log area", Digest::ZERO));
+    assert_eq!(
+        rtmr0_events(&log, None, Some(&with_tpm)),
+        Err(TdxError::Acpi { found: 3, given: 4 })
+    );
+}
+
+/// Azure's paravisor takes the place of the registers, which stay as the hardware made them.
+#[test]
+fn on_azure_only_the_firmwares_register_is_in_the_quote() {
+    for name in [
+        "openpcc/azure_tdx_report__test_azure_tdx_quote.bin",
+        "trustee/az-tdx-vtpm/td-quote.bin",
+    ] {
+        let Some(quote) = read(name) else {
+            return;
+        };
+        let [mrtd, rtmrs @ ..] = registers_of_quote(&quote).unwrap();
+        assert_ne!(mrtd, Digest::ZERO);
+        assert_eq!(rtmrs, [Digest::ZERO; 4], "{name}");
+    }
 }
 
 #[test]

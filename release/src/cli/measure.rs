@@ -1,6 +1,6 @@
 //! `measure`: what a machine will be measured as, from the artifacts alone.
 
-mod options;
+pub(super) mod options;
 mod snp;
 mod table;
 mod tdx;

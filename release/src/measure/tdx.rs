@@ -18,6 +18,7 @@ use std::fmt;
 
 use attest::Digest;
 
+use super::acpi::AcpiTables;
 use super::boot::{Artifact, CommandText};
 use super::eventlog::EventLog;
 use super::linux::{self, KernelError};
@@ -51,17 +52,6 @@ pub struct TdxEvent {
     pub digest: Digest<48>,
     /// Where it comes from.
     pub source: Source,
-}
-
-/// Tables of ACPI as QEMU hands them over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AcpiTables {
-    /// `etc/table-loader`.
-    pub loader: Digest<48>,
-    /// `etc/acpi/rsdp`.
-    pub rsdp: Digest<48>,
-    /// `etc/acpi/tables`.
-    pub tables: Digest<48>,
 }
 
 /// Whether QEMU's kernel is the one that the firmware takes.
@@ -101,11 +91,14 @@ pub enum TdxError {
     /// A log that is no recording of a boot under TDX.
     #[error("the event log has no events of RTMR0 with a SHA-384 bank: it is not of TDX")]
     Log,
-    /// Tables for a log that has none.
-    #[error(
-        "the event log does not have exactly three ACPI events: the tables have no place in it"
-    )]
-    Acpi,
+    /// Tables for a log that has other ones.
+    #[error("the event log has {found} ACPI events, and the tables are {given}")]
+    Acpi {
+        /// In the log.
+        found: usize,
+        /// With QEMU's script.
+        given: usize,
+    },
 }
 
 impl fmt::Display for Source {
@@ -188,13 +181,6 @@ pub fn rtmr0_events(
     acpi: Option<&AcpiTables>,
 ) -> Result<Vec<TdxEvent>, TdxError> {
     let mut out = Vec::new();
-    let tables = acpi.map(|acpi| {
-        [
-            ("table-loader", acpi.loader),
-            ("RSDP", acpi.rsdp),
-            ("tables", acpi.tables),
-        ]
-    });
     let mut table = 0;
     for (event, (what, digest)) in log.of(1).zip(log.sha384(1)) {
         let mut new = TdxEvent {
@@ -220,8 +206,7 @@ pub fn rtmr0_events(
                 replace("configuration volume".to_owned(), tdvf.configuration()?);
             }
             (CONFIGURATION, _, _) if event.data == ACPI => {
-                if let Some(tables) = &tables {
-                    let (name, digest) = tables.get(table).ok_or(TdxError::Acpi)?;
+                if let Some((name, digest)) = acpi.and_then(|acpi| acpi.events.get(table)) {
                     replace(format!("ACPI {name}"), *digest);
                 }
                 table += 1;
@@ -230,9 +215,13 @@ pub fn rtmr0_events(
         }
         out.push(new);
     }
-    match (out.is_empty(), acpi.is_some() && table != 3) {
+    let given = acpi.map_or(table, |acpi| acpi.events.len());
+    match (out.is_empty(), given == table) {
         (true, _) => Err(TdxError::Log),
-        (_, true) => Err(TdxError::Acpi),
+        (_, false) => Err(TdxError::Acpi {
+            found: table,
+            given,
+        }),
         _ => Ok(out),
     }
 }

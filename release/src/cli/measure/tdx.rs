@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use release::measure::acpi::{AcpiTables, MAX_LOADER_BYTES};
 use release::measure::boot::Artifact;
 use release::measure::eventlog::{EventLog, MAX_LOG_BYTES};
 use release::measure::firmware::{Firmware, MAX_FIRMWARE_BYTES};
@@ -11,7 +12,7 @@ use release::measure::machines::Platform;
 use release::measure::snp::Vmm;
 use release::measure::tdvf::{PageOrder, Tdvf};
 use release::measure::tdx::{
-    AcpiTables, DirectBoot, KernelForm, TdxError, TdxEvent, replay, rtmr0_events, uki_events,
+    DirectBoot, KernelForm, TdxError, TdxEvent, replay, rtmr0_events, uki_events,
 };
 use release::measure::{gpt, measure};
 use serde_json::{Map, Value, json};
@@ -162,10 +163,13 @@ fn acpi(folder: &Path, table: &mut Table) -> Result<AcpiTables, Failure> {
         table.file(&format!("ACPI {name}"), &path, &blob);
         Ok::<_, Failure>(blob.sha384)
     };
-    Ok(AcpiTables {
-        loader: one("table-loader")?,
-        rsdp: one("rsdp")?,
-        tables: one("tables")?,
+    one("table-loader")?;
+    let (rsdp, tables) = (one("rsdp")?, one("tables")?);
+    let path = folder.join("table-loader");
+    AcpiTables::new(&read(&path, MAX_LOADER_BYTES)?, rsdp, tables).map_err(|error| {
+        let hint = "give a folder that `cloister-release dump-acpi` made, of a machine without \
+            that device";
+        Failure::input(&path, &error, hint)
     })
 }
 
@@ -277,7 +281,7 @@ impl From<TdxError> for Failure {
             TdxError::Kernel(_) | TdxError::Pe(_) => "give a vmlinuz with an EFI stub",
             TdxError::Tdvf(_) => "give the --firmware and --memory of the VM",
             TdxError::Log => "give a copy of /sys/firmware/acpi/tables/data/CCEL",
-            TdxError::Acpi => "leave --acpi out, or give the log of a boot with ACPI tables",
+            TdxError::Acpi { .. } => "give tables and log of one machine: a TPM adds an event",
         };
         Self::new(MISUSE, &error, hint)
     }
