@@ -1,5 +1,4 @@
 //! Any bytes as the end of a firmware: measured for SEV-SNP and TDX, or refused.
-#![no_main]
 
 use release::measure::cpu::CpuType;
 use release::measure::firmware::{Firmware, PAGE_BYTES};

@@ -1,5 +1,4 @@
 //! Any bytes as a kernel: changed as QEMU changes it and hashed as firmware hashes it, or refused.
-#![no_main]
 
 use release::measure::boot::{Artifact, CommandText};
 use release::measure::tdx::{DirectBoot, KernelForm};
