@@ -206,6 +206,24 @@ fn machines_are_measured_by_name() {
             .iter()
             .any(|machine| machine["name"] == "gcp-c3-standard-8")
     );
+    // What nobody could confirm is marked, for machines and for people.
+    let text = String::from_utf8(folder.run(&["--list"]).stdout).unwrap();
+    let mut unconfirmed = 0;
+    for machine in machines {
+        for source in machine["sources"].as_array().unwrap() {
+            let url = source["url"].as_str().unwrap();
+            let fact = source["fact"].as_str().unwrap();
+            let name = match source["confirmed"].as_bool().unwrap() {
+                true => "source       ",
+                false => "not confirmed",
+            };
+            assert!(text.contains(&format!("{name}  {fact}: {url}\n")), "{fact}");
+            unconfirmed += usize::from(source["confirmed"] == false);
+        }
+    }
+    assert!(unconfirmed > 0);
+    assert!(text.contains("not measured   the NitroTPM, which stands outside the TEE"));
+    assert!(text.contains("not measured   RTMR0 to RTMR3: they are zero on Azure"));
     let named = folder.done("--machine aws-m6a-xlarge --firmware ovmf.fd");
     let spelled = folder.done("--platform snp --vmm ec2 --vcpus 4 --firmware ovmf.fd");
     assert_eq!(named["launch_digest"], spelled["launch_digest"]);
@@ -219,6 +237,65 @@ fn machines_are_measured_by_name() {
         report["notes"]
             .to_string()
             .contains("MRTD: Google's firmware")
+    );
+}
+
+/// The program may have 256 MiB of addresses, and each of the files is larger.
+#[test]
+fn memory_does_not_grow_with_what_is_measured() {
+    use release::pe::{Image, SECTION_HEADER_BYTES};
+    const BYTES: u64 = 384 << 20;
+    let folder = Folder::new();
+    // The last section of a file grows by nothing but zeros, which take no room on the disk.
+    let grow = |name: &str, image: Vec<u8>| {
+        let (mut head, parsed) = (image.clone(), Image::parse(&image).unwrap());
+        let index = parsed.sections().len() - 1;
+        let last = &parsed.sections()[index];
+        assert_eq!(last.raw.end, image.len(), "{name}: {}", last.name);
+        let bytes = BYTES - last.raw.start as u64;
+        let at = parsed.headers().section_table + index * SECTION_HEADER_BYTES;
+        common::put(&mut head, at + 8, u32::try_from(bytes).unwrap());
+        common::put(&mut head, at + 16, u32::try_from(bytes).unwrap());
+        folder.write(name, &head);
+        let file = fs::File::options()
+            .write(true)
+            .open(folder.0.path().join(name));
+        file.unwrap().set_len(BYTES).unwrap();
+    };
+    grow("large-vmlinuz", ovmf::kernel());
+    let uki = common::uki();
+    let image = Image::parse(&uki).unwrap();
+    let contents = |name| (name, image.contents(image.section(name).unwrap()).unwrap());
+    let names = [".osrel", ".cmdline", ".initrd", ".uname", ".sbat", ".linux"];
+    grow("large.efi", common::pe(&names.map(contents), 0));
+    let limited = |line: &str| {
+        let program = env!("CARGO_BIN_EXE_cloister-release");
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -v 262144; exec \"$0\" measure --json $1",
+                program,
+                line,
+            ])
+            .env("MALLOC_ARENA_MAX", "1")
+            .current_dir(folder.0.path())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {stderr}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let direct = "--firmware ovmf.fd --kernel large-vmlinuz --initrd large.efi --memory 4G";
+    let snp = limited(&format!(
+        "--platform snp --vcpus 1 --vcpu-type EPYC {direct}"
+    ));
+    assert_eq!(snp["inputs"]["kernel"]["bytes"], BYTES);
+    let tdx = limited(&format!("--platform tdx {direct}"));
+    assert!(is_hex(&tdx["rtmr1"]["patched"]) && is_hex(&tdx["rtmr1"]["unchanged"]));
+    let tpm = limited("--uki large.efi");
+    assert_ne!(
+        tpm["registers"],
+        folder.done("--uki cloister.efi")["registers"]
     );
 }
 

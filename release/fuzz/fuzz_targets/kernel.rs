@@ -5,7 +5,7 @@ use release::measure::tdx::{DirectBoot, KernelForm};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let boot = DirectBoot {
-        kernel: bytes,
+        kernel: &bytes,
         initrd: Some(&Artifact::of(b"initrd")),
         command_line: &CommandText::default(),
         memory_bytes: 2 << 30,

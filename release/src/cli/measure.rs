@@ -22,9 +22,6 @@ use options::{Options, VcpuRange};
 
 type Outcome = Result<Report, Failure>;
 
-/// Largest UKI that is read.
-const MAX_UKI_BYTES: usize = 1 << 30;
-
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cloister-release measure --uki build/site/cloister.efi --json | jq .registers
@@ -135,8 +132,8 @@ pub(super) fn run(arguments: &MeasureArguments) -> Outcome {
 
 fn tpm(arguments: &MeasureArguments) -> Outcome {
     let path = options::required(Platform::Tpm, "--uki", arguments.uki.as_ref())?;
-    let uki = read(path, MAX_UKI_BYTES)?;
-    let measured = release::measure::measure(&uki, &arguments.phases)?;
+    let uki = File::open(path).map_err(|error| access(path, &error))?;
+    let measured = release::measure::measure_file(&uki, &arguments.phases)?;
     Ok(Report::measurement(&measured))
 }
 

@@ -15,16 +15,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 
 use attest::Digest;
+use sha2::{Digest as _, Sha384};
 
+use super::Measurement;
 use super::acpi::AcpiTables;
 use super::boot::{Artifact, CommandText};
+use super::bytes::{self, Bytes, WithHead};
 use super::eventlog::EventLog;
 use super::linux::{self, KernelError};
 use super::tdvf::{Tdvf, TdvfError};
-use super::{Measurement, digest_of_pieces};
-use crate::pe::{Image, PeError};
+use crate::pe::{self, PeError};
 
 /// Kinds of events of RTMR0 that can be computed.
 const HAND_OFF: [u32; 2] = [0x8000_0009, 0x8000_000b];
@@ -67,7 +70,7 @@ pub enum KernelForm {
 #[derive(Debug, Clone, Copy)]
 pub struct DirectBoot<'a> {
     /// The kernel file.
-    pub kernel: &'a [u8],
+    pub kernel: &'a dyn Bytes,
     /// The initrd.
     pub initrd: Option<&'a Artifact>,
     /// The command line.
@@ -85,6 +88,9 @@ pub enum TdxError {
     /// The firmware would not start it.
     #[error("the kernel: {0}")]
     Pe(#[from] PeError),
+    /// The kernel file cannot be read.
+    #[error("the kernel cannot be read: {0}")]
+    Read(io::ErrorKind),
     /// The firmware's metadata.
     #[error(transparent)]
     Tdvf(#[from] TdvfError),
@@ -122,21 +128,27 @@ impl fmt::Display for KernelForm {
 impl DirectBoot<'_> {
     /// The events of RTMR1 and RTMR2.
     pub fn events(&self, form: KernelForm) -> Result<Vec<TdxEvent>, TdxError> {
+        let read = |error: io::Error| TdxError::Read(error.kind());
+        let length = self.kernel.length().map_err(read)?;
+        let head = bytes::read(self.kernel, 0..length.min(pe::HEAD_BYTES));
+        let mut head = head.map_err(read)?;
         let kernel = match form {
             KernelForm::Unchanged => {
-                linux::check(self.kernel)?;
+                linux::check(&head)?;
                 authenticode(self.kernel)?
             }
             KernelForm::Patched => {
-                let mut kernel = self.kernel.to_vec();
                 let initrd_bytes = self.initrd.map(|initrd| initrd.bytes);
                 linux::patch(
-                    &mut kernel,
+                    &mut head,
                     self.command_line,
                     initrd_bytes,
                     self.memory_bytes,
                 )?;
-                authenticode(&kernel)?
+                authenticode(&WithHead {
+                    head,
+                    rest: self.kernel,
+                })?
             }
         };
         let what = format!("kernel, {form}, Authenticode digest");
@@ -255,11 +267,14 @@ pub fn registers_of_quote(quote: &[u8]) -> Option<[Digest<48>; 5]> {
     ])
 }
 
-fn authenticode(image: &[u8]) -> Result<Digest<48>, PeError> {
-    let image = Image::parse(image)?;
-    Ok(digest_of_pieces::<sha2::Sha384, 48>(
-        image.authenticode_pieces(),
-    ))
+fn authenticode(image: &dyn Bytes) -> Result<Digest<48>, TdxError> {
+    let read = |error: io::Error| TdxError::Read(error.kind());
+    let layout = bytes::layout(image).map_err(read)??;
+    let mut hash = Sha384::new();
+    for range in layout.authenticode() {
+        bytes::update(&mut hash, image, range).map_err(read)?;
+    }
+    Ok(Digest(hash.finalize().into()))
 }
 
 fn computed(register: u8, what: &str, digest: Digest<48>) -> TdxEvent {

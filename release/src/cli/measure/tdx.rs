@@ -7,20 +7,19 @@ use release::measure::acpi::{AcpiTables, MAX_LOADER_BYTES};
 use release::measure::boot::Artifact;
 use release::measure::eventlog::{EventLog, MAX_LOG_BYTES};
 use release::measure::firmware::{Firmware, MAX_FIRMWARE_BYTES};
-use release::measure::linux::MAX_KERNEL_BYTES;
 use release::measure::machines::Platform;
 use release::measure::snp::Vmm;
 use release::measure::tdvf::{PageOrder, Tdvf};
 use release::measure::tdx::{
     DirectBoot, KernelForm, TdxError, TdxEvent, replay, rtmr0_events, uki_events,
 };
-use release::measure::{gpt, measure};
+use release::measure::{gpt, measure_file};
 use serde_json::{Map, Value, json};
 
 use super::super::failure::{Failure, MISUSE};
 use super::options::{self, Options};
 use super::table::Table;
-use super::{MAX_UKI_BYTES, MeasureArguments, Outcome, access, artifact, read};
+use super::{MeasureArguments, Outcome, access, artifact, read};
 
 pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     let mut table = Table::default();
@@ -29,6 +28,9 @@ pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     let nothing = arguments.firmware.is_none() && arguments.kernel.is_none();
     if nothing && arguments.uki.is_none() && arguments.event_log.is_none() {
         options::required(Platform::Tdx, "--firmware", None::<()>)?;
+    }
+    if let (Some(bytes), Vmm::Qemu) = (options.memory_bytes, options.vmm) {
+        table.input("memory", &format!("{bytes} bytes"), bytes.into());
     }
     let mut shown = Shown::default();
     let firmware = match &arguments.firmware {
@@ -149,9 +151,6 @@ fn rtmr0(
     if let Some(value) = replay(&events).get(&0) {
         table.line("RTMR0", &value.to_string());
     }
-    if let (Some(bytes), Vmm::Qemu) = (options.memory_bytes, options.vmm) {
-        table.input("memory", &format!("{bytes} bytes"), bytes.into());
-    }
     shown.events.extend(events);
     Ok(())
 }
@@ -180,8 +179,8 @@ fn direct(
     shown: &mut Shown,
 ) -> Result<(), Failure> {
     let path = options::required(Platform::Tdx, "--kernel", arguments.kernel.as_ref())?;
-    let kernel = read(path, MAX_KERNEL_BYTES)?;
-    table.file("kernel", path, &Artifact::of(&kernel));
+    let kernel = File::open(path).map_err(|error| access(path, &error))?;
+    table.file("kernel", path, &artifact(path)?);
     let initrd = match &arguments.initrd {
         Some(path) => {
             let initrd = artifact(path)?;
@@ -238,9 +237,9 @@ fn direct(
 
 fn uki(arguments: &MeasureArguments, table: &mut Table, shown: &mut Shown) -> Result<(), Failure> {
     let path = options::required(Platform::Tdx, "--uki", arguments.uki.as_ref())?;
-    let bytes = read(path, MAX_UKI_BYTES)?;
-    table.file("UKI", path, &Artifact::of(&bytes));
-    let measured = measure(&bytes, &[])?;
+    let file = File::open(path).map_err(|error| access(path, &error))?;
+    table.file("UKI", path, &artifact(path)?);
+    let measured = measure_file(&file, &[])?;
     let partitions = match &arguments.disk {
         Some(path) => {
             let disk = File::open(path).map_err(|error| access(path, &error))?;
@@ -278,6 +277,7 @@ fn unusable(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
 impl From<TdxError> for Failure {
     fn from(error: TdxError) -> Self {
         let hint = match &error {
+            TdxError::Read(_) => "check the file, and that it is yours to read",
             TdxError::Kernel(_) | TdxError::Pe(_) => "give a vmlinuz with an EFI stub",
             TdxError::Tdvf(_) => "give the --firmware and --memory of the VM",
             TdxError::Log => "give a copy of /sys/firmware/acpi/tables/data/CCEL",
