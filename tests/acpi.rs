@@ -1,6 +1,6 @@
-//! ACPI tables, as they are dumped from a QEMU, against what the firmware of a boot measured: for
-//! some numbers of vCPUs, sizes of memory and devices. The firmware's log is read out of the booted
-//! machine's memory, which is a file.
+//! What firmware measures, against predictions for TDX: ACPI tables as they are dumped from a QEMU, for
+//! some numbers of vCPUs, sizes of memory and devices; and the events of a kernel that QEMU loads. The
+//! firmware's log is read out of the booted machine's memory, which is a file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use attest::Digest;
 use release::measure::acpi::AcpiTables;
+use release::measure::boot::Artifact;
 use release::measure::eventlog::EventLog;
-use release::measure::tdx::{Source, rtmr0_events};
+use release::measure::tdx::{DirectBoot, KernelForm, Source, rtmr0_events};
 use signer::authority::Authority;
 use support::accelerator::Accelerator;
+use support::image;
 use support::swtpm;
 use support::tools::Tools;
 use support::vm::{Machine, VmError};
@@ -98,7 +100,7 @@ fn dumped_tables_are_those_that_a_boot_measures() {
         "-smp",
         "2,maxcpus=8",
         "-device",
-        "pcie-root-port,id=slot,chassis=1",
+        "pcie-root-port,id=port1,chassis=1",
     ];
     let devices = check(
         &[&slots[..], &["-device", "virtio-scsi-pci"]].concat(),
@@ -110,6 +112,52 @@ fn dumped_tables_are_those_that_a_boot_measures() {
     assert_ne!(tables(&one), tables(&four));
     assert_ne!(tables(&four), tables(&large));
     assert_ne!(tables(&four), tables(&devices));
+}
+
+/// A direct boot under firmware: what RTMR1 and RTMR2 have under TDX stands in PCR 4 and 9 of a TPM.
+#[test]
+fn a_direct_boot_measures_what_is_predicted_for_tdx() {
+    let tools = Tools::locate().unwrap();
+    let kernel = image::parts("demo").unwrap().join("vmlinuz");
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("tpm");
+    swtpm::provision(&tools, &state, &Authority::new("direct", 0x45)).unwrap();
+    let (initrd, memory) = (folder.path().join("initrd"), folder.path().join("memory"));
+    std::fs::write(&initrd, release::cpio::write(&[])).unwrap();
+    let line = "console=ttyS0 earlyprintk=ttyS0 panic=-1";
+    let backend = "memory-backend-file,id=ram,share=on,size=1024M,mem-path=";
+    let backend = backend.to_owned() + memory.to_str().unwrap();
+    let machine = Machine::firmware(Accelerator::Emulation).tpm(&state);
+    let machine = machine.arguments(["-m", "1024M", "-object", &backend]);
+    let machine = machine.arguments(["-machine", "memory-backend=ram", "-append", line]);
+    let machine = machine.arguments([Path::new("-kernel"), &kernel]);
+    let machine = machine.arguments([Path::new("-initrd"), &initrd]);
+    let mut vm = machine.start(&tools, &folder.path().join("boot")).unwrap();
+    vm.wait_line("Measured initrd data into PCR 9", PATIENCE)
+        .unwrap();
+    let bytes = recorded_log(&memory);
+    let log = EventLog::parse(&bytes).expect("a log in the machine's memory");
+
+    let file = File::open(&kernel).unwrap();
+    let boot = DirectBoot {
+        kernel: &file,
+        initrd: Some(&Artifact::read(File::open(&initrd).unwrap()).unwrap()),
+        command_line: &line.parse().unwrap(),
+        memory_bytes: 1 << 30,
+    };
+    let predicted = boot.events(KernelForm::Unchanged).unwrap();
+    let of = |register: u8| -> Vec<Digest<48>> {
+        let events = predicted.iter().filter(|event| event.register == register);
+        events.map(|event| event.digest).collect()
+    };
+    let logged = |register: u32| -> Vec<Digest<48>> {
+        let events = log.sha384(register).into_iter();
+        events.map(|(_, digest)| digest).collect()
+    };
+    assert_eq!(logged(9), of(2), "command line and initrd");
+    // The network card's option ROM is a driver in PCR 2; PCR 4 begins with the kernel. The events of
+    // leaving boot services are of PCR 5, and come later.
+    assert_eq!(logged(4)[..3], of(1)[..3], "kernel, attempt, separator");
 }
 
 #[test]

@@ -134,14 +134,27 @@ pub fn dump(mut command: Command, patience: Duration) -> Result<Tables, DumpErro
     command.arg(format!("unix:{}", folder.0.join("qmp").display()));
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     let mut qemu = Qemu(child.map_err(DumpError::Start)?);
-    let mut monitor = qemu.monitor(&listener)?;
-    let memory = File::open(format!("/proc/{}/mem", qemu.0.id())).map_err(DumpError::Memory)?;
+    match qemu.watch(&listener, patience) {
+        // QEMU ends on an argument that it cannot use, sooner or later.
+        Err(DumpError::Monitor(error)) => Err(match qemu.ended() {
+            Some(status) => DumpError::Ended(status),
+            None => error.into(),
+        }),
+        outcome => outcome,
+    }
+}
+
+fn watch_tables(
+    monitor: &mut Monitor,
+    memory: &File,
+    patience: Duration,
+) -> Result<Tables, DumpError> {
     let read = |monitor: &mut Monitor| {
         let listing = monitor.human("info ramblock")?;
         let blocks = blocks(&listing).ok_or(DumpError::NoTables)?;
-        Tables::read(&memory, &blocks).map_err(DumpError::Memory)
+        Tables::read(memory, &blocks).map_err(DumpError::Memory)
     };
-    let first = read(&mut monitor)?;
+    let first = read(monitor)?;
     monitor.run("cont")?;
     let start = Instant::now();
     let (mut last, mut since) = (first.clone(), start);
@@ -150,14 +163,14 @@ pub fn dump(mut command: Command, patience: Duration) -> Result<Tables, DumpErro
             return Err(DumpError::NotRead(patience));
         }
         thread::sleep(POLL);
-        let now = read(&mut monitor)?;
+        let now = read(monitor)?;
         if now != last {
             (last, since) = (now, Instant::now());
         }
     }
     // While the machine stands still, QEMU is in the middle of nothing.
     monitor.run("stop")?;
-    read(&mut monitor)
+    read(monitor)
 }
 
 /// The three blobs in what QEMU says of its memory.
@@ -195,6 +208,18 @@ pub fn own_bytes(mut rsdp: Vec<u8>) -> Vec<u8> {
 struct Qemu(Child);
 
 impl Qemu {
+    fn watch(&mut self, listener: &UnixListener, patience: Duration) -> Result<Tables, DumpError> {
+        let mut monitor = self.monitor(listener)?;
+        let memory = File::open(format!("/proc/{}/mem", self.0.id()));
+        watch_tables(&mut monitor, &memory.map_err(DumpError::Memory)?, patience)
+    }
+
+    /// How it ended, if it does within a moment.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        thread::sleep(POLL);
+        self.0.try_wait().ok().flatten()
+    }
+
     fn monitor(&mut self, listener: &UnixListener) -> Result<Monitor, DumpError> {
         listener.set_nonblocking(true).map_err(DumpError::Start)?;
         let end = Instant::now() + CALL;
