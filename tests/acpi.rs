@@ -1,6 +1,6 @@
-//! What firmware measures, against predictions for TDX: ACPI tables as they are dumped from a QEMU, for
-//! some numbers of vCPUs, sizes of memory and devices; and the events of a kernel that QEMU loads. The
-//! firmware's log is read out of the booted machine's memory, which is a file.
+//! What firmware measures, against predictions for TDX: ACPI tables as they are dumped from a
+//! QEMU, for some numbers of vCPUs, sizes of memory and devices; and the events of a kernel that
+//! QEMU loads. The firmware's log is read out of the booted machine's memory, which is a file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -114,7 +114,8 @@ fn dumped_tables_are_those_that_a_boot_measures() {
     assert_ne!(tables(&four), tables(&devices));
 }
 
-/// A direct boot under firmware: what RTMR1 and RTMR2 have under TDX stands in PCR 4 and 9 of a TPM.
+/// A direct boot under firmware: what RTMR1 and RTMR2 have under TDX stands in PCR 4 and 9 of a
+/// TPM.
 #[test]
 fn a_direct_boot_measures_what_is_predicted_for_tdx() {
     let tools = Tools::locate().unwrap();
@@ -155,8 +156,8 @@ fn a_direct_boot_measures_what_is_predicted_for_tdx() {
         events.map(|(_, digest)| digest).collect()
     };
     assert_eq!(logged(9), of(2), "command line and initrd");
-    // The network card's option ROM is a driver in PCR 2; PCR 4 begins with the kernel. The events of
-    // leaving boot services are of PCR 5, and come later.
+    // The network card's option ROM is a driver in PCR 2; PCR 4 begins with the kernel. The events
+    // of leaving boot services are of PCR 5, and come later.
     assert_eq!(logged(4)[..3], of(1)[..3], "kernel, attempt, separator");
 }
 

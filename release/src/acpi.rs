@@ -11,8 +11,8 @@
 //! /rom@etc/acpi/tables    4 KiB  0x…     0x…   0x…    0x…
 //! ```
 //!
-//! References: QEMU, `hw/i386/acpi-build.c` (`acpi_build_update`), `info ramblock`; ACPI 6.5, 5.2.5,
-//! for the RSDP.
+//! References: QEMU, `hw/i386/acpi-build.c` (`acpi_build_update`), `info ramblock`; ACPI 6.5,
+//! 5.2.5, for the RSDP.
 
 mod matrix;
 mod monitor;

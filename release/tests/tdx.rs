@@ -246,9 +246,9 @@ fn real_logs_parse_and_replay() {
     }
 }
 
-/// Google's vTPMs, of a VM under SEV-SNP and of one under TDX, and a TD of Google's: registers as the
-/// projects that recorded the logs quoted them (go-eventlog, openpcc). No log of Azure's is among the
-/// vectors.
+/// Google's vTPMs, of a VM under SEV-SNP and of one under TDX, and a TD of Google's: registers as
+/// the projects that recorded the logs quoted them (go-eventlog, openpcc). No log of Azure's is
+/// among the vectors.
 #[test]
 fn recorded_logs_replay_to_the_registers_that_their_machines_quoted() {
     let replayed = |bytes: &[u8], bank, register| -> String {

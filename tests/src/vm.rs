@@ -226,8 +226,8 @@ impl Machine {
         }
     }
 
-    /// The ACPI tables that this machine hands to its firmware: it is started for that, in `folder`,
-    /// and ended.
+    /// The ACPI tables that this machine hands to its firmware: it is started for that, in
+    /// `folder`, and ended.
     pub fn acpi_tables(&self, tools: &Tools, folder: &Path) -> Result<acpi::Tables, VmError> {
         fs::create_dir_all(folder).map_err(|source| cannot_use(folder, source))?;
         let folder = folder.canonicalize();

@@ -102,7 +102,7 @@ impl From<MatrixError> for Failure {
                 "run as the user who runs QEMU; the kernel must let you read a child's memory"
             }
             MatrixError::Dump(_, D::NotRead(_)) => {
-                "give a firmware that boots without a TEE, such as OVMF.fd by -bios, or more --seconds"
+                "give a firmware that boots without a TEE, as OVMF.fd by -bios, or more --seconds"
             }
             MatrixError::Dump(_, D::Ended(_) | D::Silent | D::Monitor(_)) => {
                 "run the command by hand, and see what it says"

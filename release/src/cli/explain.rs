@@ -28,9 +28,9 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
   cloister-release explain-mismatch ccel.bin predicted.json
 
 A report of SEV-SNP is searched for: number and type of vCPUs, features, VMM, firmware, kernel,
-initrd, command line. Of a quote of TDX each register that differs is searched for: firmware, kernel,
-initrd, command line, UKI. An event log is compared event by event, and the first that differs is
-explained. Evidence as a client gets it (CBOR) holds a report or a log.
+initrd, command line. Of a quote of TDX each register that differs is searched for: firmware,
+kernel, initrd, command line, UKI. An event log is compared event by event, and the first that
+differs is explained. Evidence as a client gets it (CBOR) holds a report or a log.
 Nothing here is verified: that evidence is genuine is for `cloister verify` to say.")]
 pub(super) struct ExplainArguments {
     /// Report of SEV-SNP (1184 bytes), quote of TDX, event log of TDX or of a TPM, or evidence.

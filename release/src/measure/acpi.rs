@@ -1,5 +1,5 @@
-//! ACPI tables as firmware measures them: QEMU's script that puts them together, then each blob that
-//! the script has the firmware load, in that order.
+//! ACPI tables as firmware measures them: QEMU's script that puts them together, then each blob
+//! that the script has the firmware load, in that order.
 //!
 //! ```text
 //! etc/table-loader  entries of 128 bytes: command u32 ‖ …; command 1, allocate:

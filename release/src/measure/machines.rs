@@ -81,8 +81,8 @@ pub struct Source {
     pub fact: String,
     /// The page.
     pub url: String,
-    /// Whether the page was read, or a recording shows it. What is not confirmed was read in others'
-    /// words.
+    /// Whether the page was read, or a recording shows it. What is not confirmed was read in
+    /// others' words.
     pub confirmed: bool,
 }
 

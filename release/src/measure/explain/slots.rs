@@ -115,8 +115,8 @@ pub fn command_lines(lines: &[Named<String>], suffix: &str) -> Vec<Named<Digest<
     out
 }
 
-/// A kernel of a direct boot in all its forms. QEMU's changes depend on memory below 4 GiB, of which
-/// there are few sizes.
+/// A kernel of a direct boot in all its forms. QEMU's changes depend on memory below 4 GiB, of
+/// which there are few sizes.
 #[must_use]
 pub fn kernels(
     name: &str,
