@@ -52,6 +52,21 @@ const MEASURED: [&str; 6] = [".linux", ".osrel", ".cmdline", ".initrd", ".uname"
 const STUB_OWN: [&str; 5] = [".text", ".rodata", ".data", ".sdmagic", ".reloc"];
 /// The registers that are predicted.
 pub const PCRS: [u8; 5] = [4, 9, 11, 12, 13];
+/// The registers up to 15 that do not follow from a UKI, and whose they are. Their event log says
+/// what went into them.
+pub const OTHERS: [(u8, &str); 11] = [
+    (0, "firmware: its version and code"),
+    (1, "firmware: settings, ACPI tables, boot order"),
+    (2, "firmware: drivers and option ROMs"),
+    (3, "firmware: settings of drivers"),
+    (5, "firmware: partition table, actions of booting"),
+    (6, "firmware: the maker's own"),
+    (7, "firmware: Secure Boot"),
+    (8, "a boot loader, of which a UKI needs none"),
+    (10, "kernel: files that it measures by itself (IMA)"),
+    (14, "shim, of which a UKI needs none"),
+    (15, "user space"),
+];
 /// Path of the configuration in the initrd.
 pub const CONFIGURATION_PATH: &str = "cloister/config.toml";
 /// Most bytes of an initrd's last archive: the largest configuration and its headers.

@@ -132,6 +132,43 @@ fn a_uki_alone_is_measured_as_before_and_into_rtmr2() {
     assert_eq!(missing.keys().collect::<Vec<_>>(), ["rtmr0", "rtmr1"]);
 }
 
+/// All registers of a TPM up to 15: five predicted, the others named, with a log's values.
+#[test]
+fn what_a_uki_does_not_tell_is_named_and_taken_from_a_log() {
+    let folder = Folder::new();
+    let report = folder.done("--uki cloister.efi");
+    let mut all: Vec<String> = report["registers"]["sha384"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(|name| name.trim_start_matches("pcr").to_owned())
+        .collect();
+    let others = report["not_predicted"].as_object().unwrap();
+    all.extend(
+        others
+            .keys()
+            .map(|name| name.trim_start_matches("pcr").to_owned()),
+    );
+    let mut all: Vec<u8> = all.iter().map(|name| name.parse().unwrap()).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..=15).collect::<Vec<u8>>());
+    assert!(report["recorded"].is_null());
+    folder.write("log", &ovmf::ccel(&[(7, 4, &[0; 4])]));
+    let recorded = folder.done("--uki cloister.efi --event-log log");
+    assert_eq!(recorded["registers"], report["registers"]);
+    let extended = [[0; 48], Digest::sha384(&[0; 4]).0].concat();
+    let pcr7 = &recorded["recorded"]["pcr7"];
+    assert_eq!(pcr7["sha384"], Digest::sha384(&extended).to_string());
+    assert!(pcr7["sha256"].is_null(), "the log has no such bank");
+    let arguments = ["--uki", "cloister.efi", "--event-log", "initrd"];
+    folder.fails(
+        &arguments,
+        "error: initrd: it does not begin as an event log that names its banks (Spec ID \
+         Event03)\n \
+         hint: give a copy of /sys/kernel/security/tpm0/binary_bios_measurements\n",
+    );
+}
+
 #[test]
 fn registers_of_tdx_are_named_by_how_the_vmm_works() {
     let folder = Folder::new();
@@ -240,11 +277,11 @@ fn machines_are_measured_by_name() {
     );
 }
 
-/// The program may have 256 MiB of addresses, and each of the files is larger.
+/// The program may have 96 MiB of addresses, and each of the files is larger.
 #[test]
 fn memory_does_not_grow_with_what_is_measured() {
     use release::pe::{Image, SECTION_HEADER_BYTES};
-    const BYTES: u64 = 384 << 20;
+    const BYTES: u64 = 128 << 20;
     let folder = Folder::new();
     // The last section of a file grows by nothing but zeros, which take no room on the disk.
     let grow = |name: &str, image: Vec<u8>| {
@@ -273,7 +310,7 @@ fn memory_does_not_grow_with_what_is_measured() {
         let output = Command::new("sh")
             .args([
                 "-c",
-                "ulimit -v 262144; exec \"$0\" measure --json $1",
+                "ulimit -v 98304; exec \"$0\" measure --json $1",
                 program,
                 line,
             ])
@@ -369,6 +406,17 @@ fn contradictions_are_refused_with_the_next_step() {
         "--platform snp --firmware ovmf.fd --vcpu-type EPYC",
         "error: --vcpus is missing, which snp needs\n \
          hint: see `cloister-release measure --help` for an example\n",
+    );
+    let hint = "leave --uki out for the digest of the firmware; give --kernel for what QEMU gets by \
+        -kernel, be it a UKI; a UKI on a disk is in what --platform tpm predicts";
+    fails(
+        "--platform snp --vcpus 1 --firmware ovmf.fd --uki cloister.efi",
+        &format!("error: a UKI on a disk is not in the launch digest of SEV-SNP\n hint: {hint}\n"),
+    );
+    fails(
+        "--platform snp --vcpus 1-2 --vcpu-type EPYC --firmware ovmf.fd --id-block",
+        "error: an ID block names one launch digest, and a range of vCPUs has many\n \
+         hint: give one number of --vcpus\n",
     );
     fails(
         "--platform tdx --firmware ovmf.fd --id-block",
