@@ -407,8 +407,8 @@ fn contradictions_are_refused_with_the_next_step() {
         "error: --vcpus is missing, which snp needs\n \
          hint: see `cloister-release measure --help` for an example\n",
     );
-    let hint = "leave --uki out for the digest of the firmware; give --kernel for what QEMU gets by \
-        -kernel, be it a UKI; a UKI on a disk is in what --platform tpm predicts";
+    let hint = "leave --uki out for the digest of the firmware; give --kernel for what QEMU gets \
+        by -kernel, be it a UKI; a UKI on a disk is in what --platform tpm predicts";
     fails(
         "--platform snp --vcpus 1 --firmware ovmf.fd --uki cloister.efi",
         &format!("error: a UKI on a disk is not in the launch digest of SEV-SNP\n hint: {hint}\n"),

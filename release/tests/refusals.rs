@@ -1,5 +1,5 @@
-//! Input that is refused, each by the error that names its fault; what a whole file of its own holds
-//! stands in `mutations.rs` and `pe.rs`.
+//! Input that is refused, each by the error that names its fault; damaged files stand in
+//! `mutations.rs` and `pe.rs`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -33,9 +33,9 @@ type Outcome = Result<Report, Failure>;
       --uki build/site/cloister.efi --disk build/site/disk.img --event-log ccel.bin
   cloister-release measure --list
 
-tpm: registers 4, 9, 11, 12 and 13 follow from the UKI; the others up to 15 are judged by their event
-log, and shown from one that is given. snp: the launch digest. tdx: MRTD and RTMR0 to RTMR2; what does not follow from
-the artifacts is named and not guessed. See docs/measuring.md.")]
+tpm: registers 4, 9, 11, 12 and 13 follow from the UKI; the others up to 15 are judged by their
+event log, and shown from one that is given. snp: the launch digest. tdx: MRTD and RTMR0 to RTMR2;
+what does not follow from the artifacts is named and not guessed. See docs/measuring.md.")]
 pub(super) struct MeasureArguments {
     /// What measures: snp, tdx or tpm; tpm where only --uki is given.
     #[arg(long, value_name = "NAME", value_parser = options::platform)]
