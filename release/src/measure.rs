@@ -24,6 +24,7 @@ pub mod id_block;
 pub mod kernel_hashes;
 pub mod linux;
 pub mod machines;
+pub mod rtmr0;
 pub mod sev;
 pub mod snp;
 pub mod tdvf;

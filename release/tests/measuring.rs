@@ -222,6 +222,27 @@ fn registers_of_tdx_are_named_by_how_the_vmm_works() {
         .collect();
     let names = ["ACPI table-loader", "ACPI RSDP", "ACPI tables"];
     assert_eq!(whats, names.map(|name| (name, "computed")));
+    // Without a log, of a direct boot: the small firmware's volume is none that is known, so a word
+    // is put where an empty store has it.
+    let alone = format!("{line} --acpi acpi");
+    let refused: Vec<_> = alone.split_whitespace().collect();
+    folder.fails(
+        &refused,
+        "error: the firmware brings variables of its own: RTMR0 is not predicted without a log\n \
+         hint: give --event-log of a boot of the same shape\n",
+    );
+    let mut empty = ovmf::firmware();
+    empty[48..50].copy_from_slice(&72u16.to_le_bytes());
+    empty[100..102].fill(0xff);
+    folder.write("empty.fd", &empty);
+    let alone = folder.done(&alone.replace("ovmf.fd", "empty.fd"));
+    assert!(is_hex(&alone["rtmr0"]["menu_uiapp"]));
+    let events = alone["events"].as_array().unwrap().iter();
+    let zero: Vec<_> = events
+        .filter(|event| event["register"] == "rtmr0")
+        .collect();
+    assert_eq!(zero.len(), 13);
+    assert!(zero.iter().all(|event| event["source"] == "computed"));
     folder.write("acpi/table-loader", b"nothing");
     let words = format!("{line} --event-log ccel --acpi acpi");
     folder.fails(

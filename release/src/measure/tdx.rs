@@ -94,6 +94,9 @@ pub enum TdxError {
     /// The firmware's metadata.
     #[error(transparent)]
     Tdvf(#[from] TdvfError),
+    /// Variables whose values are measured one by one.
+    #[error("the firmware brings variables of its own: RTMR0 is not predicted without a log")]
+    Variables,
     /// A log that is no recording of a boot under TDX.
     #[error("the event log has no events of RTMR0 with a SHA-384 bank: it is not of TDX")]
     Log,

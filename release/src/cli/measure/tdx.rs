@@ -8,6 +8,7 @@ use release::measure::boot::Artifact;
 use release::measure::eventlog::{EventLog, MAX_LOG_BYTES};
 use release::measure::firmware::{Firmware, MAX_FIRMWARE_BYTES};
 use release::measure::machines::Platform;
+use release::measure::rtmr0::direct_events;
 use release::measure::snp::Vmm;
 use release::measure::tdvf::{PageOrder, Tdvf};
 use release::measure::tdx::{
@@ -126,19 +127,6 @@ fn rtmr0(
     table: &mut Table,
     shown: &mut Shown,
 ) -> Result<(), Failure> {
-    let Some(path) = &arguments.event_log else {
-        shown.missing(
-            "RTMR0",
-            "give --event-log of a boot of the same shape, for its ACPI tables",
-        );
-        return Ok(());
-    };
-    let bytes = read(path, MAX_LOG_BYTES)?;
-    table.file("event log", path, &Artifact::of(&bytes));
-    let log = EventLog::parse(&bytes).map_err(|error| {
-        let hint = "give a copy of /sys/firmware/acpi/tables/data/CCEL";
-        Failure::input(path, &error, hint)
-    })?;
     let acpi = match &arguments.acpi {
         Some(folder) => Some(acpi(folder, table)?),
         None => None,
@@ -147,6 +135,32 @@ fn rtmr0(
     let computable = tdvf
         .zip(options.memory_bytes)
         .filter(|_| options.vmm == Vmm::Qemu);
+    let Some(path) = &arguments.event_log else {
+        let direct = arguments.kernel.is_some();
+        let Some(((tdvf, memory), acpi)) = computable.zip(acpi).filter(|_| direct) else {
+            let next = "give --event-log of a boot of the same shape; of a direct boot under QEMU \
+                --firmware, --memory and --acpi will do";
+            shown.missing("RTMR0", next);
+            return Ok(());
+        };
+        let events = direct_events(tdvf, memory, &acpi)?;
+        if let Some(value) = replay(&events).get(&0) {
+            table.text_line("RTMR0, menu UiApp", &value.to_string());
+            table.value("rtmr0", json!({ "menu_uiapp": value }));
+        }
+        table.note(
+            "RTMR0 menu UiApp: a firmware whose one boot option is its menu under that name, as \
+             OVMF's was in the logs of dstack; for another, --event-log",
+        );
+        shown.events.extend(events);
+        return Ok(());
+    };
+    let bytes = read(path, MAX_LOG_BYTES)?;
+    table.file("event log", path, &Artifact::of(&bytes));
+    let log = EventLog::parse(&bytes).map_err(|error| {
+        let hint = "give a copy of /sys/firmware/acpi/tables/data/CCEL";
+        Failure::input(path, &error, hint)
+    })?;
     let events = rtmr0_events(&log, computable, acpi.as_ref())?;
     if let Some(value) = replay(&events).get(&0) {
         table.line("RTMR0", &value.to_string());
@@ -280,6 +294,7 @@ impl From<TdxError> for Failure {
             TdxError::Read(_) => "check the file, and that it is yours to read",
             TdxError::Kernel(_) | TdxError::Pe(_) => "give a vmlinuz with an EFI stub",
             TdxError::Tdvf(_) => "give the --firmware and --memory of the VM",
+            TdxError::Variables => "give --event-log of a boot of the same shape",
             TdxError::Log => "give a copy of /sys/firmware/acpi/tables/data/CCEL",
             TdxError::Acpi { .. } => "give tables and log of one machine: a TPM adds an event",
         };
