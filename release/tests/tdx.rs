@@ -128,8 +128,8 @@ fn rtmr0_that_a_processor_signed_is_predicted_with_computed_memory() {
         .iter()
         .filter(|event| event.source == Source::Computed);
     assert_eq!(computed.count(), 3);
-    // Without the log: all but the volume of that firmware, which is not here, and the tables of that
-    // QEMU follow from what is known beforehand.
+    // Without the log: all but the volume of that firmware, which is not here, and the tables of
+    // that QEMU follow from what is known beforehand.
     assert_eq!(
         direct_events(&tdvf, 64 << 30, &tables),
         Err(TdxError::Variables)

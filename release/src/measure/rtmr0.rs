@@ -8,9 +8,9 @@
 //! ```
 //!
 //! References: UEFI, 3.1.3 for load options and 32.3 for Secure Boot's variables; TCG, "PC Client
-//! Platform Firmware Profile", UEFI_VARIABLE_DATA. It holds for a firmware that brings no variables,
-//! whose only boot option is its menu under the name `UiApp`; whether it calls it so cannot be seen
-//! in its file.
+//! Platform Firmware Profile", UEFI_VARIABLE_DATA. It holds for a firmware that brings no
+//! variables, whose only boot option is its menu under the name `UiApp`; whether it calls it so
+//! cannot be seen in its file.
 
 use attest::Digest;
 

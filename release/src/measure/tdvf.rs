@@ -160,8 +160,8 @@ impl<'a> Tdvf<'a> {
         }
     }
 
-    /// Whether the configuration volume holds a variable: volume header, its length u16 at 48 ‖ store
-    /// header 28 ‖ variables, each beginning 0x55aa.
+    /// Whether the configuration volume holds a variable: volume header, its length u16 at 48 ‖
+    /// store header 28 ‖ variables, each beginning 0x55aa.
     pub fn has_variables(&self) -> Result<bool, TdvfError> {
         let data = self.one(1)?.data;
         let start = u16_at(data, 48).map(|length| usize::from(length) + 28);
