@@ -15,7 +15,10 @@ main() {
         echo "SKIPPED, not fuzzed: no Rust toolchain here" >&2
         exit 0
     fi
-    command -v c++ >/dev/null || die "libFuzzer needs a C++ compiler" "install g++"
+    if ! command -v c++ >/dev/null; then
+        echo "SKIPPED, not fuzzed: libFuzzer needs a C++ compiler (g++)" >&2
+        exit 0
+    fi
     say "compiling the fuzz targets"
     mkdir -p "$out"
     RUSTC_WORKSPACE_WRAPPER=$PWD/tests/fuzzer/instrument.sh image/cargo.sh build --quiet --locked \
