@@ -1,5 +1,5 @@
 # The two commands of a fresh machine: `make demo` and `make test`. The rest are their parts.
-.PHONY: demo asked test test-reproduce lint unit reproduce programs tools image image-nix relock
+.PHONY: demo asked test test-reproduce lint unit fuzz reproduce programs tools image image-nix relock
 
 # cargo.sh builds for this target, so that programs stand in one place whoever built them.
 programs_dir := target/x86_64-unknown-linux-gnu/debug
@@ -26,8 +26,9 @@ programs:
 	image/cargo.sh build --locked -p cloister-client -p cloister-release -p cloister-verity \
 		-p cloister-tests --bins
 
-# Everything that we assert: the house rules, every room, the image built twice, booted machines.
-test: lint unit
+# Everything that we assert: the house rules, every room, the image built twice, booted machines, and
+# each parser of foreign bytes for some seconds under libFuzzer.
+test: lint unit fuzz
 
 # Linters come with a Rust toolchain of the host; the locked compiler has none.
 lint:
@@ -43,6 +44,11 @@ endif
 unit: image
 	image/cargo.sh build --workspace --bins --locked
 	image/cargo.sh test --workspace --locked
+
+# Each fuzz target for SECONDS, guided by coverage; TARGETS="release-pe …" for some of them.
+SECONDS ?= 10
+fuzz:
+	tests/fuzzer/run.sh $(SECONDS) $(TARGETS)
 
 # What takes too long for every change: the image built a second way in Nix's sandbox, twice, to the
 # same bits.

@@ -45,9 +45,9 @@ sources() {
     } | sort -u
 }
 
-# Those of the workspace; a fuzz folder is its own.
+# Those of the workspace.
 manifests() {
-    find . -maxdepth 3 \( -name target -o -name build -o -name fuzz -o -name '.?*' \) -prune \
+    find . -maxdepth 3 \( -name target -o -name build -o -name '.?*' \) -prune \
         -o -name Cargo.toml -printf '%P\n'
 }
 

@@ -335,7 +335,14 @@ fn pure_rooms_do_no_io() {
 
 #[test]
 fn every_room_that_parses_foreign_bytes_has_fuzz_targets() {
-    let rooms = ["attest", "channel", "inference", "release", "verity"];
+    let rooms = [
+        "agent",
+        "attest",
+        "channel",
+        "inference",
+        "release",
+        "verity",
+    ];
     let missing = rooms.iter().filter(|room| {
         !fs::read_dir(root().join(room).join("fuzz/fuzz_targets"))
             .is_ok_and(|mut entries| entries.next().is_some())

@@ -3,6 +3,7 @@
 mod arguments;
 mod audit;
 mod commands;
+mod dump_acpi;
 mod explain;
 mod failure;
 mod measure;
@@ -49,6 +50,7 @@ fn execute(command: &Command) -> Result<Report, Failure> {
     match command {
         Command::Assemble(arguments) => commands::assemble(arguments),
         Command::Attach(arguments) => commands::attach(arguments),
+        Command::DumpAcpi(arguments) => dump_acpi::run(arguments),
         Command::ExplainMismatch(arguments) => explain::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
         Command::Keygen(arguments) => commands::keygen(arguments),

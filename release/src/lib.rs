@@ -20,6 +20,7 @@
 //! The formats of statement, envelope, checkpoint and bundle, and their verification, are
 //! [`attest::release`]'s: here they are only made.
 
+pub mod acpi;
 pub mod assemble;
 pub mod bill;
 pub mod command_line;

@@ -12,7 +12,9 @@
 //! Client Platform Firmware Profile"; systemd-stub(7). Registers 0 to 3 and 5 to 8 are firmware's
 //! and are judged by their event log.
 
+pub mod acpi;
 pub mod boot;
+pub mod bytes;
 pub mod cpu;
 pub mod eventlog;
 pub mod explain;
@@ -22,6 +24,7 @@ pub mod id_block;
 pub mod kernel_hashes;
 pub mod linux;
 pub mod machines;
+pub mod rtmr0;
 pub mod sev;
 pub mod snp;
 pub mod tdvf;
@@ -30,6 +33,8 @@ pub mod vmsa;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
 
 use attest::Digest;
 use attest::configuration::MAX_CONFIGURATION_BYTES;
@@ -39,7 +44,8 @@ use verity::VolumeRef;
 
 use crate::command_line::{CommandLine, CommandLineError};
 use crate::cpio;
-use crate::pe::{Image, PeError};
+use crate::pe::{self, PeError};
+use bytes::{Bytes, Part};
 
 /// Sections that the stub measures into PCR 11, in its order, of those that we build.
 const MEASURED: [&str; 6] = [".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"];
@@ -47,10 +53,28 @@ const MEASURED: [&str; 6] = [".linux", ".osrel", ".cmdline", ".initrd", ".uname"
 const STUB_OWN: [&str; 5] = [".text", ".rodata", ".data", ".sdmagic", ".reloc"];
 /// The registers that are predicted.
 pub const PCRS: [u8; 5] = [4, 9, 11, 12, 13];
+/// The registers up to 15 that do not follow from a UKI, and whose they are. Their event log says
+/// what went into them.
+pub const OTHERS: [(u8, &str); 11] = [
+    (0, "firmware: its version and code"),
+    (1, "firmware: settings, ACPI tables, boot order"),
+    (2, "firmware: drivers and option ROMs"),
+    (3, "firmware: settings of drivers"),
+    (5, "firmware: partition table, actions of booting"),
+    (6, "firmware: the maker's own"),
+    (7, "firmware: Secure Boot"),
+    (8, "a boot loader, of which a UKI needs none"),
+    (10, "kernel: files that it measures by itself (IMA)"),
+    (14, "shim, of which a UKI needs none"),
+    (15, "user space"),
+];
 /// Path of the configuration in the initrd.
 pub const CONFIGURATION_PATH: &str = "cloister/config.toml";
 /// Most bytes of an initrd's last archive: the largest configuration and its headers.
 const LAST_ARCHIVE_BYTES: usize = MAX_CONFIGURATION_BYTES + 1024;
+
+/// Most bytes of a section that is read as text.
+const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// What one UKI is measured as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +127,12 @@ pub enum MeasureError {
     /// A section that every release has is missing, repeated or cut short.
     #[error("the UKI does not have exactly one whole section {0}")]
     Section(&'static str),
+    /// A section of text is larger than any text.
+    #[error("the section {0} of the UKI has {1} bytes; {MAX_TEXT_BYTES} are the most")]
+    LargeSection(&'static str, usize),
+    /// The file cannot be read.
+    #[error("the UKI cannot be read: {0}")]
+    Read(io::ErrorKind),
     /// A section whose effect on the registers is not known here.
     #[error("the UKI has a section {0}, which no release has: its effect is not predicted")]
     UnknownSection(String),
@@ -129,13 +159,30 @@ pub enum MeasureError {
 struct Input<'a> {
     pcr: u8,
     what: String,
-    pieces: Vec<Cow<'a, [u8]>>,
+    pieces: Vec<Piece<'a>>,
 }
+
+/// A part of it.
+enum Piece<'a> {
+    /// Made here.
+    Own(Cow<'a, [u8]>),
+    /// Of the file.
+    File(Range<usize>),
+}
+
+/// Where the sections stand in the file.
+type Sections = BTreeMap<&'static str, Range<usize>>;
 
 /// Predicts the registers after a boot of `uki`. `phases` are the words that user space extends
 /// into PCR 11 (by systemd-pcrphase) before anybody asks; an image without that unit has none.
 pub fn measure(uki: &[u8], phases: &[String]) -> Result<Measurement, MeasureError> {
-    let image = Image::parse(uki).map_err(MeasureError::Uki)?;
+    measure_file(&uki, phases)
+}
+
+/// The same of a file, which is never held in memory as a whole.
+pub fn measure_file(uki: &dyn Bytes, phases: &[String]) -> Result<Measurement, MeasureError> {
+    let file_bytes = uki.length()?;
+    let image = bytes::layout(uki)?.map_err(MeasureError::Uki)?;
     let known = |name: &str| MEASURED.contains(&name) || STUB_OWN.contains(&name);
     if let Some(section) = image
         .sections()
@@ -144,24 +191,29 @@ pub fn measure(uki: &[u8], phases: &[String]) -> Result<Measurement, MeasureErro
     {
         return Err(MeasureError::UnknownSection(section.name.clone()));
     }
-    let mut contents = BTreeMap::new();
+    let mut sections = Sections::new();
     for name in MEASURED {
         let section = image.section(name).ok_or(MeasureError::Section(name))?;
-        let data = image.contents(section).ok_or(MeasureError::Section(name))?;
-        contents.insert(name, data);
+        let range = image.contents(section).ok_or(MeasureError::Section(name))?;
+        sections.insert(name, range);
     }
-    let command_line = CommandLine::parse(contents[".cmdline"])?;
-    let configuration = configuration(&command_line, contents[".initrd"])?;
-    let kernel = Image::parse(contents[".linux"]).map_err(MeasureError::Kernel)?;
+    let command_line = CommandLine::parse(&text(uki, &sections, ".cmdline")?)?;
+    let configuration = configuration(uki, &command_line, sections[".initrd"].clone())?;
+    let kernel = Part {
+        whole: uki,
+        range: sections[".linux"].clone(),
+    };
+    let kernel = bytes::layout(&kernel)?.map_err(MeasureError::Kernel)?;
 
-    let mut inputs = boot_inputs(&image, &kernel);
-    inputs.extend(handover_inputs(&command_line, &contents));
-    inputs.extend(section_inputs(&contents));
+    let os_release = text(uki, &sections, ".osrel")?;
+    let mut inputs = boot_inputs(&image, &kernel, sections[".linux"].start);
+    inputs.extend(handover_inputs(&command_line, &sections, &os_release));
+    inputs.extend(section_inputs(&sections));
     inputs.extend(phase_inputs(phases)?);
-    let events = hash(&inputs);
+    let (file_sha256, events) = hash(uki, &inputs)?;
     Ok(Measurement {
-        file_sha256: Digest::sha256(uki),
-        file_bytes: uki.len(),
+        file_sha256,
+        file_bytes,
         root: command_line.root(),
         command_line,
         configuration,
@@ -170,10 +222,28 @@ pub fn measure(uki: &[u8], phases: &[String]) -> Result<Measurement, MeasureErro
     })
 }
 
+/// A section that is small enough to be held.
+fn text(uki: &dyn Bytes, sections: &Sections, name: &'static str) -> Result<Vec<u8>, MeasureError> {
+    let range = sections[name].clone();
+    match range.len() > MAX_TEXT_BYTES {
+        true => Err(MeasureError::LargeSection(name, range.len())),
+        false => Ok(bytes::read(uki, range)?),
+    }
+}
+
 /// The configuration at an initrd's end, checked against the command line.
-fn configuration(command_line: &CommandLine, initrd: &[u8]) -> Result<Digest<32>, MeasureError> {
+fn configuration(
+    uki: &dyn Bytes,
+    command_line: &CommandLine,
+    initrd: Range<usize>,
+) -> Result<Digest<32>, MeasureError> {
     let expected = command_line.configuration();
-    let archive = cpio::last_archive(initrd, LAST_ARCHIVE_BYTES);
+    if !initrd.len().is_multiple_of(4) {
+        return Err(MeasureError::NoConfiguration);
+    }
+    let tail = initrd.len().min(LAST_ARCHIVE_BYTES & !3);
+    let tail = bytes::read(uki, initrd.end - tail..initrd.end)?;
+    let archive = cpio::last_archive(&tail, LAST_ARCHIVE_BYTES);
     let archive = archive.ok_or(MeasureError::NoConfiguration)?;
     let found = match &archive[..] {
         [folder, file] if folder.path == "cloister" && file.path == CONFIGURATION_PATH => {
@@ -204,9 +274,16 @@ pub fn configuration_archive(file: &[u8]) -> Vec<u8> {
 }
 
 /// PCR 4: the programs that the firmware starts.
-fn boot_inputs<'a>(image: &Image<'a>, kernel: &Image<'a>) -> Vec<Input<'a>> {
+fn boot_inputs(
+    image: &pe::Layout,
+    kernel: &pe::Layout,
+    kernel_start: usize,
+) -> Vec<Input<'static>> {
     let attempt = b"Calling EFI Application from Boot Option";
-    let pieces = |image: &Image<'a>| image.authenticode_pieces().map(Cow::Borrowed).to_vec();
+    let pieces = |image: &pe::Layout, start: usize| {
+        let piece = |range: Range<usize>| Piece::File(start + range.start..start + range.end);
+        image.authenticode().map(piece).into()
+    };
     vec![
         input(
             4,
@@ -217,52 +294,56 @@ fn boot_inputs<'a>(image: &Image<'a>, kernel: &Image<'a>) -> Vec<Input<'a>> {
         Input {
             pcr: 4,
             what: "UKI, Authenticode digest".to_owned(),
-            pieces: pieces(image),
+            pieces: pieces(image, 0),
         },
         Input {
             pcr: 4,
             what: "kernel (.linux), Authenticode digest".to_owned(),
-            pieces: pieces(kernel),
+            pieces: pieces(kernel, kernel_start),
         },
     ]
 }
 
 /// PCR 9: what the kernel's EFI stub takes over.
-fn handover_inputs<'a>(
+fn handover_inputs(
     command_line: &CommandLine,
-    contents: &BTreeMap<&str, &'a [u8]>,
-) -> Vec<Input<'a>> {
-    let initrd = contents[".initrd"];
+    sections: &Sections,
+    os_release: &[u8],
+) -> Vec<Input<'static>> {
+    let initrd = sections[".initrd"].clone();
     vec![
         Input {
             pcr: 9,
             what: "command line, UTF-16 with NUL".to_owned(),
-            pieces: vec![Cow::Owned(command_line.to_load_options())],
+            pieces: vec![Piece::Own(Cow::Owned(command_line.to_load_options()))],
         },
         Input {
             pcr: 9,
             what: "initrd: .initrd, then .extra/os-release from .osrel".to_owned(),
             pieces: vec![
-                Cow::Borrowed(initrd),
-                Cow::Borrowed(cpio::padding(initrd.len())),
-                Cow::Owned(cpio::stub_extra("os-release", contents[".osrel"])),
+                Piece::File(initrd.clone()),
+                Piece::Own(Cow::Borrowed(cpio::padding(initrd.len()))),
+                Piece::Own(Cow::Owned(cpio::stub_extra("os-release", os_release))),
             ],
         },
     ]
 }
 
 /// PCR 11: the stub's own account of the UKI's sections.
-fn section_inputs<'a>(contents: &BTreeMap<&str, &'a [u8]>) -> Vec<Input<'a>> {
+fn section_inputs(sections: &Sections) -> Vec<Input<'static>> {
     let mut inputs = Vec::new();
     for name in MEASURED {
-        let data = contents[name];
+        let range = sections[name].clone();
         inputs.push(Input {
             pcr: 11,
             what: format!("name of {name}"),
-            pieces: vec![Cow::Owned([name.as_bytes(), &[0]].concat())],
+            pieces: vec![Piece::Own(Cow::Owned([name.as_bytes(), &[0]].concat()))],
         });
-        let what = format!("contents of {name}, {} bytes", data.len());
-        inputs.push(input(11, &what, data));
+        inputs.push(Input {
+            pcr: 11,
+            what: format!("contents of {name}, {} bytes", range.len()),
+            pieces: vec![Piece::File(range)],
+        });
     }
     inputs
 }
@@ -283,43 +364,52 @@ fn input<'a>(pcr: u8, what: &str, data: &'a [u8]) -> Input<'a> {
     Input {
         pcr,
         what: what.to_owned(),
-        pieces: vec![Cow::Borrowed(data)],
+        pieces: vec![Piece::Own(Cow::Borrowed(data))],
     }
-}
-
-/// Hashes pieces as if they stood one behind the other.
-fn digest_of_pieces<D: sha2::Digest, const N: usize>(
-    pieces: impl IntoIterator<Item = impl AsRef<[u8]>>,
-) -> Digest<N> {
-    let mut hasher = D::new();
-    let mut digest = [0; N];
-    pieces.into_iter().for_each(|piece| hasher.update(piece));
-    digest.copy_from_slice(&hasher.finalize());
-    Digest(digest)
 }
 
 /// Hashes everything, one bank on a thread of its own.
-fn hash(inputs: &[Input<'_>]) -> Vec<Event> {
-    fn bank<D: sha2::Digest, const N: usize>(inputs: &[Input<'_>]) -> Vec<Digest<N>> {
-        let one = |input: &Input<'_>| digest_of_pieces::<D, N>(&input.pieces);
+fn hash(uki: &dyn Bytes, inputs: &[Input<'_>]) -> io::Result<(Digest<32>, Vec<Event>)> {
+    fn bank<D: sha2::Digest, const N: usize>(
+        uki: &dyn Bytes,
+        inputs: &[Input<'_>],
+    ) -> io::Result<Vec<Digest<N>>> {
+        let one = |input: &Input<'_>| {
+            let mut hash = D::new();
+            for piece in &input.pieces {
+                match piece {
+                    Piece::Own(bytes) => hash.update(bytes),
+                    Piece::File(range) => bytes::update(&mut hash, uki, range.clone())?,
+                }
+            }
+            let mut digest = [0; N];
+            digest.copy_from_slice(&hash.finalize());
+            Ok(Digest(digest))
+        };
         inputs.iter().map(one).collect()
     }
     let (sha256, sha384) = std::thread::scope(|scope| {
-        let sha256 = scope.spawn(|| bank::<Sha256, 32>(inputs));
-        let sha384 = bank::<Sha384, 48>(inputs);
-        let sha256 = sha256.join();
-        (
-            sha256.unwrap_or_else(|_| bank::<Sha256, 32>(inputs)),
-            sha384,
-        )
+        let sha256 = scope.spawn(|| {
+            let file = bytes::sha256(uki)?;
+            Ok::<_, io::Error>((file, bank::<Sha256, 32>(uki, inputs)?))
+        });
+        let sha384 = bank::<Sha384, 48>(uki, inputs);
+        (sha256.join(), sha384)
     });
-    let digests = sha256.into_iter().zip(sha384);
+    let (file, sha256) = sha256.map_err(|_| io::ErrorKind::Other)??;
+    let digests = sha256.into_iter().zip(sha384?);
     let event = |(input, (sha256, sha384)): (&Input<'_>, _)| Event {
         pcr: input.pcr,
         what: input.what.clone(),
         digests: Digests { sha256, sha384 },
     };
-    inputs.iter().zip(digests).map(event).collect()
+    Ok((file, inputs.iter().zip(digests).map(event).collect()))
+}
+
+impl From<io::Error> for MeasureError {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error.kind())
+    }
 }
 
 /// Extends every event into its register; a register without one stays zero.

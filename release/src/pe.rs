@@ -19,10 +19,20 @@ pub const SECTION_HEADER_BYTES: usize = 40;
 /// Most sections that a PE loader accepts.
 const MAX_SECTIONS: usize = 96;
 
+/// Bytes of a file's beginning in which all headers must lie.
+pub const HEAD_BYTES: usize = 1 << 20;
+
 /// A PE32+ image whose layout has been checked.
 #[derive(Debug, Clone)]
 pub struct Image<'a> {
     bytes: &'a [u8],
+    layout: Layout,
+}
+
+/// Where everything stands in an image.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    length: usize,
     headers: Headers,
     sections: Vec<Section>,
 }
@@ -133,31 +143,22 @@ impl std::fmt::Display for Part {
     }
 }
 
-impl<'a> Image<'a> {
-    /// Reads and checks an image.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, PeError> {
-        let (headers, count) = parse_headers(bytes)?;
+impl Layout {
+    /// Reads and checks the headers of a file of `length` bytes. `head` is its beginning,
+    /// [`HEAD_BYTES`] of it or all.
+    pub fn parse(head: &[u8], length: usize) -> Result<Self, PeError> {
+        let (headers, count) = parse_headers(head, length)?;
         let mut sections = Vec::with_capacity(count);
         for index in 0..count {
-            sections.push(parse_section(bytes, &headers, index)?);
+            sections.push(parse_section(head, length, &headers, index)?);
         }
         check_memory(&headers, &sections)?;
-        check_file(bytes, &headers, &sections)?;
+        check_file(length, &headers, &sections)?;
         Ok(Self {
-            bytes,
+            length,
             headers,
             sections,
         })
-    }
-
-    /// The whole file.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
-    }
-
-    /// The headers.
-    pub fn headers(&self) -> &Headers {
-        &self.headers
     }
 
     /// The sections, in the order of the table.
@@ -174,25 +175,64 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// A section's bytes as they stand in memory; `None` where memory holds more than the file.
-    pub fn contents(&self, section: &Section) -> Option<&'a [u8]> {
-        let length = usize::try_from(section.virtual_size).ok()?;
-        self.bytes.get(section.raw.clone())?.get(..length)
+    /// Where in the file a section stands as it is in memory; `None` where memory holds more than
+    /// the file.
+    pub fn contents(&self, section: &Section) -> Option<Range<usize>> {
+        let end = section
+            .raw
+            .start
+            .checked_add(usize::try_from(section.virtual_size).ok()?)?;
+        (end <= section.raw.end).then_some(section.raw.start..end)
     }
 
     /// The pieces of the file over which the Authenticode digest goes, in order: all but the
     /// checksum, the certificate table and its directory entry.
-    pub fn authenticode_pieces(&self) -> [&'a [u8]; 3] {
+    pub fn authenticode(&self) -> [Range<usize>; 3] {
         let checksum = self.headers.optional + 64;
         let directory = self.headers.certificate_directory();
-        let end = self.bytes.len() - self.headers.certificates.len();
+        let end = self.length - self.headers.certificates.len();
         // `parse` has checked that the optional header holds both fields and that the file
         // has no gap, so that hashing it in one piece equals hashing section by section.
-        [
-            self.bytes.get(..checksum).unwrap_or_default(),
-            self.bytes.get(checksum + 4..directory).unwrap_or_default(),
-            self.bytes.get(directory + 8..end).unwrap_or_default(),
-        ]
+        [0..checksum, checksum + 4..directory, directory + 8..end]
+    }
+}
+
+impl<'a> Image<'a> {
+    /// Reads and checks an image.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, PeError> {
+        let layout = Layout::parse(bytes, bytes.len())?;
+        Ok(Self { bytes, layout })
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The headers.
+    pub fn headers(&self) -> &Headers {
+        &self.layout.headers
+    }
+
+    /// The sections, in the order of the table.
+    pub fn sections(&self) -> &[Section] {
+        self.layout.sections()
+    }
+
+    /// The only section of that name; `None` where there is none or more than one.
+    pub fn section(&self, name: &str) -> Option<&Section> {
+        self.layout.section(name)
+    }
+
+    /// A section's bytes as they stand in memory; `None` where memory holds more than the file.
+    pub fn contents(&self, section: &Section) -> Option<&'a [u8]> {
+        self.bytes.get(self.layout.contents(section)?)
+    }
+
+    /// The pieces of the file over which the Authenticode digest goes, in order.
+    pub fn authenticode_pieces(&self) -> [&'a [u8]; 3] {
+        let piece = |range| self.bytes.get(range).unwrap_or_default();
+        self.layout.authenticode().map(piece)
     }
 }
 
@@ -203,7 +243,7 @@ impl Headers {
     }
 }
 
-fn parse_headers(bytes: &[u8]) -> Result<(Headers, usize), PeError> {
+fn parse_headers(bytes: &[u8], length: usize) -> Result<(Headers, usize), PeError> {
     let pe = u32_at(bytes, 0x3c).ok_or(PeError::Truncated(Part::DosHeader))? as usize;
     if bytes.get(..2) != Some(b"MZ") {
         return Err(PeError::Magic(Part::DosHeader));
@@ -224,7 +264,7 @@ fn parse_headers(bytes: &[u8]) -> Result<(Headers, usize), PeError> {
     if !(1..=MAX_SECTIONS).contains(&count) {
         return Err(PeError::SectionCount(count));
     }
-    let headers = parse_optional_header(bytes, coff, optional, section_table)?;
+    let headers = parse_optional_header(bytes, length, coff, optional, section_table)?;
     let needed = section_table + count * SECTION_HEADER_BYTES;
     if headers.size_of_headers < needed {
         return Err(PeError::HeaderSize {
@@ -232,7 +272,7 @@ fn parse_headers(bytes: &[u8]) -> Result<(Headers, usize), PeError> {
             needed,
         });
     }
-    if headers.size_of_headers > bytes.len() {
+    if headers.size_of_headers > length {
         return Err(PeError::Truncated(Part::SectionTable));
     }
     Ok((headers, count))
@@ -240,6 +280,7 @@ fn parse_headers(bytes: &[u8]) -> Result<(Headers, usize), PeError> {
 
 fn parse_optional_header(
     bytes: &[u8],
+    file_bytes: usize,
     coff: usize,
     optional: usize,
     section_table: usize,
@@ -268,9 +309,9 @@ fn parse_optional_header(
     let start = field(112 + 4 * 8)? as usize;
     let length = field(112 + 4 * 8 + 4)? as usize;
     let certificates = match (start, length) {
-        (0, 0) => bytes.len()..bytes.len(),
-        _ if start.is_multiple_of(8) && start.checked_add(length) == Some(bytes.len()) => {
-            start..bytes.len()
+        (0, 0) => file_bytes..file_bytes,
+        _ if start.is_multiple_of(8) && start.checked_add(length) == Some(file_bytes) => {
+            start..file_bytes
         }
         _ => return Err(PeError::Certificates),
     };
@@ -286,7 +327,12 @@ fn parse_optional_header(
     })
 }
 
-fn parse_section(bytes: &[u8], headers: &Headers, index: usize) -> Result<Section, PeError> {
+fn parse_section(
+    bytes: &[u8],
+    file_bytes: usize,
+    headers: &Headers,
+    index: usize,
+) -> Result<Section, PeError> {
     const TRUNCATED: PeError = PeError::Truncated(Part::SectionTable);
     let at = headers.section_table + index * SECTION_HEADER_BYTES;
     let field = |offset| u32_at(bytes, at + offset).ok_or(TRUNCATED);
@@ -300,7 +346,7 @@ fn parse_section(bytes: &[u8], headers: &Headers, index: usize) -> Result<Sectio
     let (raw_bytes, raw_start) = (field(16)? as usize, field(20)? as usize);
     let raw_end = raw_start
         .checked_add(raw_bytes)
-        .filter(|&end| end <= bytes.len());
+        .filter(|&end| end <= file_bytes);
     let raw_end = raw_end.ok_or(PeError::Truncated(Part::Section(index)))?;
     Ok(Section {
         name: String::from_utf8_lossy(name).into_owned(),
@@ -328,7 +374,7 @@ fn check_memory(headers: &Headers, sections: &[Section]) -> Result<(), PeError> 
 }
 
 /// Sections' data follow each other in the file without a gap, from the end of the headers.
-fn check_file(bytes: &[u8], headers: &Headers, sections: &[Section]) -> Result<(), PeError> {
+fn check_file(file_bytes: usize, headers: &Headers, sections: &[Section]) -> Result<(), PeError> {
     let mut order: Vec<usize> = (0..sections.len()).collect();
     order.retain(|&index| !sections[index].raw.is_empty());
     order.sort_by_key(|&index| sections[index].raw.start);
@@ -339,7 +385,7 @@ fn check_file(bytes: &[u8], headers: &Headers, sections: &[Section]) -> Result<(
         }
         end = sections[index].raw.end;
     }
-    let limit = bytes.len() - headers.certificates.len();
+    let limit = file_bytes - headers.certificates.len();
     if end > limit {
         return Err(PeError::Certificates);
     }

@@ -132,6 +132,43 @@ fn a_uki_alone_is_measured_as_before_and_into_rtmr2() {
     assert_eq!(missing.keys().collect::<Vec<_>>(), ["rtmr0", "rtmr1"]);
 }
 
+/// All registers of a TPM up to 15: five predicted, the others named, with a log's values.
+#[test]
+fn what_a_uki_does_not_tell_is_named_and_taken_from_a_log() {
+    let folder = Folder::new();
+    let report = folder.done("--uki cloister.efi");
+    let mut all: Vec<String> = report["registers"]["sha384"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(|name| name.trim_start_matches("pcr").to_owned())
+        .collect();
+    let others = report["not_predicted"].as_object().unwrap();
+    all.extend(
+        others
+            .keys()
+            .map(|name| name.trim_start_matches("pcr").to_owned()),
+    );
+    let mut all: Vec<u8> = all.iter().map(|name| name.parse().unwrap()).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..=15).collect::<Vec<u8>>());
+    assert!(report["recorded"].is_null());
+    folder.write("log", &ovmf::ccel(&[(7, 4, &[0; 4])]));
+    let recorded = folder.done("--uki cloister.efi --event-log log");
+    assert_eq!(recorded["registers"], report["registers"]);
+    let extended = [[0; 48], Digest::sha384(&[0; 4]).0].concat();
+    let pcr7 = &recorded["recorded"]["pcr7"];
+    assert_eq!(pcr7["sha384"], Digest::sha384(&extended).to_string());
+    assert!(pcr7["sha256"].is_null(), "the log has no such bank");
+    let arguments = ["--uki", "cloister.efi", "--event-log", "initrd"];
+    folder.fails(
+        &arguments,
+        "error: initrd: it does not begin as an event log that names its banks (Spec ID \
+         Event03)\n \
+         hint: give a copy of /sys/kernel/security/tpm0/binary_bios_measurements\n",
+    );
+}
+
 #[test]
 fn registers_of_tdx_are_named_by_how_the_vmm_works() {
     let folder = Folder::new();
@@ -172,11 +209,49 @@ fn registers_of_tdx_are_named_by_how_the_vmm_works() {
         ]
     );
     fs::create_dir(folder.0.path().join("acpi")).unwrap();
-    for name in ["table-loader", "rsdp", "tables"] {
+    folder.write("acpi/table-loader", &ovmf::table_loader());
+    for name in ["rsdp", "tables"] {
         folder.write(&format!("acpi/{name}"), name.as_bytes());
     }
     let dumped = folder.done(&format!("{line} --event-log ccel --acpi acpi"));
     assert_ne!(dumped["rtmr0"], with_log["rtmr0"]);
+    let whats: Vec<_> = dumped["events"].as_array().unwrap()[3..6]
+        .iter()
+        .map(|event| (&event["what"], &event["source"]))
+        .map(|(what, source)| (what.as_str().unwrap(), source.as_str().unwrap()))
+        .collect();
+    let names = ["ACPI table-loader", "ACPI RSDP", "ACPI tables"];
+    assert_eq!(whats, names.map(|name| (name, "computed")));
+    // Without a log, of a direct boot: the small firmware's volume is none that is known, so a word
+    // is put where an empty store has it.
+    let alone = format!("{line} --acpi acpi");
+    let refused: Vec<_> = alone.split_whitespace().collect();
+    folder.fails(
+        &refused,
+        "error: the firmware brings variables of its own: RTMR0 is not predicted without a log\n \
+         hint: give --event-log of a boot of the same shape\n",
+    );
+    let mut empty = ovmf::firmware();
+    empty[48..50].copy_from_slice(&72u16.to_le_bytes());
+    empty[100..102].fill(0xff);
+    folder.write("empty.fd", &empty);
+    let alone = folder.done(&alone.replace("ovmf.fd", "empty.fd"));
+    assert!(is_hex(&alone["rtmr0"]["menu_uiapp"]));
+    let events = alone["events"].as_array().unwrap().iter();
+    let zero: Vec<_> = events
+        .filter(|event| event["register"] == "rtmr0")
+        .collect();
+    assert_eq!(zero.len(), 13);
+    assert!(zero.iter().all(|event| event["source"] == "computed"));
+    folder.write("acpi/table-loader", b"nothing");
+    let words = format!("{line} --event-log ccel --acpi acpi");
+    folder.fails(
+        &words.split_whitespace().collect::<Vec<_>>(),
+        "error: acpi/table-loader: 7 bytes are no script of QEMU's (etc/table-loader): its \
+         entries have 128 each\n \
+         hint: give a folder that `cloister-release dump-acpi` made, of a machine without that \
+         device\n",
+    );
 }
 
 #[test]
@@ -189,6 +264,24 @@ fn machines_are_measured_by_name() {
             .iter()
             .any(|machine| machine["name"] == "gcp-c3-standard-8")
     );
+    // What nobody could confirm is marked, for machines and for people.
+    let text = String::from_utf8(folder.run(&["--list"]).stdout).unwrap();
+    let mut unconfirmed = 0;
+    for machine in machines {
+        for source in machine["sources"].as_array().unwrap() {
+            let url = source["url"].as_str().unwrap();
+            let fact = source["fact"].as_str().unwrap();
+            let name = match source["confirmed"].as_bool().unwrap() {
+                true => "source       ",
+                false => "not confirmed",
+            };
+            assert!(text.contains(&format!("{name}  {fact}: {url}\n")), "{fact}");
+            unconfirmed += usize::from(source["confirmed"] == false);
+        }
+    }
+    assert!(unconfirmed > 0);
+    assert!(text.contains("not measured   the NitroTPM, which stands outside the TEE"));
+    assert!(text.contains("not measured   RTMR0 to RTMR3: they are zero on Azure"));
     let named = folder.done("--machine aws-m6a-xlarge --firmware ovmf.fd");
     let spelled = folder.done("--platform snp --vmm ec2 --vcpus 4 --firmware ovmf.fd");
     assert_eq!(named["launch_digest"], spelled["launch_digest"]);
@@ -202,6 +295,65 @@ fn machines_are_measured_by_name() {
         report["notes"]
             .to_string()
             .contains("MRTD: Google's firmware")
+    );
+}
+
+/// The program may have 96 MiB of addresses, and each of the files is larger.
+#[test]
+fn memory_does_not_grow_with_what_is_measured() {
+    use release::pe::{Image, SECTION_HEADER_BYTES};
+    const BYTES: u64 = 128 << 20;
+    let folder = Folder::new();
+    // The last section of a file grows by nothing but zeros, which take no room on the disk.
+    let grow = |name: &str, image: Vec<u8>| {
+        let (mut head, parsed) = (image.clone(), Image::parse(&image).unwrap());
+        let index = parsed.sections().len() - 1;
+        let last = &parsed.sections()[index];
+        assert_eq!(last.raw.end, image.len(), "{name}: {}", last.name);
+        let bytes = BYTES - last.raw.start as u64;
+        let at = parsed.headers().section_table + index * SECTION_HEADER_BYTES;
+        common::put(&mut head, at + 8, u32::try_from(bytes).unwrap());
+        common::put(&mut head, at + 16, u32::try_from(bytes).unwrap());
+        folder.write(name, &head);
+        let file = fs::File::options()
+            .write(true)
+            .open(folder.0.path().join(name));
+        file.unwrap().set_len(BYTES).unwrap();
+    };
+    grow("large-vmlinuz", ovmf::kernel());
+    let uki = common::uki();
+    let image = Image::parse(&uki).unwrap();
+    let contents = |name| (name, image.contents(image.section(name).unwrap()).unwrap());
+    let names = [".osrel", ".cmdline", ".initrd", ".uname", ".sbat", ".linux"];
+    grow("large.efi", common::pe(&names.map(contents), 0));
+    let limited = |line: &str| {
+        let program = env!("CARGO_BIN_EXE_cloister-release");
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -v 98304; exec \"$0\" measure --json $1",
+                program,
+                line,
+            ])
+            .env("MALLOC_ARENA_MAX", "1")
+            .current_dir(folder.0.path())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {stderr}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let direct = "--firmware ovmf.fd --kernel large-vmlinuz --initrd large.efi --memory 4G";
+    let snp = limited(&format!(
+        "--platform snp --vcpus 1 --vcpu-type EPYC {direct}"
+    ));
+    assert_eq!(snp["inputs"]["kernel"]["bytes"], BYTES);
+    let tdx = limited(&format!("--platform tdx {direct}"));
+    assert!(is_hex(&tdx["rtmr1"]["patched"]) && is_hex(&tdx["rtmr1"]["unchanged"]));
+    let tpm = limited("--uki large.efi");
+    assert_ne!(
+        tpm["registers"],
+        folder.done("--uki cloister.efi")["registers"]
     );
 }
 
@@ -275,6 +427,17 @@ fn contradictions_are_refused_with_the_next_step() {
         "--platform snp --firmware ovmf.fd --vcpu-type EPYC",
         "error: --vcpus is missing, which snp needs\n \
          hint: see `cloister-release measure --help` for an example\n",
+    );
+    let hint = "leave --uki out for the digest of the firmware; give --kernel for what QEMU gets \
+        by -kernel, be it a UKI; a UKI on a disk is in what --platform tpm predicts";
+    fails(
+        "--platform snp --vcpus 1 --firmware ovmf.fd --uki cloister.efi",
+        &format!("error: a UKI on a disk is not in the launch digest of SEV-SNP\n hint: {hint}\n"),
+    );
+    fails(
+        "--platform snp --vcpus 1-2 --vcpu-type EPYC --firmware ovmf.fd --id-block",
+        "error: an ID block names one launch digest, and a range of vCPUs has many\n \
+         hint: give one number of --vcpus\n",
     );
     fails(
         "--platform tdx --firmware ovmf.fd --id-block",

@@ -198,6 +198,47 @@ fn what_no_release_has_is_not_measured() {
 }
 
 #[test]
+fn texts_that_are_none_and_files_that_end_are_refused() {
+    use release::measure::bytes::Bytes;
+    let uki = common::uki();
+    let image = Image::parse(&uki).unwrap();
+    let at = image.section(".linux").unwrap().raw.start;
+    // A file that ends after its length was asked for.
+    #[derive(Debug)]
+    struct Shrinking(Vec<u8>, usize);
+    impl Bytes for Shrinking {
+        fn length(&self) -> std::io::Result<usize> {
+            Ok(self.0.len())
+        }
+        fn read_at(&self, at: usize, buffer: &mut [u8]) -> std::io::Result<()> {
+            (&self.0[..self.1]).read_at(at, buffer)
+        }
+    }
+    let end = std::io::ErrorKind::UnexpectedEof;
+    for length in [0, at] {
+        let file = Shrinking(uki.clone(), length);
+        let refused = release::measure::measure_file(&file, &[]);
+        assert_eq!(refused, Err(MeasureError::Read(end)), "{length}");
+    }
+    let line = [
+        b"quiet ".repeat(200_000),
+        line().as_str().as_bytes().to_vec(),
+    ]
+    .concat();
+    let sections: Vec<(&str, &[u8])> =
+        [".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"]
+            .into_iter()
+            .map(|name| match name {
+                ".cmdline" => (name, &line[..]),
+                _ => (name, image.contents(image.section(name).unwrap()).unwrap()),
+            })
+            .collect();
+    let refused = measure(&pe(&sections, 0), &[]);
+    let large = MeasureError::LargeSection(".cmdline", line.len());
+    assert_eq!(refused, Err(large));
+}
+
+#[test]
 fn a_configuration_that_the_command_line_does_not_name_is_refused() {
     let make = |initrd: &[u8]| {
         measure(&build(&stub(), &line(), &kernel(), initrd).unwrap(), &[]).unwrap_err()

@@ -10,13 +10,13 @@ use std::io::Cursor;
 use std::path::Path;
 
 use attest::Digest;
+use release::measure::acpi::AcpiTables;
 use release::measure::eventlog::{Bank, EventLog, first_difference};
 use release::measure::firmware::Firmware;
 use release::measure::gpt;
+use release::measure::rtmr0::direct_events;
 use release::measure::tdvf::{PageOrder, Tdvf, TdvfError};
-use release::measure::tdx::{
-    AcpiTables, Source, TdxError, registers_of_quote, replay, rtmr0_events,
-};
+use release::measure::tdx::{Source, TdxError, registers_of_quote, replay, rtmr0_events};
 use serde_json::Value;
 
 fn read(name: &str) -> Option<Vec<u8>> {
@@ -117,10 +117,10 @@ fn rtmr0_that_a_processor_signed_is_predicted_with_computed_memory() {
         .iter()
         .filter(|event| event.what.contains("ACPI"))
         .collect();
+    let names = ["table-loader", "RSDP", "tables"];
+    let events = names.into_iter().zip(acpi.iter().map(|event| event.digest));
     let tables = AcpiTables {
-        loader: acpi[0].digest,
-        rsdp: acpi[1].digest,
-        tables: acpi[2].digest,
+        events: events.collect(),
     };
     let with_tables = rtmr0_events(&log, None, Some(&tables)).unwrap();
     assert_eq!(replay(&with_tables)[&0], rtmr0);
@@ -128,6 +128,47 @@ fn rtmr0_that_a_processor_signed_is_predicted_with_computed_memory() {
         .iter()
         .filter(|event| event.source == Source::Computed);
     assert_eq!(computed.count(), 3);
+    // Without the log: all but the volume of that firmware, which is not here, and the tables of
+    // that QEMU follow from what is known beforehand.
+    assert_eq!(
+        direct_events(&tdvf, 64 << 30, &tables),
+        Err(TdxError::Variables)
+    );
+    let without = read("snp-measure-ref/OVMF.amdsev.fd").unwrap();
+    let without = Tdvf::parse(&Firmware::parse(&without).unwrap()).unwrap();
+    let mut computed = direct_events(&without, 64 << 30, &tables).unwrap();
+    computed[1].digest = log.sha384(1)[1].1;
+    let digests: Vec<_> = computed.iter().map(|event| event.digest).collect();
+    let logged: Vec<_> = log
+        .sha384(1)
+        .into_iter()
+        .map(|(_, digest)| digest)
+        .collect();
+    assert_eq!(digests[1..], logged[1..]);
+    computed[0].digest = predicted[0].digest;
+    assert_eq!(replay(&computed)[&0], rtmr0);
+    let mut with_tpm = tables.clone();
+    with_tpm.events.push(("TPM's log area", Digest::ZERO));
+    assert_eq!(
+        rtmr0_events(&log, None, Some(&with_tpm)),
+        Err(TdxError::Acpi { found: 3, given: 4 })
+    );
+}
+
+/// Azure's paravisor takes the place of the registers, which stay as the hardware made them.
+#[test]
+fn on_azure_only_the_firmwares_register_is_in_the_quote() {
+    for name in [
+        "openpcc/azure_tdx_report__test_azure_tdx_quote.bin",
+        "trustee/az-tdx-vtpm/td-quote.bin",
+    ] {
+        let Some(quote) = read(name) else {
+            return;
+        };
+        let [mrtd, rtmrs @ ..] = registers_of_quote(&quote).unwrap();
+        assert_ne!(mrtd, Digest::ZERO);
+        assert_eq!(rtmrs, [Digest::ZERO; 4], "{name}");
+    }
 }
 
 #[test]
@@ -154,7 +195,7 @@ fn a_direct_boot_has_the_events_of_recorded_ones() {
     let log = EventLog::parse(&bytes).unwrap();
     let kernel = common::ovmf::kernel();
     let boot = DirectBoot {
-        kernel: &kernel,
+        kernel: &&kernel[..],
         initrd: Some(&release::measure::boot::Artifact::of(b"initrd")),
         command_line: &"quiet".parse().unwrap(),
         memory_bytes: 2 << 30,
@@ -222,6 +263,77 @@ fn real_logs_parse_and_replay() {
             (0..8).all(|register| log.replay(bank, register).is_some()),
             "{name}"
         );
+    }
+}
+
+/// Google's vTPMs, of a VM under SEV-SNP and of one under TDX, and a TD of Google's: registers as
+/// the projects that recorded the logs quoted them (go-eventlog, openpcc). No log of Azure's is
+/// among the vectors.
+#[test]
+fn recorded_logs_replay_to_the_registers_that_their_machines_quoted() {
+    let replayed = |bytes: &[u8], bank, register| -> String {
+        let value = EventLog::parse(bytes).unwrap().replay(bank, register);
+        let value = value.unwrap();
+        let hex = value.iter().map(|byte| format!("{byte:02x}"));
+        hex.collect::<String>()[..32].to_owned()
+    };
+    let separator = "3d458cfe55cc03ea1f443f1562beec8d";
+    let shim = "306f9d8b94f17d93dc6e7cf8f5c79d65";
+    let snp = [
+        (0, "50597a27846e91d025eef597abbc89f7"),
+        (1, "57344e1cc8c6619413df33013a7cd679"),
+        (2, separator),
+        (3, separator),
+        (4, "abe8b3fa6aecb36c2fd93c6f6edde661"),
+        (5, "0b0e1903aeb1bff649b82dba2cdcf5c4"),
+        (6, separator),
+        (7, "33ad69850fb2c7f30b4f8b4bc10ed93f"),
+        (8, "6932a3f71dc55ad3c1a6ac2196eeac26"),
+        (9, "ce08798b283c7a0ddc5e9ad1d602304b"),
+        (14, shim),
+    ];
+    let other = [
+        (0, "0cca9ec161b09288802e5a112255d213"),
+        (1, "2f232b75625eeea98ca57ae8cef11e4c"),
+        (2, "ecd11e957f3b751baf5e1764f1fe56ec"),
+        (3, separator),
+        (4, "1bdc909e09f23d525d17eb72756c7966"),
+        (5, "a5ceb755d043f32431d63e39f5161464"),
+        (8, "d265f43867c6934d4d2e23b8d68e5e21"),
+    ];
+    let td = [
+        (1, "3fa2f61f395b7f5feefb4ec2df61297f"),
+        (2, "f62dbc072bd5d3f3438b7b35c39a727f"),
+        (3, "4969684dc87381fc3b3134176c8d8806"),
+    ];
+    let cases = [
+        (
+            "go-tpm-tools/ubuntu-2404-amd-sevsnp.bin",
+            Bank::Sha256,
+            &snp[..],
+        ),
+        (
+            "openpcc/tcg_eventlog__test_tcg_event_log.bin",
+            Bank::Sha256,
+            &other[..],
+        ),
+        (
+            "go-eventlog/ccel/cos-113-intel-tdx.bin",
+            Bank::Sha384,
+            &td[..],
+        ),
+    ];
+    for (name, bank, registers) in cases {
+        let Some(bytes) = read(name) else {
+            return;
+        };
+        for (register, value) in registers {
+            assert_eq!(
+                replayed(&bytes, bank, *register),
+                *value,
+                "{name} {register}"
+            );
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use release::acpi;
+
 use crate::accelerator::Accelerator;
 use crate::process::Process;
 use crate::swtpm::{Swtpm, SwtpmError};
@@ -21,6 +23,8 @@ const PORT_ATTEMPTS: usize = 5;
 const START: Duration = Duration::from_millis(700);
 /// The longest serial log that is kept in memory.
 const MAX_SERIAL_BYTES: u64 = 16 << 20;
+/// Firmware reads its ACPI tables in seconds, and emulated on a busy machine in many.
+const ACPI: Duration = Duration::from_secs(180);
 
 /// What a virtual machine consists of. Disks are never written: changes go to a throw-away overlay.
 #[derive(Debug, Clone)]
@@ -56,6 +60,9 @@ pub enum VmError {
     /// No TPM.
     #[error(transparent)]
     Swtpm(#[from] SwtpmError),
+    /// No ACPI tables.
+    #[error(transparent)]
+    Acpi(#[from] acpi::DumpError),
     /// A file that the machine needs is not there.
     #[error("cannot use {}: {source}", path.display())]
     File {
@@ -217,6 +224,19 @@ impl Machine {
                 VmError::Start { errors, log }
             });
         }
+    }
+
+    /// The ACPI tables that this machine hands to its firmware: it is started for that, in
+    /// `folder`, and ended.
+    pub fn acpi_tables(&self, tools: &Tools, folder: &Path) -> Result<acpi::Tables, VmError> {
+        fs::create_dir_all(folder).map_err(|source| cannot_use(folder, source))?;
+        let folder = folder.canonicalize();
+        let folder = folder.map_err(|source| cannot_use(Path::new("a folder"), source))?;
+        let state = self.tpm.as_ref();
+        let swtpm = state.map(|state| Swtpm::for_machine(tools, state));
+        let swtpm = swtpm.transpose()?;
+        let (command, ..) = self.command(tools, &folder, free_port()?, swtpm.as_ref())?;
+        Ok(acpi::dump(command, ACPI)?)
     }
 
     fn command(

@@ -1,4 +1,3 @@
 //! The body of a request, as a client may send it.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| agent::fuzzing::request(bytes));

@@ -1,5 +1,4 @@
 //! A log's note of any origin.
 //! `attest/tests/mutations.rs` calls the same function.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| signer::fuzz::checkpoint(bytes));

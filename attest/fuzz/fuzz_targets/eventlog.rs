@@ -1,5 +1,4 @@
 //! A firmware log that the host may have written.
 //! `attest/tests/mutations.rs` calls the same function.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| signer::fuzz::event_log(bytes));

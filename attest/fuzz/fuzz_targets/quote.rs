@@ -1,5 +1,4 @@
 //! A TPMS_ATTEST and a signature that no TPM made.
 //! `attest/tests/mutations.rs` calls the same function.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| signer::fuzz::quote(bytes));

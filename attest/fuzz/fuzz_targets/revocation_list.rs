@@ -1,5 +1,4 @@
 //! A revocation list that no root signed.
 //! `attest/tests/mutations.rs` calls the same function.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| signer::fuzz::revocation_list(bytes));

@@ -1,5 +1,4 @@
 //! A certificate of a signing key of SEV-SNP that no authority issued.
 //! `attest/tests/mutations.rs` calls the same function.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| signer::fuzz::snp_certificate(bytes));

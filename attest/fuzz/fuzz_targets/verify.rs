@@ -1,5 +1,4 @@
 //! A whole envelope, against a policy that accepts the genuine one.
 //! `attest/tests/mutations.rs` calls the same function.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| signer::fuzz::verify_all(bytes));

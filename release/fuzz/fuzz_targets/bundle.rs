@@ -1,5 +1,4 @@
 //! Any bytes as a release bundle: without the keys nothing verifies.
-#![no_main]
 
 use std::sync::LazyLock;
 

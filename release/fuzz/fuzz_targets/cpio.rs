@@ -1,5 +1,4 @@
 //! Any bytes as a cpio archive: what is read is written again to the same bytes.
-#![no_main]
 
 use release::cpio;
 

@@ -1,5 +1,4 @@
 //! Any bytes as two artifacts that differ: a place is named, whatever they claim to be.
-#![no_main]
 
 use release::differ::{archive, content, elf, erofs, image, text};
 

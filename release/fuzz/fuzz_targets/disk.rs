@@ -1,5 +1,4 @@
 //! Any bytes as a disk with a partition table.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = release::measure::gpt::event(std::io::Cursor::new(bytes));

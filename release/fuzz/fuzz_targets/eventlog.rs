@@ -1,5 +1,4 @@
 //! Any bytes as a recorded event log: replayed or refused.
-#![no_main]
 
 use release::measure::eventlog::{Bank, EventLog};
 use release::measure::tdx;

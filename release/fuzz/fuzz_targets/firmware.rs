@@ -1,5 +1,4 @@
 //! Any bytes as the end of a firmware: measured for SEV-SNP and TDX, or refused.
-#![no_main]
 
 use release::measure::cpu::CpuType;
 use release::measure::firmware::{Firmware, PAGE_BYTES};
@@ -26,6 +25,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = Launch::with_svsm(&firmware, &firmware, 0);
     if let Ok(tdvf) = Tdvf::parse(&firmware) {
         let _ = PageOrder::ALL.map(|order| tdvf.mrtd(order));
-        let _ = (tdvf.configuration(), tdvf.hand_off_blocks(2 << 30));
+        let _ = (tdvf.configuration(), tdvf.has_variables());
+        let _ = tdvf.hand_off_blocks(2 << 30);
     }
 });

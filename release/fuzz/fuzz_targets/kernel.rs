@@ -1,12 +1,11 @@
 //! Any bytes as a kernel: changed as QEMU changes it and hashed as firmware hashes it, or refused.
-#![no_main]
 
 use release::measure::boot::{Artifact, CommandText};
 use release::measure::tdx::{DirectBoot, KernelForm};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let boot = DirectBoot {
-        kernel: bytes,
+        kernel: &bytes,
         initrd: Some(&Artifact::of(b"initrd")),
         command_line: &CommandText::default(),
         memory_bytes: 2 << 30,

@@ -1,5 +1,4 @@
 //! Any bytes as a manifest or as a statement: read or refused; every path that is read is found.
-#![no_main]
 
 use release::manifest::Manifest;
 

@@ -1,5 +1,4 @@
 //! Any bytes as a log file: entries in their one spelling, or a refusal.
-#![no_main]
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
 //! Any bytes as a PE image: read without a panic, and no section reaches beyond the file.
-#![no_main]
 
 use release::pe::Image;
 

@@ -1,5 +1,4 @@
 //! Any bytes as a UKI: measured or refused.
-#![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = release::uki::kernel_version(bytes);

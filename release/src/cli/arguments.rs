@@ -7,6 +7,7 @@ use attest::release::{Origin, PublicKey};
 use clap::{Args, Parser, Subcommand};
 
 use super::audit;
+use super::dump_acpi::DumpAcpiArguments;
 use super::explain::ExplainArguments;
 use super::measure::MeasureArguments;
 
@@ -53,6 +54,8 @@ pub(super) enum Command {
     Attach(AttachArguments),
     /// Predict what a machine is measured as, from the artifacts alone: TPM, SEV-SNP, TDX.
     Measure(Box<MeasureArguments>),
+    /// Read the ACPI tables that a QEMU hands to its firmware, for predictions of TDX.
+    DumpAcpi(DumpAcpiArguments),
     /// Say what most likely differs where evidence does not match a prediction.
     ExplainMismatch(ExplainArguments),
     /// Make an Ed25519 key; an existing file is never overwritten.

@@ -1,6 +1,6 @@
 //! `measure`: what a machine will be measured as, from the artifacts alone.
 
-mod options;
+pub(super) mod options;
 mod snp;
 mod table;
 mod tdx;
@@ -13,6 +13,7 @@ use attest::Digest;
 use clap::Args;
 use release::measure::boot::{Artifact, CommandText};
 use release::measure::cpu::CpuType;
+use release::measure::eventlog::{EventLog, MAX_LOG_BYTES};
 use release::measure::machines::{self, Platform};
 use release::measure::snp::{GuestFeatures, Vmm};
 
@@ -21,9 +22,6 @@ use super::report::Report;
 use options::{Options, VcpuRange};
 
 type Outcome = Result<Report, Failure>;
-
-/// Largest UKI that is read.
-const MAX_UKI_BYTES: usize = 1 << 30;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -35,9 +33,9 @@ const MAX_UKI_BYTES: usize = 1 << 30;
       --uki build/site/cloister.efi --disk build/site/disk.img --event-log ccel.bin
   cloister-release measure --list
 
-tpm: registers 4, 9, 11, 12 and 13 follow from the UKI; the others are the firmware's and are judged
-by their event log. snp: the launch digest. tdx: MRTD and RTMR0 to RTMR2; what does not follow from
-the artifacts is named and not guessed. See docs/measuring.md.")]
+tpm: registers 4, 9, 11, 12 and 13 follow from the UKI; the others up to 15 are judged by their
+event log, and shown from one that is given. snp: the launch digest. tdx: MRTD and RTMR0 to RTMR2;
+what does not follow from the artifacts is named and not guessed. See docs/measuring.md.")]
 pub(super) struct MeasureArguments {
     /// What measures: snp, tdx or tpm; tpm where only --uki is given.
     #[arg(long, value_name = "NAME", value_parser = options::platform)]
@@ -108,7 +106,7 @@ pub(super) struct MeasureArguments {
     /// Disk that the UKI is on, for its partition table (tdx).
     #[arg(long, value_name = "FILE")]
     pub(super) disk: Option<PathBuf>,
-    /// Event log of a boot of the same shape, for what cannot be computed (tdx).
+    /// Event log of a boot of the same shape, for what cannot be computed (tdx, tpm).
     #[arg(long, value_name = "FILE")]
     pub(super) event_log: Option<PathBuf>,
     /// Folder with QEMU's ACPI tables: table-loader, rsdp and tables (tdx).
@@ -135,9 +133,18 @@ pub(super) fn run(arguments: &MeasureArguments) -> Outcome {
 
 fn tpm(arguments: &MeasureArguments) -> Outcome {
     let path = options::required(Platform::Tpm, "--uki", arguments.uki.as_ref())?;
-    let uki = read(path, MAX_UKI_BYTES)?;
-    let measured = release::measure::measure(&uki, &arguments.phases)?;
-    Ok(Report::measurement(&measured))
+    let uki = File::open(path).map_err(|error| access(path, &error))?;
+    let measured = release::measure::measure_file(&uki, &arguments.phases)?;
+    let report = Report::measurement(&measured);
+    let Some(path) = &arguments.event_log else {
+        return Ok(report.and_others(None));
+    };
+    let bytes = read(path, MAX_LOG_BYTES)?;
+    let log = EventLog::parse(&bytes).map_err(|error| {
+        let hint = "give a copy of /sys/kernel/security/tpm0/binary_bios_measurements";
+        Failure::input(path, &error, hint)
+    })?;
+    Ok(report.and_others(Some(&log)))
 }
 
 /// A file that is held in memory, so only up to a limit.

@@ -4,7 +4,8 @@ use std::fmt::{self, Write as _};
 
 use attest::release::VerifiedRelease;
 use release::log::Log;
-use release::measure::Measurement;
+use release::measure::eventlog::{Bank, EventLog};
+use release::measure::{Measurement, OTHERS};
 use serde_json::{Map, Value, json};
 
 use super::failure::printable;
@@ -48,6 +49,36 @@ impl Report {
     /// Every predicted register with the events behind it.
     pub(super) fn measurement(measured: &Measurement) -> Self {
         Self::of(measurement_text(measured), measurement_json(measured))
+    }
+
+    /// The registers of a TPM that are not predicted, with their values in a recorded log.
+    pub(super) fn and_others(mut self, log: Option<&EventLog<'_>>) -> Self {
+        let hex = |bytes: Option<Vec<u8>>| -> Option<String> {
+            Some(bytes?.iter().map(|byte| format!("{byte:02x}")).collect())
+        };
+        let (mut reasons, mut recorded) = (Map::new(), Map::new());
+        self.text.push_str("\nby the event log, not predicted\n");
+        for (pcr, whose) in OTHERS {
+            let name = format!("pcr{pcr}");
+            let _ = writeln!(self.text, "  PCR {pcr:<2}  {whose}");
+            let mut values = Map::new();
+            for (bank, name) in [(Bank::Sha256, "sha256"), (Bank::Sha384, "sha384")] {
+                let value = log.and_then(|log| hex(log.replay(bank, pcr.into())));
+                if let Some(value) = value {
+                    let _ = writeln!(self.text, "    {name}  {value} (recorded)");
+                    values.insert(name.to_owned(), value.into());
+                }
+            }
+            reasons.insert(name.clone(), whose.into());
+            if !values.is_empty() {
+                recorded.insert(name, values.into());
+            }
+        }
+        self.json["not_predicted"] = reasons.into();
+        if log.is_some() {
+            self.json["recorded"] = recorded.into();
+        }
+        self
     }
 
     /// A log's entries.

@@ -224,6 +224,30 @@ impl Bank {
     }
 }
 
+impl Event<'_> {
+    /// The name of the EFI variable that was measured: GUID 16 ‖ letters of the name u64 ‖ bytes of
+    /// the value u64 ‖ name in UTF-16 ‖ value.
+    #[must_use]
+    pub fn variable(&self) -> Option<String> {
+        if !matches!(
+            self.kind,
+            0x8000_0001 | 0x8000_0002 | 0x8000_000c | 0x8000_00e0
+        ) {
+            return None;
+        }
+        let letters = u32_at(self.data, 16).filter(|_| u32_at(self.data, 20) == Some(0))?;
+        let letters = usize::try_from(letters)
+            .ok()
+            .filter(|letters| *letters <= 64)?;
+        let name = self.data.get(32..32 + letters * 2)?;
+        let letter = |pair: &[u8]| match pair {
+            [letter, 0] if letter.is_ascii_graphic() => Some(char::from(*letter)),
+            _ => None,
+        };
+        name.chunks(2).map(letter).collect()
+    }
+}
+
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.kind {
@@ -246,6 +270,9 @@ impl fmt::Display for Event<'_> {
             kind => return write!(f, "event of kind {kind:#010x}"),
         };
         f.write_str(name)?;
+        if let Some(variable) = self.variable() {
+            return write!(f, " {variable}");
+        }
         let text: String = self
             .data
             .iter()

@@ -4,6 +4,8 @@
 //! first, each with 1 to 512 vCPUs: a count costs one hash. The search ends at the first match, at
 //! the end of the candidates or of the time.
 
+pub mod slots;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

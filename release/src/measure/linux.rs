@@ -16,8 +16,6 @@ use super::boot::CommandText;
 use super::tdvf::memory_below_and_above_4g;
 use crate::pe::{u16_at, u32_at};
 
-/// Largest kernel file that is read.
-pub const MAX_KERNEL_BYTES: usize = 512 << 20;
 const SIGNATURE: u32 = u32::from_le_bytes(*b"HdrS");
 /// The protocol of Linux 3.8, the first with the flags at 0x236.
 const OLDEST: u16 = 0x020c;

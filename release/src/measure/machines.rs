@@ -69,8 +69,21 @@ pub struct Machine {
     pub not_measured: Vec<String>,
     /// What is measured, and cannot be predicted from the artifacts.
     pub not_predicted: Vec<String>,
-    /// Where the shapes stand in the provider's words.
-    pub source: String,
+    /// Where each of the facts stands.
+    pub sources: Vec<Source>,
+}
+
+/// Where a fact stands in the provider's own words.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The fact.
+    pub fact: String,
+    /// The page.
+    pub url: String,
+    /// Whether the page was read, or a recording shows it. What is not confirmed was read in
+    /// others' words.
+    pub confirmed: bool,
 }
 
 /// Why a machine is not in the catalogue.
@@ -103,7 +116,7 @@ struct Family {
     platform: Platform,
     vmm: Option<String>,
     vcpu_type: Option<String>,
-    source: String,
+    sources: Vec<Source>,
     measured: Vec<String>,
     not_measured: Vec<String>,
     not_predicted: Vec<String>,
@@ -162,7 +175,7 @@ fn parse(file: &'static str, text: &str) -> Result<Vec<Machine>, CatalogueError>
         measured: family.measured.clone(),
         not_measured: family.not_measured.clone(),
         not_predicted: family.not_predicted.clone(),
-        source: family.source.clone(),
+        sources: family.sources.clone(),
     };
     if family.shapes.is_empty() {
         return Ok(vec![machine(family.family.clone(), None)]);
@@ -198,6 +211,9 @@ mod tests {
         for machine in machines {
             assert_eq!(find(&machine.name).unwrap(), machine);
             assert!(!machine.measured.is_empty() && !machine.not_measured.is_empty());
+            let named =
+                |source: &Source| source.url.starts_with("https://") && !source.fact.is_empty();
+            assert!(!machine.sources.is_empty() && machine.sources.iter().all(named));
             assert!(machine.vmm.is_some() || machine.platform == Platform::Tpm);
             if let Some(name) = &machine.vcpu_type {
                 assert!(name.parse::<super::super::cpu::CpuType>().is_ok());

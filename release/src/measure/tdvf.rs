@@ -18,7 +18,7 @@ use attest::Digest;
 use sha2::{Digest as _, Sha384};
 
 use super::firmware::{Firmware, Guid, PAGE_BYTES, guid};
-use crate::pe::u32_at;
+use crate::pe::{u16_at, u32_at};
 
 const METADATA: Guid = guid(0xe47a6535_984a_4798_865e_4685a7bf8ec2);
 const HEAD_BYTES: usize = 16;
@@ -158,6 +158,16 @@ impl<'a> Tdvf<'a> {
             (Some(section), None) => Ok(section),
             _ => Err(TdvfError::One(kind)),
         }
+    }
+
+    /// Whether the configuration volume holds a variable: volume header, its length u16 at 48 ‖
+    /// store header 28 ‖ variables, each beginning 0x55aa.
+    pub fn has_variables(&self) -> Result<bool, TdvfError> {
+        let data = self.one(1)?.data;
+        let start = u16_at(data, 48).map(|length| usize::from(length) + 28);
+        let first = start.and_then(|start| data.get(start..start + 2));
+        // What is no volume that is known here is not called empty.
+        Ok(first != Some(&[0xff, 0xff]))
     }
 
     /// MRTD of a VM that starts with this firmware.

@@ -15,15 +15,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 
 use attest::Digest;
+use sha2::{Digest as _, Sha384};
 
+use super::Measurement;
+use super::acpi::AcpiTables;
 use super::boot::{Artifact, CommandText};
+use super::bytes::{self, Bytes, WithHead};
 use super::eventlog::EventLog;
 use super::linux::{self, KernelError};
 use super::tdvf::{Tdvf, TdvfError};
-use super::{Measurement, digest_of_pieces};
-use crate::pe::{Image, PeError};
+use crate::pe::{self, PeError};
 
 /// Kinds of events of RTMR0 that can be computed.
 const HAND_OFF: [u32; 2] = [0x8000_0009, 0x8000_000b];
@@ -53,17 +57,6 @@ pub struct TdxEvent {
     pub source: Source,
 }
 
-/// Tables of ACPI as QEMU hands them over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AcpiTables {
-    /// `etc/table-loader`.
-    pub loader: Digest<48>,
-    /// `etc/acpi/rsdp`.
-    pub rsdp: Digest<48>,
-    /// `etc/acpi/tables`.
-    pub tables: Digest<48>,
-}
-
 /// Whether QEMU's kernel is the one that the firmware takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelForm {
@@ -77,7 +70,7 @@ pub enum KernelForm {
 #[derive(Debug, Clone, Copy)]
 pub struct DirectBoot<'a> {
     /// The kernel file.
-    pub kernel: &'a [u8],
+    pub kernel: &'a dyn Bytes,
     /// The initrd.
     pub initrd: Option<&'a Artifact>,
     /// The command line.
@@ -95,17 +88,26 @@ pub enum TdxError {
     /// The firmware would not start it.
     #[error("the kernel: {0}")]
     Pe(#[from] PeError),
+    /// The kernel file cannot be read.
+    #[error("the kernel cannot be read: {0}")]
+    Read(io::ErrorKind),
     /// The firmware's metadata.
     #[error(transparent)]
     Tdvf(#[from] TdvfError),
+    /// Variables whose values are measured one by one.
+    #[error("the firmware brings variables of its own: RTMR0 is not predicted without a log")]
+    Variables,
     /// A log that is no recording of a boot under TDX.
     #[error("the event log has no events of RTMR0 with a SHA-384 bank: it is not of TDX")]
     Log,
-    /// Tables for a log that has none.
-    #[error(
-        "the event log does not have exactly three ACPI events: the tables have no place in it"
-    )]
-    Acpi,
+    /// Tables for a log that has other ones.
+    #[error("the event log has {found} ACPI events, and the tables are {given}")]
+    Acpi {
+        /// In the log.
+        found: usize,
+        /// With QEMU's script.
+        given: usize,
+    },
 }
 
 impl fmt::Display for Source {
@@ -129,21 +131,27 @@ impl fmt::Display for KernelForm {
 impl DirectBoot<'_> {
     /// The events of RTMR1 and RTMR2.
     pub fn events(&self, form: KernelForm) -> Result<Vec<TdxEvent>, TdxError> {
+        let read = |error: io::Error| TdxError::Read(error.kind());
+        let length = self.kernel.length().map_err(read)?;
+        let head = bytes::read(self.kernel, 0..length.min(pe::HEAD_BYTES));
+        let mut head = head.map_err(read)?;
         let kernel = match form {
             KernelForm::Unchanged => {
-                linux::check(self.kernel)?;
+                linux::check(&head)?;
                 authenticode(self.kernel)?
             }
             KernelForm::Patched => {
-                let mut kernel = self.kernel.to_vec();
                 let initrd_bytes = self.initrd.map(|initrd| initrd.bytes);
                 linux::patch(
-                    &mut kernel,
+                    &mut head,
                     self.command_line,
                     initrd_bytes,
                     self.memory_bytes,
                 )?;
-                authenticode(&kernel)?
+                authenticode(&WithHead {
+                    head,
+                    rest: self.kernel,
+                })?
             }
         };
         let what = format!("kernel, {form}, Authenticode digest");
@@ -188,13 +196,6 @@ pub fn rtmr0_events(
     acpi: Option<&AcpiTables>,
 ) -> Result<Vec<TdxEvent>, TdxError> {
     let mut out = Vec::new();
-    let tables = acpi.map(|acpi| {
-        [
-            ("table-loader", acpi.loader),
-            ("RSDP", acpi.rsdp),
-            ("tables", acpi.tables),
-        ]
-    });
     let mut table = 0;
     for (event, (what, digest)) in log.of(1).zip(log.sha384(1)) {
         let mut new = TdxEvent {
@@ -220,8 +221,7 @@ pub fn rtmr0_events(
                 replace("configuration volume".to_owned(), tdvf.configuration()?);
             }
             (CONFIGURATION, _, _) if event.data == ACPI => {
-                if let Some(tables) = &tables {
-                    let (name, digest) = tables.get(table).ok_or(TdxError::Acpi)?;
+                if let Some((name, digest)) = acpi.and_then(|acpi| acpi.events.get(table)) {
                     replace(format!("ACPI {name}"), *digest);
                 }
                 table += 1;
@@ -230,9 +230,13 @@ pub fn rtmr0_events(
         }
         out.push(new);
     }
-    match (out.is_empty(), acpi.is_some() && table != 3) {
+    let given = acpi.map_or(table, |acpi| acpi.events.len());
+    match (out.is_empty(), given == table) {
         (true, _) => Err(TdxError::Log),
-        (_, true) => Err(TdxError::Acpi),
+        (_, false) => Err(TdxError::Acpi {
+            found: table,
+            given,
+        }),
         _ => Ok(out),
     }
 }
@@ -266,11 +270,14 @@ pub fn registers_of_quote(quote: &[u8]) -> Option<[Digest<48>; 5]> {
     ])
 }
 
-fn authenticode(image: &[u8]) -> Result<Digest<48>, PeError> {
-    let image = Image::parse(image)?;
-    Ok(digest_of_pieces::<sha2::Sha384, 48>(
-        image.authenticode_pieces(),
-    ))
+fn authenticode(image: &dyn Bytes) -> Result<Digest<48>, TdxError> {
+    let read = |error: io::Error| TdxError::Read(error.kind());
+    let layout = bytes::layout(image).map_err(read)??;
+    let mut hash = Sha384::new();
+    for range in layout.authenticode() {
+        bytes::update(&mut hash, image, range).map_err(read)?;
+    }
+    Ok(Digest(hash.finalize().into()))
 }
 
 fn computed(register: u8, what: &str, digest: Digest<48>) -> TdxEvent {

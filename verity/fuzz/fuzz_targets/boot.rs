@@ -1,10 +1,8 @@
 //! A kernel command line and a list of modules. The module's own tests mutate genuine ones.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use verity::boot::{Arguments, parse_order};
 
-fuzz_target!(|bytes: &[u8]| {
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(arguments) = Arguments::parse(bytes) {
         let root = arguments.root.to_string();
         assert!(bytes.windows(root.len()).any(|window| window == root.as_bytes()));

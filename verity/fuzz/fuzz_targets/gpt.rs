@@ -1,12 +1,10 @@
 //! A partition table that anyone may have written: the input changes a genuine one, whose checksums
 //! are then mended. `verity/tests/gpt.rs` does the same in the ordinary tests.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use verity::Guid;
 use verity::gpt::{Layout, PartitionSpec, Table};
 
-fuzz_target!(|bytes: &[u8]| {
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     Table::parse(bytes).ok();
     let mut disk = genuine();
     for change in bytes.chunks_exact(3) {

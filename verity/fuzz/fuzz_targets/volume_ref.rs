@@ -1,10 +1,8 @@
 //! A volume's name and a GUID: what parses is canonical. The same holds in the modules' own tests.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use verity::{Guid, VolumeRef};
 
-fuzz_target!(|text: &str| {
+libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Ok(volume) = text.parse::<VolumeRef>() {
         assert_eq!(volume.to_string(), text);
     }

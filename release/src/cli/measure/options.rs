@@ -129,7 +129,6 @@ impl Options {
                 Platform::Snp,
             ),
             ("--disk", arguments.disk.is_some(), Platform::Tdx),
-            ("--event-log", arguments.event_log.is_some(), Platform::Tdx),
             ("--acpi", arguments.acpi.is_some(), Platform::Tdx),
             ("--phase", !arguments.phases.is_empty(), Platform::Tpm),
         ];
@@ -137,6 +136,10 @@ impl Options {
             if given && needs != platform {
                 return Err(OptionsError::OnlyFor(option, needs));
             }
+        }
+        // A TPM's log stands for what a UKI does not tell, too.
+        if arguments.event_log.is_some() && platform == Platform::Snp {
+            return Err(OptionsError::OnlyFor("--event-log", Platform::Tdx));
         }
         match (platform, self.vmm) {
             (Platform::Snp, _) if arguments.uki.is_some() => Err(OptionsError::UkiUnderSnp),
@@ -212,7 +215,7 @@ pub(super) fn platform(text: &str) -> Result<Platform, String> {
 }
 
 /// A size with a unit of 1024: 512M, 4G, or bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(in crate::cli) fn size(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &lower[digits.len()..] {

@@ -97,50 +97,78 @@ impl Table {
     }
 }
 
-/// The catalogue of machines.
+/// The catalogue of machines: shapes, then what holds of all of a family.
 pub(super) fn catalogue(machines: &[Machine]) -> Report {
     let mut text = String::new();
-    let mut list = Vec::new();
-    let _ = writeln!(
-        text,
-        "{:<26} {:<8} {:<9} {:<5} {:>5} {:>9}",
-        "machine", "tee", "platform", "vmm", "vCPUs", "memory"
-    );
-    let mut covered: Option<&[String]> = None;
-    for machine in machines {
-        if covered.is_some_and(|lines| lines != machine.measured) {
-            text.push('\n');
-        }
-        let or_any = |value: Option<String>| value.unwrap_or_else(|| "any".to_owned());
-        let vcpus = or_any(machine.vcpus.map(|vcpus| vcpus.to_string()));
-        let memory = or_any(
-            machine
-                .memory_bytes
-                .map(|bytes| format!("{} GiB", bytes >> 30)),
-        );
-        let vmm = machine.vmm.map(|vmm| vmm.to_string());
+    let of_family = |one: &Machine, other: &Machine| {
+        (&one.measured, &one.sources) == (&other.measured, &other.sources)
+    };
+    for family in machines.chunk_by(of_family) {
         let _ = writeln!(
             text,
-            "{:<26} {:<8} {:<9} {:<5} {vcpus:>5} {memory:>9}",
-            machine.name,
-            machine.tee,
-            machine.platform.to_string(),
-            vmm.as_deref().unwrap_or("-"),
+            "{:<26} {:<8} {:<9} {:<5} {:>5} {:>9}",
+            "machine", "tee", "platform", "vmm", "vCPUs", "memory"
         );
-        covered = Some(&machine.measured);
-        list.push(json!({
+        family
+            .iter()
+            .for_each(|machine| shape_line(machine, &mut text));
+        if let Some(machine) = family.first() {
+            covered(machine, &mut text);
+        }
+        text.push('\n');
+    }
+    let list = machines.iter().map(|machine| {
+        let sources = machine.sources.iter().map(|source| {
+            json!({ "fact": source.fact, "url": source.url, "confirmed": source.confirmed })
+        });
+        json!({
             "name": machine.name,
             "tee": machine.tee,
             "platform": machine.platform.to_string(),
-            "vmm": vmm,
+            "vmm": machine.vmm.map(|vmm| vmm.to_string()),
             "vcpus": machine.vcpus,
             "memory_bytes": machine.memory_bytes,
             "vcpu_type": machine.vcpu_type,
             "measured": machine.measured,
             "not_measured": machine.not_measured,
             "not_predicted": machine.not_predicted,
-            "source": machine.source,
-        }));
+            "sources": sources.collect::<Vec<_>>(),
+        })
+    });
+    Report::of(text, json!({ "machines": list.collect::<Vec<_>>() }))
+}
+
+fn shape_line(machine: &Machine, text: &mut String) {
+    let or_any = |value: Option<String>| value.unwrap_or_else(|| "any".to_owned());
+    let vcpus = or_any(machine.vcpus.map(|vcpus| vcpus.to_string()));
+    let gib = |bytes| format!("{} GiB", bytes >> 30);
+    let memory = or_any(machine.memory_bytes.map(gib));
+    let vmm = machine.vmm.map(|vmm| vmm.to_string());
+    let _ = writeln!(
+        text,
+        "{:<26} {:<8} {:<9} {:<5} {vcpus:>5} {memory:>9}",
+        machine.name,
+        machine.tee,
+        machine.platform.to_string(),
+        vmm.as_deref().unwrap_or("-"),
+    );
+}
+
+fn covered(machine: &Machine, text: &mut String) {
+    for (name, lines) in [
+        ("measured", &machine.measured),
+        ("not measured", &machine.not_measured),
+        ("not predicted", &machine.not_predicted),
+    ] {
+        for line in lines {
+            let _ = writeln!(text, "  {name:<14} {line}");
+        }
     }
-    Report::of(text, json!({ "machines": list }))
+    for source in &machine.sources {
+        let name = match source.confirmed {
+            true => "source",
+            false => "not confirmed",
+        };
+        let _ = writeln!(text, "  {name:<14} {}: {}", source.fact, source.url);
+    }
 }

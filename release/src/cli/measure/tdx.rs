@@ -3,23 +3,24 @@
 use std::fs::File;
 use std::path::Path;
 
+use release::measure::acpi::{AcpiTables, MAX_LOADER_BYTES};
 use release::measure::boot::Artifact;
 use release::measure::eventlog::{EventLog, MAX_LOG_BYTES};
 use release::measure::firmware::{Firmware, MAX_FIRMWARE_BYTES};
-use release::measure::linux::MAX_KERNEL_BYTES;
 use release::measure::machines::Platform;
+use release::measure::rtmr0::direct_events;
 use release::measure::snp::Vmm;
 use release::measure::tdvf::{PageOrder, Tdvf};
 use release::measure::tdx::{
-    AcpiTables, DirectBoot, KernelForm, TdxError, TdxEvent, replay, rtmr0_events, uki_events,
+    DirectBoot, KernelForm, TdxError, TdxEvent, replay, rtmr0_events, uki_events,
 };
-use release::measure::{gpt, measure};
+use release::measure::{gpt, measure_file};
 use serde_json::{Map, Value, json};
 
 use super::super::failure::{Failure, MISUSE};
 use super::options::{self, Options};
 use super::table::Table;
-use super::{MAX_UKI_BYTES, MeasureArguments, Outcome, access, artifact, read};
+use super::{MeasureArguments, Outcome, access, artifact, read};
 
 pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     let mut table = Table::default();
@@ -28,6 +29,9 @@ pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     let nothing = arguments.firmware.is_none() && arguments.kernel.is_none();
     if nothing && arguments.uki.is_none() && arguments.event_log.is_none() {
         options::required(Platform::Tdx, "--firmware", None::<()>)?;
+    }
+    if let (Some(bytes), Vmm::Qemu) = (options.memory_bytes, options.vmm) {
+        table.input("memory", &format!("{bytes} bytes"), bytes.into());
     }
     let mut shown = Shown::default();
     let firmware = match &arguments.firmware {
@@ -123,19 +127,6 @@ fn rtmr0(
     table: &mut Table,
     shown: &mut Shown,
 ) -> Result<(), Failure> {
-    let Some(path) = &arguments.event_log else {
-        shown.missing(
-            "RTMR0",
-            "give --event-log of a boot of the same shape, for its ACPI tables",
-        );
-        return Ok(());
-    };
-    let bytes = read(path, MAX_LOG_BYTES)?;
-    table.file("event log", path, &Artifact::of(&bytes));
-    let log = EventLog::parse(&bytes).map_err(|error| {
-        let hint = "give a copy of /sys/firmware/acpi/tables/data/CCEL";
-        Failure::input(path, &error, hint)
-    })?;
     let acpi = match &arguments.acpi {
         Some(folder) => Some(acpi(folder, table)?),
         None => None,
@@ -144,12 +135,35 @@ fn rtmr0(
     let computable = tdvf
         .zip(options.memory_bytes)
         .filter(|_| options.vmm == Vmm::Qemu);
+    let Some(path) = &arguments.event_log else {
+        let direct = arguments.kernel.is_some();
+        let Some(((tdvf, memory), acpi)) = computable.zip(acpi).filter(|_| direct) else {
+            let next = "give --event-log of a boot of the same shape; of a direct boot under QEMU \
+                --firmware, --memory and --acpi will do";
+            shown.missing("RTMR0", next);
+            return Ok(());
+        };
+        let events = direct_events(tdvf, memory, &acpi)?;
+        if let Some(value) = replay(&events).get(&0) {
+            table.text_line("RTMR0, menu UiApp", &value.to_string());
+            table.value("rtmr0", json!({ "menu_uiapp": value }));
+        }
+        table.note(
+            "RTMR0 menu UiApp: a firmware whose one boot option is its menu under that name, as \
+             OVMF's was in the logs of dstack; for another, --event-log",
+        );
+        shown.events.extend(events);
+        return Ok(());
+    };
+    let bytes = read(path, MAX_LOG_BYTES)?;
+    table.file("event log", path, &Artifact::of(&bytes));
+    let log = EventLog::parse(&bytes).map_err(|error| {
+        let hint = "give a copy of /sys/firmware/acpi/tables/data/CCEL";
+        Failure::input(path, &error, hint)
+    })?;
     let events = rtmr0_events(&log, computable, acpi.as_ref())?;
     if let Some(value) = replay(&events).get(&0) {
         table.line("RTMR0", &value.to_string());
-    }
-    if let (Some(bytes), Vmm::Qemu) = (options.memory_bytes, options.vmm) {
-        table.input("memory", &format!("{bytes} bytes"), bytes.into());
     }
     shown.events.extend(events);
     Ok(())
@@ -162,10 +176,13 @@ fn acpi(folder: &Path, table: &mut Table) -> Result<AcpiTables, Failure> {
         table.file(&format!("ACPI {name}"), &path, &blob);
         Ok::<_, Failure>(blob.sha384)
     };
-    Ok(AcpiTables {
-        loader: one("table-loader")?,
-        rsdp: one("rsdp")?,
-        tables: one("tables")?,
+    one("table-loader")?;
+    let (rsdp, tables) = (one("rsdp")?, one("tables")?);
+    let path = folder.join("table-loader");
+    AcpiTables::new(&read(&path, MAX_LOADER_BYTES)?, rsdp, tables).map_err(|error| {
+        let hint = "give a folder that `cloister-release dump-acpi` made, of a machine without \
+            that device";
+        Failure::input(&path, &error, hint)
     })
 }
 
@@ -176,8 +193,8 @@ fn direct(
     shown: &mut Shown,
 ) -> Result<(), Failure> {
     let path = options::required(Platform::Tdx, "--kernel", arguments.kernel.as_ref())?;
-    let kernel = read(path, MAX_KERNEL_BYTES)?;
-    table.file("kernel", path, &Artifact::of(&kernel));
+    let kernel = File::open(path).map_err(|error| access(path, &error))?;
+    table.file("kernel", path, &artifact(path)?);
     let initrd = match &arguments.initrd {
         Some(path) => {
             let initrd = artifact(path)?;
@@ -234,9 +251,9 @@ fn direct(
 
 fn uki(arguments: &MeasureArguments, table: &mut Table, shown: &mut Shown) -> Result<(), Failure> {
     let path = options::required(Platform::Tdx, "--uki", arguments.uki.as_ref())?;
-    let bytes = read(path, MAX_UKI_BYTES)?;
-    table.file("UKI", path, &Artifact::of(&bytes));
-    let measured = measure(&bytes, &[])?;
+    let file = File::open(path).map_err(|error| access(path, &error))?;
+    table.file("UKI", path, &artifact(path)?);
+    let measured = measure_file(&file, &[])?;
     let partitions = match &arguments.disk {
         Some(path) => {
             let disk = File::open(path).map_err(|error| access(path, &error))?;
@@ -274,10 +291,12 @@ fn unusable(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
 impl From<TdxError> for Failure {
     fn from(error: TdxError) -> Self {
         let hint = match &error {
+            TdxError::Read(_) => "check the file, and that it is yours to read",
             TdxError::Kernel(_) | TdxError::Pe(_) => "give a vmlinuz with an EFI stub",
             TdxError::Tdvf(_) => "give the --firmware and --memory of the VM",
+            TdxError::Variables => "give --event-log of a boot of the same shape",
             TdxError::Log => "give a copy of /sys/firmware/acpi/tables/data/CCEL",
-            TdxError::Acpi => "leave --acpi out, or give the log of a boot with ACPI tables",
+            TdxError::Acpi { .. } => "give tables and log of one machine: a TPM adds an event",
         };
         Self::new(MISUSE, &error, hint)
     }
