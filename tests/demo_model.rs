@@ -45,6 +45,7 @@ fn ask(engine: &Engine, question: &str) -> Generation {
         max_new_tokens: 96,
         stop: Vec::new(),
         deadline: None,
+        client: None,
     };
     engine.submit(request).expect("a place")
 }

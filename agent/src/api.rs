@@ -9,7 +9,7 @@ use hyper::body::Body as HttpBody;
 use hyper::header::{ALLOW, RETRY_AFTER};
 use hyper::http::HeaderValue;
 use hyper::{Method, StatusCode};
-use inference::{Engine, Generation, Prompt, Sampling};
+use inference::{Client, Engine, Generation, Prompt, Sampling};
 use tokio::sync::Semaphore;
 
 use crate::http::{Response, json};
@@ -50,14 +50,18 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Answers one request; a refusal is an answer, too.
-    pub(crate) async fn respond<B>(self: Arc<Self>, request: hyper::Request<B>) -> Response
+    /// Answers one request of a session, which `client` stands for; a refusal is an answer, too.
+    pub(crate) async fn respond<B>(
+        self: Arc<Self>,
+        request: hyper::Request<B>,
+        client: Client,
+    ) -> Response
     where
         B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let metrics = self.metrics.clone();
-        let response = match self.route(request).await {
+        let response = match self.route(request, client).await {
             Ok(response) => response,
             Err(error) => refuse(&error),
         };
@@ -65,7 +69,11 @@ impl Api {
         response
     }
 
-    async fn route<B>(self: Arc<Self>, request: hyper::Request<B>) -> Result<Response, ApiError>
+    async fn route<B>(
+        self: Arc<Self>,
+        request: hyper::Request<B>,
+        client: Client,
+    ) -> Result<Response, ApiError>
     where
         B: HttpBody<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -83,12 +91,12 @@ impl Api {
             "/v1/chat/completions" => {
                 method(Method::POST, "POST")?;
                 let request = Request::chat(&self.read(body).await?)?;
-                self.complete(request).await
+                self.complete(request, client).await
             }
             "/v1/completions" => {
                 method(Method::POST, "POST")?;
                 let request = Request::completion(&self.read(body).await?)?;
-                self.complete(request).await
+                self.complete(request, client).await
             }
             "/v1/models" => {
                 method(Method::GET, "GET")?;
@@ -131,7 +139,11 @@ impl Api {
     }
 
     /// Has the engine answer.
-    async fn complete(self: Arc<Self>, request: Request) -> Result<Response, ApiError> {
+    async fn complete(
+        self: Arc<Self>,
+        request: Request,
+        client: Client,
+    ) -> Result<Response, ApiError> {
         self.expect_model(&request.model)?;
         let Request { input, options, .. } = request;
         let is_chat = matches!(input, Input::Chat(_));
@@ -141,7 +153,7 @@ impl Api {
         let turn = self.tokenising.clone().acquire_owned().await;
         let turn = turn.map_err(|_| ApiError::Stopped)?;
         let submitted = tokio::task::spawn_blocking(move || {
-            let submitted = api.submit(input, options);
+            let submitted = api.submit(input, options, client);
             drop(turn);
             submitted
         });
@@ -155,7 +167,12 @@ impl Api {
         }
     }
 
-    fn submit(&self, input: Input, options: Options) -> Result<Generation, ApiError> {
+    fn submit(
+        &self,
+        input: Input,
+        options: Options,
+        client: Client,
+    ) -> Result<Generation, ApiError> {
         let parameter = input.parameter();
         let prompt = match input {
             Input::Chat(messages) => self.engine.render_chat(&messages),
@@ -179,6 +196,7 @@ impl Api {
             max_new_tokens,
             stop: options.stop.0,
             deadline: Some(Instant::now() + ANSWER_TIMEOUT),
+            client: Some(client),
         };
         self.engine
             .submit(request)

@@ -102,10 +102,12 @@ async fn prove(server: &Server, message_1: &[u8]) -> Result<(Responder, Vec<u8>)
 /// HTTP/1.1 over the session. While an answer is open, records leave on each tick.
 async fn converse(api: Arc<Api>, duplex: Duplex) {
     let cadence = duplex.cadence();
+    // What the engine keeps of this session's prompts is for this session, and goes with it.
+    let client = api.engine.client();
     let service = service_fn(|request| {
-        let (api, hold) = (api.clone(), cadence.hold());
+        let (api, client, hold) = (api.clone(), client.clone(), cadence.hold());
         async move {
-            let response = api.respond(request).await;
+            let response = api.respond(request, client).await;
             Ok::<_, Infallible>(response.map(|body| Held { body, _hold: hold }))
         }
     });

@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         max_new_tokens: (context_tokens / 2).min(512),
         stop: Vec::new(),
         deadline: None,
+        client: None,
     })?;
     let mut out = std::io::stdout();
     while let Some(chunk) = generation.blocking_next() {

@@ -37,6 +37,29 @@ impl KvCache {
         Some(self.free.split_off(keep))
     }
 
+    /// Blocks that so many tokens need.
+    pub(crate) fn blocks_for(tokens: usize) -> usize {
+        tokens.div_ceil(BLOCK_TOKENS)
+    }
+
+    /// Takes what `blocks` lack for so many tokens, or nothing at all; false if there is too little.
+    pub(crate) fn grow(&mut self, blocks: &mut Vec<u32>, tokens: usize) -> bool {
+        let missing = Self::blocks_for(tokens).saturating_sub(blocks.len());
+        let taken = self.take(missing * BLOCK_TOKENS);
+        taken.map(|taken| blocks.extend(taken)).is_some()
+    }
+
+    /// Takes back, zeroed, what `blocks` hold beyond so many tokens.
+    pub(crate) fn shrink(&mut self, blocks: &mut Vec<u32>, tokens: usize) {
+        let beyond = blocks.split_off(blocks.len().min(Self::blocks_for(tokens)));
+        self.give_back_all(beyond);
+    }
+
+    /// Takes blocks back and zeroes all of them.
+    pub(crate) fn give_back_all(&mut self, blocks: Vec<u32>) {
+        self.give_back(blocks, usize::MAX);
+    }
+
     /// Takes blocks back and zeroes those that were written.
     pub(crate) fn give_back(&mut self, blocks: Vec<u32>, written_tokens: usize) {
         for &block in blocks.iter().take(written_tokens.div_ceil(BLOCK_TOKENS)) {

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use serde_json::Value;
 
 use crate::cache::{BLOCK_TOKENS, block_bytes};
+use crate::client::Client;
 use crate::config::Fields;
 use crate::error::{ConfigError, LoadError, Name, PromptError, SubmitError};
 use crate::folder;
 use crate::model::Model;
 use crate::request::{ChatMessage, Generation, Prompt, Request};
-use crate::scheduler::{Job, Scheduler, Shared};
+use crate::scheduler::{Job, Message, Scheduler, Shared};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -84,10 +85,14 @@ pub struct EngineStats {
     pub active: u32,
     /// Requests that wait.
     pub queued: u32,
-    /// Blocks of KV cache in use.
+    /// Blocks of KV cache that are not free.
     pub used_blocks: u32,
+    /// Those of them that are kept for requests to come; anybody who needs them gets them.
+    pub kept_blocks: u32,
     /// Blocks of KV cache that are free.
     pub free_blocks: u32,
+    /// How often a request was interrupted, to go on later, since the start.
+    pub preempted: u64,
     /// Requests that ended or were cancelled since the start.
     pub finished: u64,
 }
@@ -100,8 +105,9 @@ pub struct Engine {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     shared: Arc<Shared>,
-    /// `None` only while the engine is being dropped.
-    jobs: Option<mpsc::Sender<Job>>,
+    scheduler: mpsc::Sender<Message>,
+    /// Clients so far.
+    clients: AtomicU64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -126,7 +132,7 @@ impl Engine {
         };
 
         let shared = Arc::new(Shared::default());
-        let (jobs, received) = mpsc::channel();
+        let (sender, received) = mpsc::channel();
         let scheduler = Scheduler::new(
             loaded,
             Arc::clone(&tokenizer),
@@ -139,15 +145,15 @@ impl Engine {
         let thread = thread
             .spawn(move || scheduler.run())
             .map_err(LoadError::Thread)?;
-        let (jobs, thread) = (Some(jobs), Some(thread));
         Ok(Self {
             info,
             limits,
             tokenizer,
             template,
             shared,
-            jobs,
-            thread,
+            scheduler: sender,
+            clients: AtomicU64::new(0),
+            thread: Some(thread),
         })
     }
 
@@ -175,6 +181,12 @@ impl Engine {
             .encode(text, true, self.limits.context_tokens)
     }
 
+    /// Somebody new, for [`Request::client`].
+    pub fn client(&self) -> Client {
+        let number = self.clients.fetch_add(1, Ordering::Relaxed);
+        Client::new(number, self.scheduler.clone())
+    }
+
     /// Queues a request.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
         self.check(&request)?;
@@ -188,8 +200,9 @@ impl Engine {
         // One chunk for each token, and one that ends.
         let (sender, receiver) = tokio::sync::mpsc::channel(request.max_new_tokens as usize + 1);
         // The scheduler lives as long as this engine, or ends the process.
-        let jobs = self.jobs.as_ref().ok_or(SubmitError::Stopped)?;
-        jobs.send(Job { request, sender })
+        let job = Box::new(Job { request, sender });
+        self.scheduler
+            .send(Message::Job(job))
             .map_err(|_| SubmitError::Stopped)?;
         Ok(Generation::new(receiver, prompt_tokens))
     }
@@ -201,6 +214,7 @@ impl Engine {
             max_new_tokens,
             stop,
             deadline: _,
+            client: _,
         } = request;
         let (asked, limit) = (*max_new_tokens, self.limits.max_new_tokens);
         let vocabulary = self.info.vocabulary;
@@ -243,7 +257,8 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.jobs = None;
+        // One that has panicked hears nothing any more.
+        let _ = self.scheduler.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
             // A scheduler that panicked has nothing left to tell.
             let _ = thread.join();

@@ -2,13 +2,15 @@
 //!
 //! [`Engine::open`] loads a Hugging Face style folder and starts one scheduler thread.
 //! [`Engine::submit`] hands it a request and returns a [`Generation`], a stream of text; dropping
-//! the stream cancels the request and frees its slot and its KV cache.
+//! the stream cancels the request and frees its slot and its KV cache. A request may name its
+//! [`Client`]: then what it leaves in the cache speeds up the same client's next one.
 //!
 //! The engine knows no keys, no sessions and no HTTP. It is bitwise deterministic and
 //! batch-invariant: a request gives the same bits alone, in any batch, at any chunking and with
 //! any number of threads. No type that holds content shows it in `Debug`.
 
 mod cache;
+mod client;
 mod config;
 mod cpu;
 mod decoder;
@@ -33,6 +35,7 @@ mod text;
 mod tokenizer;
 mod weights;
 
+pub use client::Client;
 pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
 pub use error::{
     ConfigError, LoadError, Name, Objection, PromptError, SafetensorsError, SubmitError,

@@ -6,6 +6,8 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use crate::client::Client;
+
 /// Who said a [`ChatMessage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -124,6 +126,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Generation ends with [`Finish::Deadline`] at this instant.
     pub deadline: Option<Instant>,
+    /// Whose it is. Of nobody's requests nothing is kept, and all of them take turns as one client.
+    pub client: Option<Client>,
 }
 
 impl fmt::Debug for Request {
@@ -134,6 +138,7 @@ impl fmt::Debug for Request {
             .field("max_new_tokens", &self.max_new_tokens)
             .field("stop", &self.stop.len())
             .field("deadline", &self.deadline)
+            .field("client", &self.client)
             .finish()
     }
 }
@@ -173,12 +178,16 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Tokens generated, the end token included.
     pub completion_tokens: u32,
+    /// Tokens of the prompt that an earlier request of the same client had left in the cache; known
+    /// from the first chunk on.
+    pub cached_tokens: u32,
 }
 
 /// What the scheduler sends for one generation.
 pub(crate) struct Emitted {
     pub(crate) chunk: Chunk,
     pub(crate) completion_tokens: u32,
+    pub(crate) cached_tokens: u32,
 }
 
 /// The stream of one answer. Dropping it cancels the request.
@@ -193,7 +202,7 @@ impl Generation {
             receiver,
             usage: Usage {
                 prompt_tokens,
-                completion_tokens: 0,
+                ..Usage::default()
             },
         }
     }
@@ -219,6 +228,7 @@ impl Generation {
     fn account(&mut self, emitted: Option<Emitted>) -> Option<Chunk> {
         let emitted = emitted?;
         self.usage.completion_tokens = emitted.completion_tokens;
+        self.usage.cached_tokens = emitted.cached_tokens;
         Some(emitted.chunk)
     }
 }

@@ -1,33 +1,50 @@
 //! The scheduler thread: schedule, forward, sample, emit.
 //!
-//! Requests wait in one queue and get a slot and all the cache that they can need, in order of
-//! arrival. Each step advances every active request: those that generate by one token, those that
-//! read their prompt by a share of the step's prefill budget, in turn. Slots and cache of a request
-//! that ended, was dropped or ran out of time are free before the next step.
+//! A request waits until there is a slot for it, and cache for its prompt. Next is always one of the
+//! client that has the fewest slots, then the one that came first; a client without a slot gets one
+//! of a client that has several. Each step advances every active request: those that generate by one
+//! token, those that read their prompt by a share of the step's prefill budget, one client after the
+//! other. A request takes cache as it grows. Where there is none left, first what is kept of ended
+//! requests goes; then the request that came last gives up its own, waits, and later reads its
+//! tokens again, which gives the same bits. The one that came first is never interrupted, and one
+//! full context always fits, so every request ends.
+//!
+//! Slots and cache of a request that ended, was dropped or ran out of time are free before the next
+//! step.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::mpsc::Sender;
-use zeroize::Zeroizing;
 
 use crate::cache::KvCache;
-use crate::decoder::{Logits, Part, Workspace};
+use crate::decoder::{Part, Workspace};
 use crate::engine::{EngineLimits, EngineStats};
 use crate::model::Model;
-use crate::request::{Chunk, Emitted, Finish, Request};
+use crate::request::{Emitted, Finish, Request};
 use crate::sample::sample;
-use crate::text::{Characters, StopFilter};
-use crate::tokenizer::{TokenBytes, Tokenizer};
+use crate::tokenizer::Tokenizer;
+use kept::Kept;
+use slot::Slot;
+
+mod kept;
+mod slot;
 
 /// A request on its way to the scheduler.
 pub(crate) struct Job {
     pub(crate) request: Request,
     /// Holds every chunk that the request can make, so that no reader can hold up a step.
     pub(crate) sender: Sender<Emitted>,
+}
+
+/// What the engine's front tells the scheduler.
+pub(crate) enum Message {
+    Job(Box<Job>),
+    /// A client has left: nothing is kept for it.
+    Left(u64),
+    Stop,
 }
 
 /// What the scheduler tells the engine's front.
@@ -54,13 +71,17 @@ pub(crate) struct Scheduler {
     end_tokens: Vec<u32>,
     limits: EngineLimits,
     shared: Arc<Shared>,
-    jobs: Receiver<Job>,
-    queue: VecDeque<Job>,
+    messages: Receiver<Message>,
+    /// What waits, in no order.
+    queue: Vec<Slot>,
     slots: Vec<Slot>,
     cache: KvCache,
+    kept: Kept,
     work: Workspace,
-    /// Which slot is first in line for prefill.
-    turn: usize,
+    /// The client that was first in line for prefill.
+    turn: Option<u64>,
+    arrivals: u64,
+    preempted: u64,
     finished: u64,
 }
 
@@ -76,22 +97,6 @@ impl Drop for EndsTheProcess {
     }
 }
 
-/// One request in progress.
-struct Slot {
-    /// The prompt and what was generated.
-    tokens: Zeroizing<Vec<u32>>,
-    prompt_tokens: usize,
-    /// Tokens that are in the cache.
-    read: usize,
-    blocks: Vec<u32>,
-    request: Request,
-    sender: Sender<Emitted>,
-    bytes: TokenBytes,
-    characters: Characters,
-    stop: StopFilter,
-    ended: bool,
-}
-
 impl Scheduler {
     pub(crate) fn new(
         model: Model,
@@ -99,7 +104,7 @@ impl Scheduler {
         end_tokens: Vec<u32>,
         limits: EngineLimits,
         shared: Arc<Shared>,
-        jobs: Receiver<Job>,
+        messages: Receiver<Message>,
     ) -> Self {
         let cache = KvCache::new(&model.decoder.spec, limits.kv_bytes);
         let scheduler = Self {
@@ -108,12 +113,15 @@ impl Scheduler {
             end_tokens,
             limits,
             shared,
-            jobs,
-            queue: VecDeque::new(),
+            messages,
+            queue: Vec::new(),
             slots: Vec::new(),
             cache,
+            kept: Kept::default(),
             work: Workspace::default(),
-            turn: 0,
+            turn: None,
+            arrivals: 0,
+            preempted: 0,
             finished: 0,
         };
         scheduler.publish();
@@ -138,16 +146,28 @@ impl Scheduler {
     fn receive(&mut self) -> bool {
         if self.queue.is_empty() && self.slots.is_empty() {
             self.work.clear();
-            match self.jobs.recv() {
-                Ok(job) => self.queue.push_back(job),
-                Err(_) => return false,
-            }
         }
         loop {
-            match self.jobs.try_recv() {
-                Ok(job) => self.queue.push_back(job),
+            let idle = self.queue.is_empty() && self.slots.is_empty();
+            let message = if idle {
+                self.messages
+                    .recv()
+                    .map_err(|RecvError| TryRecvError::Disconnected)
+            } else {
+                self.messages.try_recv()
+            };
+            match message {
+                Ok(Message::Job(job)) => {
+                    self.arrivals += 1;
+                    let slot = Slot::new(*job, self.arrivals, &self.tokenizer);
+                    self.queue.push(slot);
+                }
+                Ok(Message::Left(client)) => {
+                    self.kept.forget(&mut self.cache, client);
+                    self.publish();
+                }
                 Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
+                Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return false,
             }
         }
     }
@@ -156,80 +176,126 @@ impl Scheduler {
     fn sweep(&mut self) {
         let now = Instant::now();
         let late = |request: &Request| request.deadline.is_some_and(|deadline| deadline <= now);
-        let waiting = self.queue.len();
-        self.queue.retain(|job| {
-            if late(&job.request) {
-                let chunk = Chunk {
-                    text: String::new(),
-                    finish: Some(Finish::Deadline),
-                };
-                // A reader that has left needs no answer.
-                let _ = job.sender.try_send(Emitted {
-                    chunk,
-                    completion_tokens: 0,
-                });
-                return false;
-            }
-            !job.sender.is_closed()
-        });
-        let left = waiting - self.queue.len();
-        self.shared.queued.fetch_sub(left as u32, Ordering::Relaxed);
-        self.finished += left as u64;
-
-        let mut index = 0;
-        while index < self.slots.len() {
-            let slot = &mut self.slots[index];
+        for slot in self.queue.iter_mut().chain(&mut self.slots) {
             if !slot.ended && late(&slot.request) {
                 slot.emit(String::new(), Some(Finish::Deadline));
             }
-            if slot.ended || slot.sender.is_closed() {
-                let slot = self.slots.remove(index);
-                self.cache.give_back(slot.blocks, slot.tokens.len());
-                self.finished += 1;
-            } else {
-                index += 1;
+        }
+        let over = |slot: &mut Slot| slot.ended || slot.sender.is_closed();
+        for slot in self.queue.extract_if(.., over) {
+            if !slot.paused {
+                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.finished += 1;
+        }
+        for slot in self.slots.extract_if(.., over) {
+            let phase = self.model.decoder.phase(slot.tokens.len());
+            self.kept.keep(&mut self.cache, slot, phase);
+            self.finished += 1;
+        }
+    }
+
+    /// Gives waiting requests a slot, and cache for what they have to read.
+    fn admit(&mut self) {
+        while let Some(next) = self.next() {
+            if self.slots.len() == self.limits.max_active as usize && !self.make_way(next) {
+                return;
+            }
+            if !self.reserve(next) {
+                return;
+            }
+            let mut slot = self.queue.swap_remove(next);
+            if !slot.paused {
+                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+            }
+            slot.paused = false;
+            self.slots.push(slot);
+        }
+    }
+
+    /// Who is next: of the client with the fewest slots, the one that came first.
+    fn next(&self) -> Option<usize> {
+        let place = |slot: &Slot| (self.slots_of(slot.client()), slot.arrival);
+        (0..self.queue.len()).min_by_key(|index| place(&self.queue[*index]))
+    }
+
+    fn slots_of(&self, client: Option<u64>) -> usize {
+        let of_client = self.slots.iter().filter(|slot| slot.client() == client);
+        of_client.count()
+    }
+
+    /// For a client that has no slot: interrupts the last request of the client that has the most,
+    /// if these are several.
+    fn make_way(&mut self, next: usize) -> bool {
+        if self.slots_of(self.queue[next].client()) > 0 {
+            return false;
+        }
+        let place = |slot: &Slot| (self.slots_of(slot.client()), slot.arrival);
+        let most = (0..self.slots.len()).max_by_key(|index| place(&self.slots[*index]));
+        match most {
+            Some(index) if place(&self.slots[index]).0 > 1 => {
+                self.preempt(index);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the blocks for what a waiting request has to read, and one token more. Nothing running
+    /// is interrupted for it.
+    fn reserve(&mut self, next: usize) -> bool {
+        let Self {
+            queue, cache, kept, ..
+        } = self;
+        let slot = &mut queue[next];
+        let needed = KvCache::blocks_for(slot.tokens.len() + 1);
+        if needed > cache.free_blocks() + kept.blocks() {
+            return false;
+        }
+        let phase = self.model.decoder.phase(slot.tokens.len());
+        let found = slot
+            .client()
+            .and_then(|client| kept.take(cache, client, &slot.tokens, phase));
+        if let Some((read, blocks)) = found {
+            (slot.read, slot.blocks) = (read, blocks);
+            if slot.generated() == 0 {
+                slot.cached = read;
             }
         }
-    }
-
-    /// Gives waiting requests their slot and cache, in order of arrival.
-    fn admit(&mut self) {
-        while self.slots.len() < self.limits.max_active as usize {
-            let Some(job) = self.queue.front() else {
-                return;
-            };
-            let request = &job.request;
-            let tokens = request.prompt.len() + request.max_new_tokens as usize;
-            let Some(blocks) = self.cache.take(tokens) else {
-                return;
-            };
-            let Some(job) = self.queue.pop_front() else {
-                return;
-            };
-            self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-            self.slots.push(Slot::new(job, blocks, &self.tokenizer));
+        while !cache.grow(&mut slot.blocks, slot.tokens.len() + 1) {
+            if !kept.evict(cache) {
+                cache.give_back_all(std::mem::take(&mut slot.blocks));
+                slot.read = 0;
+                return false;
+            }
         }
+        true
     }
 
-    /// How many tokens each slot reads in this step, and which slots read any.
+    /// Puts a running request back among those that wait, without its cache.
+    fn preempt(&mut self, index: usize) {
+        let mut slot = self.slots.remove(index);
+        self.cache.give_back_all(std::mem::take(&mut slot.blocks));
+        slot.read = 0;
+        slot.paused = true;
+        self.preempted += 1;
+        self.queue.push(slot);
+    }
+
+    /// How many tokens each slot reads in this step, and which slots read any. Whoever cannot have
+    /// the cache for it reads nothing.
     fn schedule(&mut self) -> Vec<(usize, usize)> {
+        self.find_room();
         let mut budget = self.limits.prefill_chunk_tokens as usize;
-        let count = self.slots.len();
-        self.turn = self
-            .turn
-            .checked_add(1)
-            .filter(|turn| *turn < count)
-            .unwrap_or(0);
-        let mut shares = vec![0; count];
-        for index in (0..count).map(|offset| (self.turn + offset) % count) {
+        let mut shares = vec![0; self.slots.len()];
+        for index in self.prefill_order() {
             let slot = &self.slots[index];
-            let unread = slot.tokens.len() - slot.read;
             // The last token of a sequence that generates is always read; prompts share.
-            let generates = slot.tokens.len() > slot.prompt_tokens && unread == 1;
+            let generates = slot.generates();
             let share = if generates {
-                unread
+                slot.unread()
             } else {
-                unread.min(budget)
+                slot.unread().min(budget)
             };
             budget -= if generates { 0 } else { share };
             shares[index] = share;
@@ -239,6 +305,40 @@ impl Scheduler {
             .enumerate()
             .filter(|(_, share)| *share > 0)
             .collect()
+    }
+
+    /// Cache for the tokens that each slot has; the request that came last gives up its own where
+    /// there is none left.
+    fn find_room(&mut self) {
+        self.slots.sort_by_key(|slot| slot.arrival);
+        let mut index = 0;
+        while index < self.slots.len() {
+            let slot = &mut self.slots[index];
+            let fits = self.cache.grow(&mut slot.blocks, slot.tokens.len());
+            if fits {
+                index += 1;
+            } else if !self.kept.evict(&mut self.cache) {
+                self.preempt(self.slots.len() - 1);
+            }
+        }
+    }
+
+    /// The slots in the order in which they get of the prefill budget: one client after the other,
+    /// each step beginning with the next one.
+    fn prefill_order(&mut self) -> Vec<usize> {
+        let reads = |slot: &&Slot| !slot.generates();
+        let mut clients: Vec<_> = self.slots.iter().filter(reads).map(Slot::client).collect();
+        clients.sort_unstable();
+        clients.dedup();
+        let after = clients.partition_point(|client| *client <= self.turn);
+        let first = clients.get(after).or(clients.first()).copied();
+        self.turn = first.flatten();
+        let first = clients.iter().position(|client| Some(*client) == first);
+        clients.rotate_left(first.unwrap_or(0));
+        let rank = |client| clients.iter().position(|other| *other == client);
+        let mut order: Vec<usize> = (0..self.slots.len()).collect();
+        order.sort_by_key(|index| (rank(self.slots[*index].client()), *index));
+        order
     }
 
     fn forward(&mut self, plan: &[(usize, usize)]) {
@@ -282,7 +382,9 @@ impl Scheduler {
             active: self.slots.len() as u32,
             queued: 0,
             used_blocks: self.cache.used_blocks() as u32,
+            kept_blocks: self.kept.blocks() as u32,
             free_blocks: self.cache.free_blocks() as u32,
+            preempted: self.preempted,
             finished: self.finished,
         };
         *self
@@ -290,98 +392,6 @@ impl Scheduler {
             .stats
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = stats;
-    }
-}
-
-impl Slot {
-    fn new(job: Job, blocks: Vec<u32>, tokenizer: &Tokenizer) -> Self {
-        let Job {
-            mut request,
-            sender,
-        } = job;
-        let room = request.prompt.len() + request.max_new_tokens as usize;
-        // Room for all of it at once: a vector that grows leaves copies behind.
-        let mut tokens = Zeroizing::new(Vec::with_capacity(room));
-        tokens.extend_from_slice(request.prompt.tokens());
-        Self {
-            prompt_tokens: tokens.len(),
-            tokens,
-            read: 0,
-            blocks,
-            stop: StopFilter::new(std::mem::take(&mut request.stop)),
-            request,
-            sender,
-            bytes: TokenBytes::new(tokenizer),
-            characters: Characters::default(),
-            ended: false,
-        }
-    }
-
-    /// The next `share` unread tokens; a distribution is wanted if they are the last.
-    fn part(&self, share: usize) -> Part<'_> {
-        let end = self.read + share;
-        let logits = if end == self.tokens.len() {
-            Logits::Last
-        } else {
-            Logits::None
-        };
-        Part {
-            tokens: &self.tokens[self.read..end],
-            start: self.read,
-            length: self.tokens.len(),
-            blocks: &self.blocks,
-            logits,
-        }
-    }
-
-    /// Takes a new token: ends, or sends the text that it completes.
-    fn accept(&mut self, token: u32, is_end: bool, tokenizer: &Tokenizer) {
-        self.tokens.push(token);
-        if is_end {
-            return self.finish(Finish::Stop);
-        }
-        let mut text = String::new();
-        self.characters
-            .push(self.bytes.push(tokenizer, token), &mut text);
-        let (text, stopped) = self.stop.push(&text);
-        if stopped {
-            self.emit(text, Some(Finish::Stop));
-        } else if self.generated() == self.request.max_new_tokens {
-            self.emit(text, None);
-            self.finish(Finish::Length);
-        } else {
-            self.emit(text, None);
-        }
-    }
-
-    /// Sends what was held back, and ends.
-    fn finish(&mut self, finish: Finish) {
-        let mut rest = String::new();
-        self.characters.finish(&mut rest);
-        let (mut text, stopped) = self.stop.push(&rest);
-        if stopped {
-            return self.emit(text, Some(Finish::Stop));
-        }
-        text += &self.stop.finish();
-        self.emit(text, Some(finish));
-    }
-
-    fn emit(&mut self, text: String, finish: Option<Finish>) {
-        self.ended |= finish.is_some();
-        if text.is_empty() && finish.is_none() {
-            return;
-        }
-        let completion_tokens = self.generated();
-        let emitted = Emitted {
-            chunk: Chunk { text, finish },
-            completion_tokens,
-        };
-        // The channel has room for every chunk; if the reader has left, the next sweep sees it.
-        let _ = self.sender.try_send(emitted);
-    }
-
-    fn generated(&self) -> u32 {
-        (self.tokens.len() - self.prompt_tokens) as u32
     }
 }
 

@@ -149,6 +149,7 @@ fn the_engine_says_what_the_model_says() {
                 max_new_tokens: greedy.len() as u32,
                 stop: Vec::new(),
                 deadline: None,
+                client: None,
             });
             let expected = library.decode(&said, true).expect("text");
             assert_eq!(text(generation.expect("accepted")), expected, "{name}");

@@ -47,6 +47,7 @@ fn request(prompt: &[u32], max_new_tokens: u32) -> Request {
         max_new_tokens,
         stop: Vec::new(),
         deadline: None,
+        client: None,
     }
 }
 
@@ -178,7 +179,7 @@ fn a_dropped_generation_frees_its_slot_and_cache() {
 fn the_cache_bounds_how_many_run() {
     let one = open(limits()).stats().free_blocks;
     let bytes_of_a_block = (256 << 20) / u64::from(one);
-    // Two requests of 64 tokens fit; the third waits for the first.
+    // Four requests begin; as they grow, those that came last have to wait.
     let engine = open(EngineLimits {
         kv_bytes: bytes_of_a_block * 16,
         ..limits()
@@ -189,7 +190,7 @@ fn the_cache_bounds_how_many_run() {
         .collect();
     for generation in running {
         drain(generation);
-        assert!(engine.stats().active <= 2);
+        assert!(engine.stats().active <= 4);
     }
     wait_until(&engine, |stats| stats.free_blocks == 16);
 }
@@ -367,4 +368,130 @@ fn dropping_the_engine_ends_its_generations() {
     let mut generation = engine.submit(request(&[1], 250)).expect("accepted");
     drop(engine);
     while generation.blocking_next().is_some() {}
+}
+
+/// A few blocks of cache, of sixteen tokens each.
+fn tight(blocks: u64, max_active: u32) -> Engine {
+    let all = u64::from(open(limits()).stats().free_blocks);
+    open(EngineLimits {
+        kv_bytes: limits().kv_bytes / all * blocks,
+        max_active,
+        ..limits()
+    })
+}
+
+fn answer(engine: &Engine, request: Request) -> (String, Option<Finish>, u32) {
+    let mut generation = engine.submit(request).expect("accepted");
+    let chunks: Vec<Chunk> = std::iter::from_fn(|| generation.blocking_next()).collect();
+    let cached = generation.usage().cached_tokens;
+    (text(&chunks), finish(&chunks), cached)
+}
+
+#[test]
+fn interrupted_requests_go_on_to_the_same_answer() {
+    let asked = || (0..8).map(|index| request(&[index + 3; 60], 120));
+    let calm = open(limits());
+    let alone: Vec<_> = asked().map(|one| answer(&calm, one)).collect();
+    assert_eq!(calm.stats().preempted, 0);
+    // One full context of 256 tokens fits; four of these requests begin, and none could end.
+    let engine = tight(16, 8);
+    let started: Vec<Generation> = asked()
+        .map(|one| engine.submit(one).expect("accepted"))
+        .collect();
+    for (generation, alone) in started.into_iter().zip(&alone) {
+        let chunks = drain(generation);
+        assert_eq!((text(&chunks), finish(&chunks)), (alone.0.clone(), alone.1));
+    }
+    wait_until(&engine, |stats| {
+        stats.free_blocks == 16 && stats.queued == 0
+    });
+    assert!(engine.stats().preempted > 0);
+    assert_eq!(engine.stats().finished, 8);
+}
+
+#[test]
+fn a_conversation_is_not_read_twice_and_reads_the_same() {
+    let first = [9; 50];
+    let longer: Vec<u32> = first.iter().copied().chain([4, 5, 6]).collect();
+    let other: Vec<u32> = first[..40].iter().copied().chain([8; 20]).collect();
+    let engine = open(limits());
+    let fresh: Vec<_> = [&first[..], &longer, &other]
+        .map(|prompt| answer(&engine, request(prompt, 20)))
+        .into();
+    let client = engine.client();
+    let mine = |prompt: &[u32]| Request {
+        client: Some(client.clone()),
+        ..request(prompt, 20)
+    };
+    let asked = [(&first[..], 0), (&longer, 50), (&other, 40)];
+    for ((prompt, cached), fresh) in asked.into_iter().zip(&fresh) {
+        let (text, finish, found) = answer(&engine, mine(prompt));
+        assert_eq!((&text, finish, found), (&fresh.0, fresh.1, cached));
+    }
+    // The very same prompt once more: its last token is read anew.
+    assert_eq!(answer(&engine, mine(&longer)).2, 40);
+    wait_until(&engine, |stats| stats.kept_blocks > 0);
+    drop(client);
+    wait_until(&engine, |stats| stats.used_blocks == 0);
+}
+
+/// Whatever one client has had read, another's request is read from its first token on: the number
+/// of tokens read, which is what the time to its first token depends on, is that of an engine that
+/// has never seen the prompt.
+#[test]
+fn nothing_is_kept_for_anybody_else() {
+    let engine = open(limits());
+    let (mine, yours) = (engine.client(), engine.client());
+    let ask = |client: Option<&inference::Client>| {
+        let client = client.cloned();
+        let asked = Request {
+            client,
+            ..request(&[9; 100], 5)
+        };
+        answer(&engine, asked).2
+    };
+    assert_eq!(ask(Some(&mine)), 0);
+    assert_eq!(ask(Some(&mine)), 99);
+    assert_eq!(ask(Some(&yours)), 0);
+    assert_eq!(ask(None), 0);
+    assert_eq!(ask(None), 0);
+    assert_eq!(ask(Some(&engine.client())), 0);
+}
+
+#[test]
+fn what_is_kept_makes_way_for_what_runs() {
+    let engine = tight(16, 4);
+    let client = engine.client();
+    let kept = |prompt: u32| Request {
+        client: Some(client.clone()),
+        ..request(&[prompt; 100], 2)
+    };
+    assert_eq!(answer(&engine, kept(3)).2, 0);
+    assert_eq!(answer(&engine, kept(4)).2, 0);
+    // All of the cache, for somebody else.
+    assert_eq!(answer(&engine, request(&[5; 250], 6)).2, 0);
+    assert_eq!(engine.stats().preempted, 0);
+    assert_eq!(answer(&engine, kept(3)).2, 0);
+}
+
+/// Somebody asks for everything; somebody else comes later, and need not wait for the end of it.
+#[test]
+fn a_newcomer_gets_a_slot_of_a_client_with_many() {
+    let engine = open(EngineLimits {
+        max_active: 2,
+        ..limits()
+    });
+    let (greedy, modest) = (engine.client(), engine.client());
+    let of = |client: &inference::Client, prompt: u32, tokens| Request {
+        client: Some(client.clone()),
+        ..request(&[prompt, 5], tokens)
+    };
+    let many: Vec<Generation> = (0..6)
+        .map(|index| engine.submit(of(&greedy, index, 250)).expect("accepted"))
+        .collect();
+    wait_until(&engine, |stats| stats.active == 2);
+    answer(&engine, of(&modest, 7, 20));
+    // Of six long requests, two at a time, one at most could have ended by then in turn.
+    assert!(engine.stats().finished <= 3, "{:?}", engine.stats());
+    drop(many);
 }

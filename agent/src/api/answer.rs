@@ -363,6 +363,12 @@ struct UsageFields {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
+    prompt_tokens_details: PromptDetails,
+}
+
+#[derive(Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
 }
 
 impl From<Usage> for UsageFields {
@@ -370,12 +376,14 @@ impl From<Usage> for UsageFields {
         let Usage {
             prompt_tokens,
             completion_tokens,
+            cached_tokens,
         } = usage;
         let total_tokens = prompt_tokens.saturating_add(completion_tokens);
         Self {
             prompt_tokens,
             completion_tokens,
             total_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens },
         }
     }
 }
