@@ -69,12 +69,14 @@ let
   relative = path: builtins.substring (builtins.stringLength root + 1) (-1) path;
   isOne = patterns: path: builtins.any (p: builtins.match p path != null) patterns;
 
+  # Where a room holds crates of their own.
+  inner = "(release/(publish|sigstore)|tests/(fuzzer|signer))";
   # The rooms whose code goes into some programs, and the manifests of all.
   workspaceOf = rooms: step "cloister-workspace" ./workspace.sh {
     inherit tools rooms;
     source =
       let room = "(${builtins.replaceStrings [ " " ] [ "|" ] rooms})";
-      in sources "cloister-rust" [ "[a-z]+" "tests/signer" "${room}/(src|machines)(/.*)?" ] [
+      in sources "cloister-rust" [ "[a-z]+" inner "${room}/(src|machines)(/.*)?" ] [
         "Cargo.lock" "([a-z]+/)?([a-z]+/)?Cargo.toml" "${room}/build.rs"
         "${room}/(src|machines)/.*" "image/(rooms|(lib|rust|vendor|compile|enter|enter-inner)[.]sh)"
       ];
@@ -110,7 +112,7 @@ let
     image = imageOf profile;
     # The demo's; an operator's goes here.
     configuration = ./site.toml;
-    source = sources "cloister-locks" [ "[a-z]+" "tests/(demo-model|signer)" ] [
+    source = sources "cloister-locks" [ "[a-z]+" inner "tests/demo-model" ] [
       "mkosi[.]conf" "Cargo[.]lock" "([a-z]+/)?([a-z]+/)?Cargo.toml"
       "image/(deb|licences)[.]lock" "tests/demo-model/requirements[.]txt"
     ];
