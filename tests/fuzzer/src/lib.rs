@@ -73,6 +73,9 @@ targets! {
     b10 "attest-revocation_list" "../../../attest/fuzz/fuzz_targets/revocation_list.rs" revocation;
     b11 "attest-snp_certificate" "../../../attest/fuzz/fuzz_targets/snp_certificate.rs" vcek;
     b12 "attest-snp_report" "../../../attest/fuzz/fuzz_targets/snp_report.rs" snp_report;
+    b14 "attest-tdx_collateral" "../../../attest/fuzz/fuzz_targets/tdx_collateral.rs" tdx_collateral;
+    b15 "attest-tdx_document" "../../../attest/fuzz/fuzz_targets/tdx_document.rs" tdx_document;
+    b16 "attest-tdx_quote" "../../../attest/fuzz/fuzz_targets/tdx_quote.rs" tdx_quote;
     b13 "attest-verify" "../../../attest/fuzz/fuzz_targets/verify.rs" evidence;
     c1 "channel-message_1" "../../../channel/fuzz/fuzz_targets/message_1.rs" zeros;
     c2 "channel-record" "../../../channel/fuzz/fuzz_targets/record.rs" zeros;

@@ -9,6 +9,7 @@ use attest::{Evidence, Platform};
 use p384::SecretKey;
 use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 use signer::amd::Machine;
+use signer::intel::Domain;
 use signer::{World, boot};
 use verity::gpt::{Layout, PartitionSpec};
 use verity::{Guid, VolumeRef};
@@ -131,6 +132,23 @@ pub(crate) fn vcek() -> Seeds {
 pub(crate) fn snp_report() -> Seeds {
     let real = vectors(&["dstack/sev_snp_report_1184.bin"]);
     [vec![Machine::new().evidence().report], real].concat()
+}
+
+pub(crate) fn tdx_quote() -> Seeds {
+    let later = Domain::of_version_5(3);
+    let real = vectors(&["go-tdx-guest/tdx_prod_quote_SPR_E4.dat"]);
+    [vec![Domain::new().quote(), later.quote()], real].concat()
+}
+
+pub(crate) fn tdx_document() -> Seeds {
+    let collateral = Domain::new().evidence().collateral;
+    vec![collateral.tcb_info, collateral.enclave_identity]
+}
+
+pub(crate) fn tdx_collateral() -> Seeds {
+    let collateral = Domain::new().evidence().collateral;
+    let lists = collateral.revocation_lists.to_vec();
+    [vec![collateral.signer], lists].concat()
 }
 
 pub(crate) fn model_config() -> Seeds {

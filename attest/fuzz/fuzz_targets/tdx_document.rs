@@ -1,0 +1,4 @@
+//! A document of Intel's, unsigned and signed.
+//! `attest/tests/mutations.rs` calls the same function.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| signer::fuzz::tdx_document(bytes));
