@@ -74,7 +74,9 @@ let
     inherit tools rooms;
     source =
       let room = "(${builtins.replaceStrings [ " " ] [ "|" ] rooms})";
-      in sources "cloister-rust" [ "[a-z]+" "tests/signer" "${room}/(src|machines)(/.*)?" ] [
+      in sources "cloister-rust" [
+        "[a-z]+" "(release/(publish|sigstore)|tests/signer)" "${room}/(src|machines)(/.*)?"
+      ] [
         "Cargo.lock" "([a-z]+/)?([a-z]+/)?Cargo.toml" "${room}/build.rs"
         "${room}/(src|machines)/.*" "image/(lib|rust|vendor|compile)[.]sh"
       ];
@@ -86,7 +88,8 @@ let
   };
   # As in rust.sh and compile.sh.
   programs = compiled "cloister-programs" "agent attest carrier channel inference verity" "";
-  auditor = compiled "cloister-auditor" "attest release verity" "cloister-release/cloister-release";
+  auditor = compiled "cloister-auditor" "attest release release/sigstore verity"
+    "cloister-release/cloister-release";
 
   recipe = sources "cloister-recipe" [ "image" "image/(rootfs|repart|profiles)(/.*)?" ] [
     "mkosi[.]conf" "image/(deb[.]lock|root[.]list|initrd[.]modules|cmdline)"

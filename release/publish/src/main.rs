@@ -1,0 +1,2 @@
+//! `cloister-publish`.
+fn main() {}

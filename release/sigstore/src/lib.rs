@@ -1,0 +1,1 @@
+//! Verifies Sigstore bundles of releases: who signed, which log saw it, when.
