@@ -88,7 +88,8 @@ let
   };
   programs = compiled "cloister-programs"
     (builtins.replaceStrings [ "\n" ] [ "" ] (builtins.readFile ../image/rooms)) "";
-  auditor = compiled "cloister-auditor" "attest release verity" "cloister-release/cloister-release";
+  auditor = compiled "cloister-auditor" "attest release release/sigstore verity"
+    "cloister-release/cloister-release";
 
   recipe = sources "cloister-recipe" [ "image" "image/(rootfs|repart|profiles)(/.*)?" ] [
     "mkosi[.]conf" "image/(deb[.]lock|root[.]list|initrd[.]modules|cmdline)"

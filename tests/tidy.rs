@@ -51,7 +51,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("channel", &["attest"]),
     ("client", &["attest", "carrier", "channel"]),
     ("inference", &[]),
-    ("release", &["attest", "verity"]),
+    ("release", &["attest", "cloister-sigstore", "verity"]),
+    ("release/publish", &["attest", "cloister-sigstore"]),
+    ("release/sigstore", &["attest"]),
     ("verity", &[]),
 ];
 

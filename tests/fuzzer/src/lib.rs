@@ -96,6 +96,7 @@ targets! {
     e8 "release-locks" "../../../release/fuzz/fuzz_targets/locks.rs" manifest;
     e9 "release-log" "../../../release/fuzz/fuzz_targets/log.rs" log;
     e10 "release-pe" "../../../release/fuzz/fuzz_targets/pe.rs" pe;
+    e13 "release-sigstore" "../../../release/fuzz/fuzz_targets/sigstore.rs" sigstore;
     e11 "release-uki" "../../../release/fuzz/fuzz_targets/uki.rs" uki;
     f1 "verity-boot" "../../../verity/fuzz/fuzz_targets/boot.rs" command_line;
     f2 "verity-gpt" "../../../verity/fuzz/fuzz_targets/gpt.rs" disk;

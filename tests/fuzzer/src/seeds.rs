@@ -134,6 +134,15 @@ pub(crate) fn snp_report() -> Seeds {
     [vec![Machine::new().evidence().report], real].concat()
 }
 
+/// Bundles that others made.
+pub(crate) fn sigstore() -> Seeds {
+    let recorded = fs::read_dir(repository().join("release/sigstore/tests/recorded"));
+    let recorded = recorded.into_iter().flatten().flatten();
+    recorded
+        .filter_map(|entry| fs::read(entry.path()).ok())
+        .collect()
+}
+
 pub(crate) fn tdx_quote() -> Seeds {
     let later = Domain::of_version_5(3);
     let real = vectors(&["go-tdx-guest/tdx_prod_quote_SPR_E4.dat"]);
