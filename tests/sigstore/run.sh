@@ -229,10 +229,10 @@ peers() {
         --certificate-oidc-issuer "$issuer" --trusted-root "$trust")
     check "sigstore-go verifies ours" "$bin/conformance" verify-bundle \
         --bundle "$work/keyless.json" "${protocol[@]}" "$artifact"
-    check "cosign verifies ours" cosign verify-blob-attestation --new-bundle-format \
+    check "cosign verifies ours" cosign verify-blob-attestation \
         --bundle "$work/keyless.json" --trusted-root "$trust" --use-signed-timestamps \
         --type https://cloister.dev/release/v1 "${keyless[@]}" "$artifact"
-    check "cosign verifies ours by a key" cosign verify-blob-attestation --new-bundle-format \
+    check "cosign verifies ours by a key" cosign verify-blob-attestation \
         --bundle "$work/p256.json" --trusted-root "$trust" --use-signed-timestamps \
         --type https://cloister.dev/release/v1 --key "$work/p256.pub" "$artifact"
     check "sigstore-js verifies ours" node "$here/verify.mjs" "$work/keyless.json" "$trust" \
@@ -253,7 +253,7 @@ peers() {
 
 cosign_signs() {
     cosign sign-blob --yes --signing-config "$config" --trusted-root "$trust" \
-        --identity-token "$(cat "$work/now/token.jwt")" --bundle "$work/cosign.json" \
+        --identity-token "$work/now/token.jwt" --bundle "$work/cosign.json" \
         "$work/artifact"
 }
 

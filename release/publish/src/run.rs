@@ -166,7 +166,7 @@ async fn identity(arguments: &IdentityArguments, oidc: Option<&str>) -> Result<I
         let token = client.authenticate(DefaultAuthCallback).await;
         token.map_err(SignError::Token)?
     };
-    Ok(Identity::Token(token))
+    Ok(Identity::Token(Box::new(token)))
 }
 
 async fn refresh(arguments: &RefreshArguments) -> Result<Facts, Failure> {

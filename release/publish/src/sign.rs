@@ -32,7 +32,7 @@ pub enum Identity {
     Key(KeyPair),
     /// Whom this token of an OpenID Connect issuer names. A key is made for this one signature and
     /// dropped.
-    Token(IdentityToken),
+    Token(Box<IdentityToken>),
 }
 
 /// What a verifier looks the signer up by.

@@ -193,7 +193,7 @@ fn token(expires: i64) -> Identity {
         r#"{{"iss":"https://issuer.example.org","sub":"a","aud":"sigstore","exp":{expires}}}"#
     );
     let jwt = format!("{}.{}.{}", encode("{}"), encode(&claims), encode("x"));
-    Identity::Token(IdentityToken::from_jwt(&jwt).unwrap())
+    Identity::Token(Box::new(IdentityToken::from_jwt(&jwt).unwrap()))
 }
 
 #[test]
