@@ -13,7 +13,7 @@ use attest::snp::SnpError;
 use attest::tpm::quote::QuoteError;
 use attest::{
     Assurance, Binding, Class, Configuration, Digest, Evidence, Expectation, Platform, Policy,
-    Refusal, ReleaseFloor, UnixTime, VerifiedPeer, verify, verify_release,
+    Ratchet, Refusal, UnixTime, VerifiedPeer, verify, verify_release,
 };
 use signer::amd::{at, machine_evidence, machine_world};
 use signer::authority::Authority;
@@ -25,7 +25,7 @@ fn judge(evidence: &Evidence, binding: Binding, policy: &Policy) -> Result<Verif
         evidence,
         &Expectation { binding },
         policy,
-        ReleaseFloor::UNSEEN,
+        &Ratchet::UNSEEN,
         NOW,
     )
 }
@@ -213,7 +213,7 @@ fn old_versions_are_refused_by_policy_and_by_floor() {
             &evidence,
             &Expectation { binding },
             policy,
-            ReleaseFloor::at(floor),
+            &Ratchet::at(floor),
             NOW,
         )
     };
@@ -287,8 +287,8 @@ fn a_peer_without_a_release_is_refused() {
     assert_eq!(refusal, Refusal::Release(ReleaseError::Missing));
     assert_eq!(refusal.class(), Class::Log);
     let bundle = world.bundle();
-    let floor = ReleaseFloor::UNSEEN;
-    assert!(verify_release(&bundle, &world.policy().release, floor).is_ok());
+    let ratchet = &Ratchet::UNSEEN;
+    assert!(verify_release(&bundle, &world.policy().release, ratchet, NOW).is_ok());
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn an_expired_certificate_is_stale_collateral() {
         &evidence,
         &expectation,
         &policy,
-        ReleaseFloor::UNSEEN,
+        &Ratchet::UNSEEN,
         year_2050,
     );
     let refusal = verdict.unwrap_err();
