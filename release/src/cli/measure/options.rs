@@ -212,7 +212,7 @@ pub(super) fn platform(text: &str) -> Result<Platform, String> {
 }
 
 /// A size with a unit of 1024: 512M, 4G, or bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(in crate::cli) fn size(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &lower[digits.len()..] {
@@ -239,6 +239,10 @@ pub(super) fn bits(text: &str) -> Result<u64, String> {
 }
 
 impl VcpuRange {
+    pub(in crate::cli) fn numbers(&self) -> std::ops::RangeInclusive<u16> {
+        self.first..=self.last
+    }
+
     fn one(number: u16) -> Self {
         Self {
             first: number,
