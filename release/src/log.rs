@@ -10,9 +10,9 @@
 //! An entry counts once the checkpoint covers it. Appending writes and syncs tiles first, each
 //! whole or not at all, then replaces the checkpoint by a rename; a lock keeps writers apart.
 //! Whatever the checkpoint covers must be there, byte for byte: a log that lost or changed
-//! something is refused and never repaired in silence, since that is how history would be rewritten.
-//! What an interrupted append left beyond the checkpoint was promised to nobody, and the next one
-//! replaces it.
+//! something is refused and never repaired in silence, since that is how history would be
+//! rewritten. What an interrupted append left beyond the checkpoint was promised to nobody, and the
+//! next one replaces it.
 
 pub mod serve;
 mod store;

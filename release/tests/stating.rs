@@ -332,7 +332,8 @@ fn a_full_disk_leaves_the_log_whole() {
         "mount -t tmpfs -o size=128k none small || exit 77; set -e; {program} log create {to}; \
          for version in $(seq 1 40); do \
          {program} statement {states} --version $version --output statement.json >/dev/null; \
-         {program} sign --statement statement.json --key log.pem --output envelope.json >/dev/null; \
+         {program} sign --statement statement.json --key log.pem --output envelope.json \
+         >/dev/null; \
          {program} log append {to} --envelope envelope.json >/dev/null 2>said || break; done; \
          cat said; {program} log show --log small/log --origin {ORIGIN} --log-key {public}"
     );
