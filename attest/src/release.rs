@@ -199,14 +199,12 @@ impl VerifiedRelease {
         let status = StatusStatement::decode(&envelope.payload).map_err(ReleaseError::Remark)?;
         // Only who may sign the release may speak for it.
         envelope.verify(&policy.signers)?;
-        if status
-            .subject
-            .iter()
-            .any(|one| one.digest.sha256 == subject)
-        {
+        let mut subjects = status.subject.iter();
+        // A status of another release says nothing of this one, nor of its line.
+        if subjects.any(|one| one.digest.sha256 == subject) {
             self.confirmed = self.confirmed.max(status.predicate.issued);
+            self.revocations.extend(status.predicate.revocations);
         }
-        self.revocations.extend(status.predicate.revocations);
         Ok(())
     }
 }

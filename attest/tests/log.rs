@@ -307,10 +307,10 @@ fn an_old_release_needs_a_recent_status() {
         at(&log, &[remark], 51),
         Err(Refusal::Stale { .. })
     ));
-    // A status of another release confirms nothing of this one.
+    // A status of another release confirms nothing of this one, and revokes nothing of it.
     let mut other = world.statement();
     other.predicate.version = 8;
-    let status = release::status(&other, ISSUED + 20 * day, &[]);
+    let status = release::status(&other, ISSUED + 20 * day, &[7]);
     let remark = log.append(&release::sign(&status.encode(), &world.release_key));
     assert!(matches!(
         at(&log, &[remark], 50),

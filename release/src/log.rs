@@ -232,7 +232,8 @@ impl Log {
         Ok((log, index as u64))
     }
 
-    /// Adds a witness's line under `signed`, unless the log has gone on meanwhile.
+    /// Adds a witness's line under `signed`, in the place of an older one in the same name, unless
+    /// the log has gone on meanwhile.
     pub fn add_cosignature(
         path: &Path,
         origin: &Origin,
@@ -245,7 +246,12 @@ impl Log {
         if log.checkpoint != *signed {
             return Err(LogError::WentOn(log.checkpoint.size));
         }
-        log.store.write_note(&(log.note + line))?;
+        let note = replace_line(&log.note, line);
+        SignedCheckpoint::parse(&note).map_err(|source| LogError::Checkpoint {
+            path: log.store.checkpoint_path(),
+            source,
+        })?;
+        log.store.write_note(&note)?;
         drop(lock);
         Ok(())
     }
@@ -388,4 +394,15 @@ impl Log {
 fn sign(checkpoint: &Checkpoint, key: &SigningKey) -> String {
     let signature = key.sign(checkpoint.text().as_bytes());
     checkpoint.note(&key.public(), &signature)
+}
+
+/// The note with `line` behind it, and without other lines in the same name. The log's own, which is
+/// the first, stays.
+fn replace_line(note: &str, line: &str) -> String {
+    let name = |line: &str| line.split(' ').nth(1).map(str::to_owned);
+    let (text, signatures) = note.split_once("\n\n").unwrap_or((note, ""));
+    let lines = signatures.split_inclusive('\n').enumerate();
+    let kept = lines.filter(|(place, old)| *place == 0 || name(old) != name(line));
+    let kept: String = kept.map(|(_, old)| old).collect();
+    format!("{text}\n\n{kept}{line}")
 }
