@@ -266,7 +266,7 @@ fn forged_releases(running: &Running, folder: &Path) {
 
     let mut forged = bundle.clone();
     let stated = attest::release::Statement::decode(&bundle.envelope.payload).expect("a statement");
-    forged.envelope = statement::sign(&stated, &SigningKey::generate().expect("a key"));
+    forged.envelope = statement::sign(&stated.encode(), &SigningKey::generate().expect("a key"));
     fs::write(&path, forged.encode()).expect("a file");
     running.refused(
         &["verify", "--release", &path, &url],

@@ -12,6 +12,11 @@
 //! log_origin = "log.example.org/cloister"
 //! log_key = "ed25519:BASE64"              # signs the log's checkpoints
 //! minimum_version = 1
+//! maximum_age_days = 90                   # since its signer last confirmed it; or "any"
+//! minimum_witnesses = 1                   # of those below, on the log's checkpoint
+//! witnesses = [{ name = "witness.example.org/w", key = "ed25519:BASE64" }]
+//! minimum_rebuilders = 0                  # of those below, with the same artifacts
+//! rebuilders = [{ name = "somebody", key = "ed25519:BASE64" }]
 //!
 //! [tpm]
 //! roots = ["-----BEGIN CERTIFICATE----- …"]
@@ -30,7 +35,7 @@
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::release::{Origin, PublicKey};
+use crate::release::{Origin, PublicKey, Witness};
 use crate::tpm::chain::TrustAnchor;
 use crate::{Digest, Name, PlatformKind};
 
@@ -40,7 +45,7 @@ mod value;
 
 pub use snp::{ProductPolicy, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
 pub use tdx::{TdxAttributesPolicy, TdxPolicy};
-pub use value::{Demand, Pin, Tolerance};
+pub use value::{Demand, MaximumAge, Pin, Tolerance};
 
 /// Longest policy file.
 pub const MAX_POLICY_BYTES: usize = 256 << 10;
@@ -80,6 +85,26 @@ pub struct ReleasePolicy {
     pub log_key: PublicKey,
     /// Least version accepted.
     pub minimum_version: u64,
+    /// How long ago its signer may have said last that it is current.
+    pub maximum_age_days: MaximumAge,
+    /// How many of the witnesses must have signed the log's checkpoint.
+    pub minimum_witnesses: usize,
+    /// Witnesses that are trusted.
+    pub witnesses: Vec<Witness>,
+    /// How many of the rebuilders must have got the same artifacts.
+    pub minimum_rebuilders: usize,
+    /// Rebuilders that are trusted.
+    pub rebuilders: Vec<Rebuilder>,
+}
+
+/// Somebody who rebuilds releases.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebuilder {
+    /// A name of the policy's choice.
+    pub name: Name,
+    /// The key that signs.
+    pub key: PublicKey,
 }
 
 /// Which TPMs may vouch for the software.
@@ -148,6 +173,15 @@ pub enum List {
     Platforms,
 }
 
+/// Those of whom a policy demands a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quorum {
+    /// `release.witnesses`
+    Witnesses,
+    /// `release.rebuilders`
+    Rebuilders,
+}
+
 /// Why a file is not a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -181,6 +215,19 @@ pub enum PolicyError {
         List::Platforms => "evidence.platforms",
     })]
     Empty(List),
+    /// More are demanded than are named.
+    #[error("{demanded} {quorum} are demanded, {named} are named")]
+    Quorum {
+        /// Witnesses or rebuilders.
+        quorum: Quorum,
+        /// How many the policy demands.
+        demanded: usize,
+        /// How many it names.
+        named: usize,
+    },
+    /// One is named twice, and would count twice.
+    #[error("two {0} have the same name or key")]
+    Twice(Quorum),
     /// A platform is accepted, and nothing says what is demanded of it.
     #[error("evidence.platforms names {kind}, and there is no table [{kind}]", kind = .0.as_str())]
     MissingTable(PlatformKind),
@@ -204,6 +251,7 @@ impl Policy {
             });
         }
         policy.check_lists()?;
+        policy.release.check_quorums()?;
         policy.check_tables()?;
         Ok(policy)
     }
@@ -252,6 +300,45 @@ impl Policy {
 }
 
 impl ReleasePolicy {
+    fn check_quorums(&self) -> Result<(), PolicyError> {
+        let witnesses = self
+            .witnesses
+            .iter()
+            .map(|one| (one.name.as_str(), one.key));
+        let rebuilders = self
+            .rebuilders
+            .iter()
+            .map(|one| (one.name.as_str(), one.key));
+        for (quorum, demanded, named) in [
+            (
+                Quorum::Witnesses,
+                self.minimum_witnesses,
+                witnesses.collect::<Vec<_>>(),
+            ),
+            (
+                Quorum::Rebuilders,
+                self.minimum_rebuilders,
+                rebuilders.collect(),
+            ),
+        ] {
+            if demanded > named.len() {
+                let named = named.len();
+                return Err(PolicyError::Quorum {
+                    quorum,
+                    demanded,
+                    named,
+                });
+            }
+            for (at, (name, key)) in named.iter().enumerate() {
+                let mut before = named[..at].iter();
+                if before.any(|(other, same)| other == name || same == key) {
+                    return Err(PolicyError::Twice(quorum));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Names the line of releases that these signers make under this name and profile: versions
     /// are compared within it, so that a floor is kept for each.
     #[must_use]
@@ -266,5 +353,14 @@ impl ReleasePolicy {
         }
         signers.iter().for_each(|signer| hash.update(signer));
         Digest(hash.finalize().into())
+    }
+}
+
+impl std::fmt::Display for Quorum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Witnesses => "witnesses",
+            Self::Rebuilders => "rebuilders",
+        })
     }
 }

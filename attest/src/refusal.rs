@@ -4,13 +4,14 @@
 use crate::configuration::ConfigurationError;
 use crate::eventlog::EventLogError;
 use crate::evidence::EvidenceError;
-use crate::release::ReleaseError;
+use crate::release::statement::{ClientVersion, Revocation};
+use crate::release::{CheckpointError, ReleaseError};
 use crate::snp::SnpError;
 use crate::tdx::{TdxError, TdxField};
 use crate::tpm::Register;
 use crate::tpm::chain::ChainError;
 use crate::tpm::quote::QuoteError;
-use crate::{Digest, Name, PlatformKind};
+use crate::{Digest, Name, PlatformKind, UnixTime};
 
 /// A claim that failed. Nothing may be sent to a peer that was refused.
 ///
@@ -76,6 +77,59 @@ pub enum Refusal {
         seen: u64,
         /// Version that the release states.
         found: u64,
+    },
+    /// A release that its signer has revoked.
+    #[error("release version: {} was revoked by its signer: {}", .0.version, .0.reason)]
+    Revoked(Revocation),
+    /// Nobody has said lately that the release is current.
+    #[error("release age: last confirmed {confirmed}, at most {maximum} days ago expected")]
+    Stale {
+        /// When its signer last said that it is current.
+        confirmed: UnixTime,
+        /// How many days the policy allows.
+        maximum: u32,
+    },
+    /// Something of the release is of a time that is yet to come.
+    #[error("release age: confirmed {confirmed}, and it is {now}")]
+    FromTheFuture {
+        /// The time that it bears.
+        confirmed: UnixTime,
+        /// The client's time.
+        now: UnixTime,
+    },
+    /// A release that this client is too old to judge.
+    #[error("client version: at least {minimum} expected by the release, this is {own}")]
+    ClientTooOld {
+        /// Least version by the release.
+        minimum: ClientVersion,
+        /// Of this program.
+        own: ClientVersion,
+    },
+    /// Too few of the policy's rebuilders got the same artifacts.
+    #[error("rebuilders: {demanded} demanded by the policy, {found} got the same artifacts")]
+    Rebuilders {
+        /// How many the policy demands.
+        demanded: usize,
+        /// How many confirm the release.
+        found: usize,
+    },
+    /// The log shows others something else than it shows us.
+    #[error("log: had the root {expected} at {size} entries when seen before, now {found}")]
+    SplitView {
+        /// A size that both states of the log have had.
+        size: u64,
+        /// Root that was seen before.
+        expected: Digest<32>,
+        /// Root that is shown now.
+        found: Digest<32>,
+    },
+    /// The log's history does not reach back to what was seen before, or the other way round.
+    #[error("log: its history begins at entry {from}, proof is needed from entry {size} on")]
+    HistoryTooShort {
+        /// The smaller of both states of the log.
+        size: u64,
+        /// Where the history begins.
+        from: u64,
     },
     /// Another configuration than the release's.
     #[error("configuration: {expected} expected by the release, found {found}")]
@@ -191,8 +245,12 @@ impl Refusal {
             Self::Release(
                 ReleaseError::Missing
                 | ReleaseError::Checkpoint(_)
-                | ReleaseError::Inclusion { .. },
-            ) => Class::Log,
+                | ReleaseError::Inclusion { .. }
+                | ReleaseError::History { .. }
+                | ReleaseError::Witnesses { .. },
+            )
+            | Self::SplitView { .. }
+            | Self::HistoryTooShort { .. } => Class::Log,
             Self::Snp(error) if error.is_date() => Class::Collateral,
             Self::Snp(error) if error.is_forged() => Class::Signature,
             Self::Tdx(error) if error.is_date() => Class::Collateral,
@@ -210,6 +268,11 @@ impl Refusal {
             | Self::Profile { .. }
             | Self::Version { .. }
             | Self::Rollback { .. }
+            | Self::Revoked(_)
+            | Self::Stale { .. }
+            | Self::FromTheFuture { .. }
+            | Self::ClientTooOld { .. }
+            | Self::Rebuilders { .. }
             | Self::ConfigurationDigest { .. }
             | Self::Register { .. }
             | Self::NotEmpty { .. }
@@ -236,6 +299,21 @@ impl Refusal {
             }
             Self::Version { .. } => "the operator must deploy a newer release",
             Self::Rollback { .. } => "the operator went back to an older release: ask why",
+            Self::Revoked(_) => "the operator must deploy a release that is not revoked",
+            Self::Stale { .. } => {
+                "the operator must attach a recent status of the release, or deploy a newer one"
+            }
+            Self::FromTheFuture { .. } => "check your clock; if it is right, ask the signer",
+            Self::ClientTooOld { .. } => "update this program",
+            Self::Rebuilders { .. } => {
+                "ask the operator to attach what the rebuilders signed, or rebuild it yourself"
+            }
+            Self::SplitView { .. } => {
+                "the log has two faces: keep your state folder as proof, and tell the log's users"
+            }
+            Self::HistoryTooShort { .. } => {
+                "ask the operator for a bundle with a longer history, and give it by --release"
+            }
             Self::ConfigurationDigest { .. } => {
                 "the server runs a configuration that its release does not state"
             }
@@ -268,12 +346,19 @@ impl Refusal {
 fn release_hint(error: &ReleaseError) -> &'static str {
     match error {
         ReleaseError::Missing => "the operator must attach the release, or give its file yourself",
-        ReleaseError::Bundle(_) | ReleaseError::Statement(_) => {
+        ReleaseError::Bundle(_) | ReleaseError::Statement(_) | ReleaseError::Remark(_) => {
             "the release file is damaged or of another version: fetch it again"
         }
         ReleaseError::Envelope(_) => "if you trust its signer, name the key in release.signers",
+        ReleaseError::Checkpoint(CheckpointError::Cosignature { .. }) => {
+            "check release.witnesses; if they are right, the checkpoint was forged"
+        }
         ReleaseError::Checkpoint(_) => "check release.log_origin and release.log_key",
         ReleaseError::Inclusion { .. } => "the release is not in the log: do not trust it",
+        ReleaseError::History { .. } => "the bundle was put together wrongly: fetch it again",
+        ReleaseError::Witnesses { .. } => {
+            "the operator must attach a checkpoint that more of release.witnesses have signed"
+        }
     }
 }
 

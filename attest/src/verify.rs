@@ -1,15 +1,15 @@
 //! The one way from evidence to a peer that is believed.
 
-use crate::policy::{AssurancePolicy, ReleasePolicy};
+use crate::policy::{AssurancePolicy, MaximumAge, ReleasePolicy};
 use crate::refusal::BoundPart;
-use crate::release::statement::{SnpReferenceValues, TdxReferenceValues};
+use crate::release::statement::{ClientVersion, SnpReferenceValues, TdxReferenceValues};
 use crate::release::{Statement, VerifiedRelease};
 use crate::snp::{self, VerifiedReport};
 use crate::tdx::{self, TdxField, VerifiedQuote};
 use crate::tpm;
 use crate::{
-    Binding, Claim, Configuration, Digest, Evidence, Platform, PlatformKind, Policy, Refusal,
-    ReleaseFloor, ReportData, UnixTime,
+    Binding, Claim, Configuration, Digest, Evidence, Platform, PlatformKind, Policy, Ratchet,
+    Refusal, ReportData, UnixTime,
 };
 
 /// What evidence must be bound to.
@@ -40,19 +40,24 @@ pub enum Assurance {
     PlatformOnly,
 }
 
+/// How far a signer's clock may be ahead of ours, in seconds.
+const CLOCK_SKEW_SECONDS: u64 = 600;
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+
 /// Verifies that `evidence` was made for what `expectation` names, on a machine that runs a
-/// release which `policy` accepts, at the time `now`.
+/// release which `policy` accepts and which takes nothing back of what `ratchet` has seen, at the
+/// time `now`.
 pub fn verify(
     evidence: &Evidence,
     expectation: &Expectation,
     policy: &Policy,
-    floor: ReleaseFloor,
+    ratchet: &Ratchet,
     now: UnixTime,
 ) -> Result<VerifiedPeer, Refusal> {
     let mut claims = Vec::new();
     check_platform(evidence, policy, &mut claims)?;
     check_binding(evidence, &expectation.binding)?;
-    let release = check_release(evidence, &policy.release, floor, &mut claims)?;
+    let release = check_release(evidence, &policy.release, ratchet, now, &mut claims)?;
     let configuration = check_configuration(evidence, release.statement(), &mut claims)?;
     let report_data = ReportData::compute(&expectation.binding);
     let stated = &release.statement().predicate.reference_values;
@@ -94,12 +99,14 @@ pub fn verify(
     })
 }
 
-/// Verifies that `bundle` holds a release that `policy` accepts: signed, logged, of the policy's
-/// name and profile, and not older than policy and `floor` allow.
+/// Verifies that `bundle` holds a release that `policy` accepts: signed, logged, witnessed, rebuilt
+/// by enough others, of the policy's name and profile, not too old at the time `now`; and that it
+/// takes nothing back of what `ratchet` has seen.
 pub fn verify_release(
     bundle: &[u8],
     policy: &ReleasePolicy,
-    floor: ReleaseFloor,
+    ratchet: &Ratchet,
+    now: UnixTime,
 ) -> Result<VerifiedRelease, Refusal> {
     let release = VerifiedRelease::verify(bundle, policy)?;
     let stated = &release.statement().predicate;
@@ -111,14 +118,37 @@ pub fn verify_release(
         let (expected, found) = (policy.profile.clone(), stated.profile.clone());
         return Err(Refusal::Profile { expected, found });
     }
-    let (minimum, seen, found) = (policy.minimum_version, floor.version(), stated.version);
+    let (minimum, found) = (stated.minimum_client, ClientVersion::own());
+    if found < minimum {
+        let own = found;
+        return Err(Refusal::ClientTooOld { minimum, own });
+    }
+    let (minimum, found) = (policy.minimum_version, stated.version);
     if found < minimum {
         return Err(Refusal::Version { minimum, found });
     }
-    if !floor.admits(found) {
-        return Err(Refusal::Rollback { seen, found });
+    ratchet.advance(&release)?;
+    check_age(release.confirmed(), policy.maximum_age_days, now)?;
+    let (demanded, found) = (policy.minimum_rebuilders, release.rebuilders().len());
+    if found < demanded {
+        return Err(Refusal::Rebuilders { demanded, found });
     }
     Ok(release)
+}
+
+fn check_age(confirmed: UnixTime, maximum: MaximumAge, now: UnixTime) -> Result<(), Refusal> {
+    let (then, today) = (confirmed.as_secs(), now.as_secs());
+    if then > today.saturating_add(CLOCK_SKEW_SECONDS) {
+        return Err(Refusal::FromTheFuture { confirmed, now });
+    }
+    match maximum {
+        MaximumAge::Days(maximum)
+            if today.saturating_sub(then) > u64::from(maximum) * DAY_SECONDS =>
+        {
+            Err(Refusal::Stale { confirmed, maximum })
+        }
+        _ => Ok(()),
+    }
 }
 
 impl VerifiedPeer {
@@ -199,23 +229,98 @@ fn check_binding(evidence: &Evidence, binding: &Binding) -> Result<(), Refusal> 
 fn check_release(
     evidence: &Evidence,
     policy: &ReleasePolicy,
-    floor: ReleaseFloor,
+    ratchet: &Ratchet,
+    now: UnixTime,
     claims: &mut Vec<Claim>,
 ) -> Result<VerifiedRelease, Refusal> {
-    let release = verify_release(&evidence.release, policy, floor)?;
+    let release = verify_release(&evidence.release, policy, ratchet, now)?;
     let (stated, signer) = (&release.statement().predicate, release.signer());
     let signers: Vec<_> = policy.signers.iter().map(ToString::to_string).collect();
-    let log = format!("log {} {}", policy.log_origin, policy.log_key);
-    let entry = format!("entry {} of {}", release.index(), release.checkpoint().size);
-    let least = format!("at least {}", policy.minimum_version.max(floor.version()));
+    let least = format!("at least {}", policy.minimum_version.max(ratchet.version()));
+    let confirmed = release.confirmed();
+    claims.push(Claim::new(
+        "release signer",
+        signers.join(" or "),
+        signer,
+        signer,
+    ));
+    claims.extend(log_claims(&release, policy, ratchet));
     claims.extend([
-        Claim::new("release signer", signers.join(" or "), signer, signer),
-        Claim::new("release log", &policy.log_origin, entry, log),
         Claim::new("release name", &policy.name, &stated.name, signer),
         Claim::new("release profile", &policy.profile, &stated.profile, signer),
         Claim::new("release version", least, stated.version, signer),
+        Claim::new(
+            "release confirmed",
+            policy.maximum_age_days,
+            confirmed,
+            signer,
+        ),
+        Claim::new(
+            "release builder",
+            "named by the release",
+            &stated.builder,
+            signer,
+        ),
+        rebuilder_claim(&release, policy),
     ]);
     Ok(release)
+}
+
+fn log_claims(release: &VerifiedRelease, policy: &ReleasePolicy, ratchet: &Ratchet) -> [Claim; 3] {
+    let log = format!("log {} {}", policy.log_origin, policy.log_key);
+    let size = release.checkpoint().size;
+    let entry = format!("entry {} of {size}", release.index());
+    let seen = match ratchet.log() {
+        Some(seen) => format!("consistent with the log of {} seen before", seen.size()),
+        None => "no log seen before".to_owned(),
+    };
+    let witnesses = release.witnesses().iter();
+    let witnesses: Vec<_> = witnesses
+        .map(|(name, time)| format!("{name} {time}"))
+        .collect();
+    let quorum = quorum(policy.minimum_witnesses, policy.witnesses.len());
+    let rests_on = match policy.witnesses.is_empty() {
+        true => "nothing",
+        false => "the witnesses' keys",
+    };
+    [
+        Claim::new("release log", &policy.log_origin, entry, log),
+        Claim::new(
+            "log history",
+            seen,
+            format!("{size} entries"),
+            "what this client remembers",
+        ),
+        Claim::new("log witnesses", quorum, list(&witnesses), rests_on),
+    ]
+}
+
+fn rebuilder_claim(release: &VerifiedRelease, policy: &ReleasePolicy) -> Claim {
+    let names: Vec<_> = release
+        .rebuilders()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let rests_on = match policy.rebuilders.is_empty() {
+        true => "nothing",
+        false => "the rebuilders' keys",
+    };
+    let quorum = quorum(policy.minimum_rebuilders, policy.rebuilders.len());
+    Claim::new("rebuilt by", quorum, list(&names), rests_on)
+}
+
+fn quorum(demanded: usize, named: usize) -> String {
+    match demanded {
+        0 => "none demanded by the policy".to_owned(),
+        _ => format!("at least {demanded} of {named}"),
+    }
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
 }
 
 fn check_configuration(
@@ -294,7 +399,7 @@ fn check_domain(
     .enumerate()
     {
         let machines = fitting.len();
-        fitting.retain(|machine| machine.registers().get(index) == Some(&found));
+        fitting.retain(|machine| machine.registers().get(index) == Some(&Some(found)));
         if fitting.is_empty() {
             return Err(Refusal::DomainRegister {
                 field,

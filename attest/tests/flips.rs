@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use attest::{Claim, Evidence, Expectation, Policy, Refusal, ReleaseFloor, verify};
+use attest::{Claim, Evidence, Expectation, Policy, Ratchet, Refusal, verify};
 use signer::amd::{machine_evidence, machine_world};
 use signer::boot::{self, Event};
 use signer::intel::{domain_evidence, domain_world};
@@ -35,7 +35,7 @@ fn claims(world: &World, policy: &Policy, bytes: &[u8]) -> Result<Vec<Claim>, Re
         binding: world.handshake_binding(),
     };
     let evidence = Evidence::decode(bytes)?;
-    let peer = verify(&evidence, &expectation, policy, ReleaseFloor::UNSEEN, NOW)?;
+    let peer = verify(&evidence, &expectation, policy, &Ratchet::UNSEEN, NOW)?;
     Ok(peer.claims().to_vec())
 }
 

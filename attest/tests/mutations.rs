@@ -39,6 +39,9 @@ fn bundles_and_checkpoints() {
     mutate(&bundle, 2000, fuzz::bundle);
     let bundle = Bundle::decode(&bundle).unwrap();
     mutate(&bundle.envelope.payload, 2000, fuzz::bundle);
+    mutate(&bundle.remarks[0].envelope.payload, 1000, fuzz::bundle);
+    let status = signer::release::status(&World::new().statement(), 1, &[6]);
+    mutate(&status.encode(), 1000, fuzz::bundle);
     mutate(bundle.log.checkpoint.as_bytes(), 2000, fuzz::checkpoint);
 }
 

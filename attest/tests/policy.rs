@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::configuration::ConfigurationError;
-use attest::policy::{List, PolicyError, SecureBootPolicy};
+use attest::policy::{List, MaximumAge, PolicyError, Quorum, SecureBootPolicy};
 use attest::{Configuration, PlatformKind, Policy};
 use signer::{World, amd};
 
@@ -101,6 +101,10 @@ fn values_of_a_policy_are_checked() {
         ("log.example.org/cloister", "log example"),
         ("name = \"cloister\"", "name = \"a/b\""),
         ("minimum_version = 1", "minimum_version = -1"),
+        ("maximum_age_days = \"any\"", "maximum_age_days = 0"),
+        ("maximum_age_days = \"any\"", "maximum_age_days = \"none\""),
+        ("witness.example.org/one", "witness one"),
+        ("\"alice\"", "\"a/b\""),
     ] {
         assert!(text.contains(from), "{from}");
         let verdict = policy(&text.replacen(from, to, 1));
@@ -114,6 +118,37 @@ fn values_of_a_policy_are_checked() {
         Err(PolicyError::TooLarge { found })
     );
     assert_eq!(Policy::parse(b"\xff"), Err(PolicyError::Text));
+}
+
+#[test]
+fn a_policy_demands_no_more_witnesses_and_rebuilders_than_it_names_and_none_twice() {
+    let text = World::new().policy_toml();
+    let change = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        policy(&text.replacen(from, to, 1))
+    };
+    assert_eq!(
+        change("minimum_witnesses = 2", "minimum_witnesses = 4"),
+        Err(PolicyError::Quorum {
+            quorum: Quorum::Witnesses,
+            demanded: 4,
+            named: 3,
+        })
+    );
+    assert_eq!(
+        change("minimum_rebuilders = 1", "minimum_rebuilders = 3"),
+        Err(PolicyError::Quorum {
+            quorum: Quorum::Rebuilders,
+            demanded: 3,
+            named: 2,
+        })
+    );
+    let twice = change("witness.example.org/two", "witness.example.org/one");
+    assert_eq!(twice, Err(PolicyError::Twice(Quorum::Witnesses)));
+    let twice = change("\"bob\"", "\"alice\"");
+    assert_eq!(twice, Err(PolicyError::Twice(Quorum::Rebuilders)));
+    let days = change("maximum_age_days = \"any\"", "maximum_age_days = 30").unwrap();
+    assert_eq!(days.release.maximum_age_days, MaximumAge::Days(30));
 }
 
 #[test]

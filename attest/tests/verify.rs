@@ -14,7 +14,7 @@ use attest::tdx::{TdxError, TdxField};
 use attest::tpm::quote::QuoteError;
 use attest::{
     Assurance, Binding, Class, Configuration, Digest, Evidence, Expectation, Platform,
-    PlatformKind, Policy, Refusal, ReleaseFloor, UnixTime, VerifiedPeer, verify, verify_release,
+    PlatformKind, Policy, Ratchet, Refusal, UnixTime, VerifiedPeer, verify, verify_release,
 };
 use signer::amd::{at, machine_evidence, machine_world};
 use signer::authority::Authority;
@@ -27,7 +27,7 @@ fn judge(evidence: &Evidence, binding: Binding, policy: &Policy) -> Result<Verif
         evidence,
         &Expectation { binding },
         policy,
-        ReleaseFloor::UNSEEN,
+        &Ratchet::UNSEEN,
         NOW,
     )
 }
@@ -215,7 +215,7 @@ fn old_versions_are_refused_by_policy_and_by_floor() {
             &evidence,
             &Expectation { binding },
             policy,
-            ReleaseFloor::at(floor),
+            &Ratchet::at(floor),
             NOW,
         )
     };
@@ -289,8 +289,8 @@ fn a_peer_without_a_release_is_refused() {
     assert_eq!(refusal, Refusal::Release(ReleaseError::Missing));
     assert_eq!(refusal.class(), Class::Log);
     let bundle = world.bundle();
-    let floor = ReleaseFloor::UNSEEN;
-    assert!(verify_release(&bundle, &world.policy().release, floor).is_ok());
+    let ratchet = &Ratchet::UNSEEN;
+    assert!(verify_release(&bundle, &world.policy().release, ratchet, NOW).is_ok());
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn an_expired_certificate_is_stale_collateral() {
         &evidence,
         &expectation,
         &policy,
-        ReleaseFloor::UNSEEN,
+        &Ratchet::UNSEEN,
         year_2050,
     );
     let refusal = verdict.unwrap_err();
@@ -483,7 +483,7 @@ fn what_a_domain_runs_is_one_of_the_releases_machines_in_every_register() {
         for machine in &mut release.machines {
             let registers = [
                 &mut machine.mrtd,
-                &mut machine.rtmr0,
+                machine.rtmr0.as_mut().unwrap(),
                 &mut machine.rtmr1,
                 &mut machine.rtmr2,
             ];
@@ -496,6 +496,15 @@ fn what_a_domain_runs_is_one_of_the_releases_machines_in_every_register() {
             } => assert_eq!((field, machines), (expected, fitting)),
             other => panic!("{other}"),
         }
+    }
+    // Where RTMR0 was not predicted, nothing fits.
+    let (mut unpredicted, domain, policy) = domain_world();
+    let release = &mut unpredicted.predicate.reference_values.tdx;
+    release.as_mut().unwrap().machines[1].rtmr0 = None;
+    let evidence = domain_evidence(&unpredicted, &domain, &binding);
+    match judge(&evidence, binding, &policy).unwrap_err() {
+        Refusal::DomainRegister { field, .. } => assert_eq!(field, TdxField::Rtmr(0)),
+        other => panic!("{other}"),
     }
     // Something was measured at run time, and the log tells of it.
     let mut later = domain.clone();

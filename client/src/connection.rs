@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use attest::{Evidence, Expectation, Policy, Refusal, UnixTime, VerifiedPeer};
+use attest::{Evidence, Expectation, Policy, Ratchet, Refusal, UnixTime, VerifiedPeer};
 use carrier::Unverified;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -95,15 +95,17 @@ impl Expected {
     /// Connects and verifies. Nothing was sent yet but the handshake.
     async fn meet(&self) -> Result<(Unverified<Box<dyn Stream>>, VerifiedPeer), Failure> {
         // A memory that cannot be read is found before the server is bothered.
-        let floor = self.state.floor(&self.policy.release)?;
+        let ratchet = self.state.ratchet(&self.policy.release)?;
         let stream = network::connect(&self.arguments.url).await?;
         let unverified = carrier::connect(stream, &self.arguments.url.authority()).await?;
-        match self.judge(&unverified, floor) {
-            Ok(peer) => {
-                let version = peer.release().statement().predicate.version;
-                self.state.accepted(&self.policy.release, version)?;
-                Ok((unverified, peer))
-            }
+        match self.judge(&unverified, &ratchet) {
+            Ok(peer) => match self.state.accepted(&self.policy.release, peer.release()) {
+                Ok(()) => Ok((unverified, peer)),
+                Err(failure) => {
+                    unverified.refuse().await;
+                    Err(failure)
+                }
+            },
             Err(refusal) => {
                 unverified.refuse().await;
                 Err(refusal.into())
@@ -114,7 +116,7 @@ impl Expected {
     fn judge(
         &self,
         unverified: &Unverified<Box<dyn Stream>>,
-        floor: attest::ReleaseFloor,
+        ratchet: &Ratchet,
     ) -> Result<VerifiedPeer, Refusal> {
         let mut evidence = Evidence::decode(unverified.evidence())?;
         if let Some(release) = &self.release {
@@ -128,7 +130,7 @@ impl Expected {
             &evidence,
             &Expectation { binding },
             &self.policy,
-            floor,
+            ratchet,
             UnixTime::from_secs(now),
         )
     }

@@ -11,37 +11,48 @@ use crate::terminal::{escape, is_hostile};
 /// Name of the JSON object's shape. A field is added under the same name, and changed under a new.
 pub(crate) const SCHEMA: &str = "cloister.report.v1";
 
-/// The three facts: which machine, which software, which channel.
+/// The three facts: which machine answers and that only it can read, which software runs there, and
+/// who else can see what its makers promise.
 pub(crate) fn facts(peer: &VerifiedPeer) -> [String; 3] {
     let claim = |what: &str| peer.claims().iter().find(|claim| claim.what == what);
     let found = |what| claim(what).map_or("unknown", |claim| claim.found.as_str());
     let rests_on = |what| claim(what).map_or("unknown", |claim| claim.rests_on.as_str());
     let stated = &peer.release().statement().predicate;
     let relaxed = claim("Secure Boot").is_some_and(|claim| claim.expected.contains("relaxed"));
-    let facts = [
-        format!(
-            "platform  {}, key certified by {}; Secure Boot {}{}",
-            found("platform").to_uppercase(),
+    let platform = found("platform").to_uppercase();
+    let machine = match claim("Secure Boot") {
+        Some(secure_boot) => format!(
+            "{platform}, key certified by {}; Secure Boot {}{}",
             rests_on("attestation key"),
-            found("Secure Boot"),
+            secure_boot.found,
             if relaxed {
                 ", which the policy accepts"
             } else {
                 ""
             },
         ),
+        None => format!("{platform}, launched as {}", found("launched software")),
+    };
+    let facts = [
+        format!("machine   {machine}; {} alone", found("assurance")),
         format!(
-            "release   {} {} ({}), signed by {}, {} in the log",
+            "software  {} {} ({}), model {}; signed by {}; rebuilt by {}",
             stated.name,
             stated.version,
             stated.profile,
+            peer.configuration().model.name,
             peer.release().signer(),
-            found("release log"),
+            found("rebuilt by"),
         ),
         format!(
-            "channel   its key is bound by {}; model {}",
-            found("assurance"),
-            peer.configuration().model.name,
+            "log       {} of {}; witnesses: {}; {}",
+            found("release log"),
+            peer.release().checkpoint().origin,
+            match peer.release().witnesses().len() {
+                0 => "none".to_owned(),
+                count => count.to_string(),
+            },
+            claim("log history").map_or("unknown", |claim| claim.expected.as_str()),
         ),
     ];
     facts.map(|fact| format!("verified ✓ {}", escape(&fact)))
@@ -65,6 +76,8 @@ pub(crate) fn explain(peer: &VerifiedPeer) -> String {
 pub(crate) fn json(endpoint: &Endpoint, peer: &VerifiedPeer) -> Value {
     let release = peer.release();
     let stated = &release.statement().predicate;
+    let witnesses = release.witnesses().iter();
+    let witnesses: Vec<_> = witnesses.map(|(name, _)| name.as_str()).collect();
     json!({
         "schema": SCHEMA,
         "verified": true,
@@ -76,8 +89,13 @@ pub(crate) fn json(endpoint: &Endpoint, peer: &VerifiedPeer) -> Value {
             "profile": stated.profile,
             "source_revision": stated.source_revision,
             "signer": release.signer().to_string(),
+            "builder": stated.builder,
+            "confirmed": release.confirmed().to_string(),
+            "rebuilt_by": release.rebuilders(),
+            "log": release.checkpoint().origin,
             "log_index": release.index(),
             "log_size": release.checkpoint().size,
+            "witnesses": witnesses,
         },
         "model": {
             "name": peer.configuration().model.name,

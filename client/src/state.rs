@@ -1,11 +1,17 @@
-//! What the client remembers: the highest version of each line of releases that it accepted.
+//! What the client remembers: the highest version of each line of releases that it accepted, what
+//! it knows to be revoked, and how each log looked when it was largest.
 //!
 //! ```json
-//! {"version":1,"releases":{"SHA-256 of name, profile, signers":{"name":"cloister","highest":7}}}
+//! {"version":2,
+//!  "releases":{"SHA-256 of name, profile, signers":{"name":"cloister","highest":7,
+//!                                                   "revocations":[]}},
+//!  "logs":{"SHA-256 of origin, key":{"origin":"log.example.org/cloister","history":{…}}}}
 //! ```
 //!
-//! The file is replaced as a whole, under a lock. One that does not read is a failure, never an
-//! empty memory: whoever can damage it could otherwise roll a release back.
+//! The file is replaced as a whole, under a lock, and what another client wrote meanwhile is judged
+//! before it is: two clients that were shown two faces of a log do not both go on. A file that does
+//! not read is a failure, never an empty memory: whoever can damage it could otherwise roll a
+//! release back. One of version 1, without logs, is taken over.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,14 +19,17 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use attest::policy::ReleasePolicy;
-use attest::{Name, ReleaseFloor};
+use attest::release::statement::Revocation;
+use attest::release::{History, Origin, VerifiedRelease};
+use attest::{Digest, Name, Ratchet};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, reason};
 
 const FILE: &str = "state.json";
-const MAX_BYTES: u64 = 1 << 20;
-const VERSION: u64 = 1;
+const MAX_BYTES: u64 = 4 << 20;
+const VERSION: u64 = 2;
+const VERSION_WITHOUT_LOGS: u64 = 1;
 
 pub(crate) struct State {
     folder: PathBuf,
@@ -31,6 +40,8 @@ pub(crate) struct State {
 struct Content {
     version: u64,
     releases: BTreeMap<String, Line>,
+    #[serde(default)]
+    logs: BTreeMap<String, Log>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,6 +49,15 @@ struct Content {
 struct Line {
     name: Name,
     highest: u64,
+    #[serde(default)]
+    revocations: Vec<Revocation>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    origin: Origin,
+    history: History,
 }
 
 impl State {
@@ -57,39 +77,44 @@ impl State {
         Ok(Self { folder })
     }
 
-    /// The floor under releases that `policy` accepts.
-    pub(crate) fn floor(&self, policy: &ReleasePolicy) -> Result<ReleaseFloor, Failure> {
-        let content = self.read()?;
-        let line = content.releases.get(&policy.line().to_string());
-        Ok(line.map_or(ReleaseFloor::UNSEEN, |line| ReleaseFloor::at(line.highest)))
+    /// What is remembered of the releases that `policy` accepts, and of their log.
+    pub(crate) fn ratchet(&self, policy: &ReleasePolicy) -> Result<Ratchet, Failure> {
+        Ok(self.read()?.ratchet(policy))
     }
 
-    /// Remembers that `version` was accepted. Nothing is written where nothing changes.
-    pub(crate) fn accepted(&self, policy: &ReleasePolicy, version: u64) -> Result<(), Failure> {
-        if self.floor(policy)?.version() >= version {
+    /// Remembers that `release` was accepted, unless it takes back what another client has seen
+    /// meanwhile. Nothing is written where nothing changes.
+    pub(crate) fn accepted(
+        &self,
+        policy: &ReleasePolicy,
+        release: &VerifiedRelease,
+    ) -> Result<(), Failure> {
+        let seen = self.ratchet(policy)?;
+        if seen.advance(release)? == seen {
             return Ok(());
         }
-        self.raise(policy, version)
+        self.advance(policy, release)
             .map_err(|error| self.unwritable(&error))?
     }
 
-    fn raise(&self, policy: &ReleasePolicy, version: u64) -> io::Result<Result<(), Failure>> {
+    fn advance(
+        &self,
+        policy: &ReleasePolicy,
+        release: &VerifiedRelease,
+    ) -> io::Result<Result<(), Failure>> {
         fs::create_dir_all(&self.folder)?;
         let lock = File::create(self.folder.join("state.lock"))?;
         lock.lock()?;
         // Read again: another client may have written before the lock was ours.
-        let mut content = match self.read() {
-            Ok(content) => content,
+        let judged = self.read().and_then(|content| {
+            let ratchet = content.ratchet(policy).advance(release)?;
+            Ok((content, ratchet))
+        });
+        let (mut content, ratchet) = match judged {
+            Ok(judged) => judged,
             Err(failure) => return Ok(Err(failure)),
         };
-        let line = content
-            .releases
-            .entry(policy.line().to_string())
-            .or_insert_with(|| Line {
-                name: policy.name.clone(),
-                highest: 0,
-            });
-        line.highest = line.highest.max(version);
+        content.remember(policy, &ratchet);
         let mut bytes = serde_json::to_vec(&content)?;
         bytes.push(b'\n');
         replace(&self.folder, &bytes)?;
@@ -101,6 +126,7 @@ impl State {
         let empty = Content {
             version: VERSION,
             releases: BTreeMap::new(),
+            logs: BTreeMap::new(),
         };
         let bytes = match read_bounded(&path) {
             Ok(bytes) => bytes,
@@ -109,18 +135,60 @@ impl State {
         };
         match serde_json::from_slice::<Content>(&bytes) {
             Ok(content) if content.version == VERSION => Ok(content),
+            Ok(content) if content.version == VERSION_WITHOUT_LOGS => Ok(Content {
+                version: VERSION,
+                ..content
+            }),
             _ => Err(damaged(&path)),
         }
     }
 
     fn unwritable(&self, error: &io::Error) -> Failure {
+        let read_only = error.kind() == io::ErrorKind::ReadOnlyFilesystem;
         Failure::misuse(format_args!(
             "cannot remember the release version in {}: {}",
             self.folder.display(),
             reason(error)
         ))
-        .hint("name a folder that you may write to by --state DIR")
+        .hint(match read_only {
+            true => "without a memory an old release could come back: name a folder by --state DIR",
+            false => "name a folder that you may write to by --state DIR",
+        })
     }
+}
+
+impl Content {
+    fn ratchet(&self, policy: &ReleasePolicy) -> Ratchet {
+        let line = self.releases.get(&policy.line().to_string());
+        let log = self.logs.get(&log_of(policy).to_string());
+        Ratchet::new(
+            line.map_or(0, |line| line.highest),
+            line.map_or_else(Vec::new, |line| line.revocations.clone()),
+            log.map(|log| log.history.clone()),
+        )
+    }
+
+    fn remember(&mut self, policy: &ReleasePolicy, ratchet: &Ratchet) {
+        let line = Line {
+            name: policy.name.clone(),
+            highest: ratchet.version(),
+            revocations: ratchet.revocations().to_vec(),
+        };
+        self.releases.insert(policy.line().to_string(), line);
+        if let Some(history) = ratchet.log() {
+            let log = Log {
+                origin: policy.log_origin.clone(),
+                history: history.clone(),
+            };
+            self.logs.insert(log_of(policy).to_string(), log);
+        }
+    }
+}
+
+/// Names the log: releases of several lines may be in one.
+fn log_of(policy: &ReleasePolicy) -> Digest<32> {
+    let (origin, key) = (policy.log_origin.as_str(), policy.log_key.to_bytes());
+    Digest::sha256(&[origin.as_bytes(), b"\n", &key[..]].concat())
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
@@ -157,66 +225,154 @@ fn replace(folder: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use signer::{NOW, World};
 
     fn state(folder: &tempfile::TempDir) -> State {
         State::at(Some(folder.path().join("deep/state"))).unwrap()
     }
 
     fn policy() -> ReleasePolicy {
-        signer::World::new().policy().release
+        World::new().policy().release
+    }
+
+    /// The world's release with another version, in a log with `others` further entries.
+    fn release(version: u64, others: u8) -> VerifiedRelease {
+        let mut world = World::new();
+        world.predicate.version = version;
+        let mut log = world.log();
+        let index = log.append(&world.envelope());
+        let rebuilt = signer::release::rebuild(&world.statement(), 0).encode();
+        let remark = log.append(&signer::release::sign(&rebuilt, &world.rebuilder_key));
+        (0..others).for_each(|entry| log.append_other(&[entry]));
+        let bundle = world.bundle_of(&log, index, &[remark]).encode();
+        attest::verify_release(&bundle, &policy(), &Ratchet::UNSEEN, NOW).unwrap()
+    }
+
+    fn highest(state: &State) -> u64 {
+        state.ratchet(&policy()).unwrap().version()
     }
 
     #[test]
-    fn a_version_is_remembered_and_never_lowered() {
+    fn a_version_and_a_log_are_remembered_and_never_taken_back() {
         let folder = tempfile::tempdir().unwrap();
         let state = state(&folder);
-        assert_eq!(state.floor(&policy()).unwrap(), ReleaseFloor::UNSEEN);
-        for (version, floor) in [(5, 5), (9, 9), (7, 9)] {
-            state.accepted(&policy(), version).unwrap();
-            assert_eq!(state.floor(&policy()).unwrap().version(), floor);
-        }
+        assert_eq!(state.ratchet(&policy()).unwrap(), Ratchet::UNSEEN);
+        state.accepted(&policy(), &release(5, 0)).unwrap();
+        state.accepted(&policy(), &release(5, 3)).unwrap();
+        let seen = state.ratchet(&policy()).unwrap();
+        assert_eq!((seen.version(), seen.log().unwrap().size()), (5, 5));
+        // An earlier state of the same log is known, and nothing is lost by it.
+        state.accepted(&policy(), &release(5, 1)).unwrap();
+        assert_eq!(state.ratchet(&policy()).unwrap(), seen);
+        let failure = state.accepted(&policy(), &release(4, 0)).unwrap_err();
+        assert_eq!(failure.code(), 4, "{failure:?}");
+        // A log with another first entry: the other face.
+        let failure = state.accepted(&policy(), &release(6, 9)).unwrap_err();
+        assert_eq!(failure.code(), 5, "{failure:?}");
+        assert_eq!(state.ratchet(&policy()).unwrap(), seen);
         let mut other = policy();
         other.name = "another".parse().unwrap();
-        assert_eq!(state.floor(&other).unwrap(), ReleaseFloor::UNSEEN);
+        let other = state.ratchet(&other).unwrap();
+        assert_eq!(
+            (other.version(), other.log()),
+            (0, seen.log()),
+            "one log, two lines"
+        );
     }
 
     #[test]
     fn every_half_written_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let state = state(&folder);
-        state.accepted(&policy(), 5).unwrap();
+        state.accepted(&policy(), &release(5, 0)).unwrap();
         let path = state.folder.join(FILE);
         let whole = fs::read(&path).unwrap();
         // All but the line feed at the end count.
         for length in 0..whole.len() - 1 {
             fs::write(&path, &whole[..length]).unwrap();
-            let failure = state.floor(&policy()).unwrap_err();
+            let failure = state.ratchet(&policy()).unwrap_err();
             assert!(format!("{failure:?}").contains("damaged"), "{length}");
-            assert!(state.accepted(&policy(), 6).is_err());
         }
+        assert!(state.accepted(&policy(), &release(6, 0)).is_err());
         fs::write(&path, whole).unwrap();
-        assert_eq!(state.floor(&policy()).unwrap().version(), 5);
+        assert_eq!(highest(&state), 5);
+        // What a client that died left beside the file counts for nothing.
+        fs::write(state.folder.join("state.json.new"), "{\"vers").unwrap();
+        assert_eq!(highest(&state), 5);
+        state.accepted(&policy(), &release(5, 2)).unwrap();
+        assert!(!state.folder.join("state.json.new").exists());
+    }
+
+    #[test]
+    fn a_memory_without_logs_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state(&folder);
+        fs::create_dir_all(&state.folder).unwrap();
+        let line = policy().line();
+        let old = format!(
+            "{{\"version\":1,\"releases\":{{\"{line}\":{{\"name\":\"cloister\",\"highest\":5}}}}}}"
+        );
+        fs::write(
+            state.folder.join(FILE),
+            old.replace("\"version\":1", "\"version\":3"),
+        )
+        .unwrap();
+        assert!(state.ratchet(&policy()).is_err());
+        fs::write(state.folder.join(FILE), old).unwrap();
+        assert_eq!(highest(&state), 5);
+        assert_eq!(
+            state
+                .accepted(&policy(), &release(4, 0))
+                .unwrap_err()
+                .code(),
+            4
+        );
+        state.accepted(&policy(), &release(6, 0)).unwrap();
+        let text = fs::read_to_string(state.folder.join(FILE)).unwrap();
+        assert!(text.starts_with("{\"version\":2,"), "{text}");
     }
 
     #[test]
     fn many_clients_at_once_lose_nothing() {
         let folder = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
-            for version in 1..=16 {
+            for others in 0..16 {
                 let state = state(&folder);
-                scope.spawn(move || state.accepted(&policy(), version).unwrap());
+                let release = release(5, others);
+                scope.spawn(move || state.accepted(&policy(), &release).unwrap());
             }
         });
-        assert_eq!(state(&folder).floor(&policy()).unwrap().version(), 16);
+        let seen = state(&folder).ratchet(&policy()).unwrap();
+        assert_eq!(seen.log().unwrap().size(), 17);
+    }
+
+    /// Both pass their first look; the one that comes second to the lock finds the other's memory.
+    #[test]
+    fn two_clients_that_see_two_faces_of_a_log_do_not_both_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let failures: Vec<_> = std::thread::scope(|scope| {
+            let clients = [5, 6].map(|version| {
+                let (state, release) = (state(&folder), release(version, 0));
+                scope.spawn(move || state.accepted(&policy(), &release))
+            });
+            clients
+                .map(|client| client.join().unwrap())
+                .into_iter()
+                .collect()
+        });
+        assert_eq!(
+            failures.iter().filter(|outcome| outcome.is_err()).count(),
+            1
+        );
     }
 
     #[test]
     fn nothing_is_written_where_nothing_changes() {
         let folder = tempfile::tempdir().unwrap();
         let state = state(&folder);
-        state.accepted(&policy(), 5).unwrap();
+        state.accepted(&policy(), &release(5, 0)).unwrap();
         fs::remove_file(state.folder.join("state.lock")).unwrap();
-        state.accepted(&policy(), 5).unwrap();
+        state.accepted(&policy(), &release(5, 0)).unwrap();
         assert!(!state.folder.join("state.lock").exists());
     }
 }

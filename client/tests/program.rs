@@ -10,9 +10,9 @@ use common::{Answer, Behaviour, Person, Server};
 use serde_json::Value;
 
 const FACTS: [&str; 3] = [
-    "verified ✓ platform  ",
-    "verified ✓ release   cloister 7 (production)",
-    "verified ✓ channel   ",
+    "verified ✓ machine   ",
+    "verified ✓ software  cloister 7 (production)",
+    "verified ✓ log       ",
 ];
 
 fn ask(person: &Person, server: &Server, more: &[&str]) -> common::Outcome {

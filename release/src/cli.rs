@@ -6,16 +6,19 @@ mod commands;
 mod dump_acpi;
 mod explain;
 mod failure;
+mod log;
 mod measure;
+mod monitor;
 mod report;
 mod sigstore;
+mod state;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use arguments::{Arguments, Command, LogCommand};
+use arguments::{Arguments, Command};
 use failure::Failure;
 use report::Report;
 
@@ -56,12 +59,12 @@ fn execute(command: &Command, json: bool) -> Result<Report, Failure> {
         Command::Measure(arguments) => measure::run(arguments),
         Command::Keygen(arguments) => commands::keygen(arguments),
         Command::PublicKey(arguments) => commands::public_key(arguments),
-        Command::Statement(arguments) => commands::statement(arguments),
+        Command::Statement(arguments) => state::statement(arguments),
+        Command::Status(arguments) => state::status(arguments),
+        Command::AttestRebuild(arguments) => state::rebuild(arguments),
         Command::Sign(arguments) => commands::sign(arguments),
-        Command::Log(LogCommand::Create(arguments)) => commands::log_create(arguments),
-        Command::Log(LogCommand::Append(arguments)) => commands::log_append(arguments),
-        Command::Log(LogCommand::Show(arguments)) => commands::log_show(arguments),
-        Command::Log(LogCommand::Checkpoint(arguments)) => commands::log_checkpoint(arguments),
+        Command::Log(command) => log::run(command),
+        Command::Monitor(arguments) => monitor::run(arguments),
         Command::Verify(arguments) => commands::verify(arguments),
         Command::Inputs(arguments) => audit::inputs(arguments),
         Command::Bill(arguments) => audit::bill(arguments),

@@ -5,7 +5,7 @@
 //! 1. [`assemble::assemble`]: image parts and a configuration become a UKI and a disk, in seconds;
 //! 2. [`measure::measure`]: the registers that a boot of that UKI shows, from the file alone;
 //! 3. [`statement::make`] and [`statement::sign`]: what the release states, and who says so;
-//! 4. [`log::Log::append`]: the statement becomes public, and a bundle proves it;
+//! 4. [`log::Log::append`]: the statement becomes public, and [`log::Log::bundle`] proves it;
 //! 5. [`attest::verify_release`]: what a client will say of that bundle, and
 //!    [`verify::check_artifacts`]: whether files are those of the release;
 //! 6. [`disk::attach`]: the bundle goes onto the disk, for the machine to show to its clients.
@@ -35,8 +35,10 @@ pub mod key;
 pub mod log;
 pub mod manifest;
 pub mod measure;
+pub mod monitor;
 pub mod owns;
 pub mod pe;
+pub mod reference;
 pub mod reproduce;
 pub mod stated;
 pub mod statement;

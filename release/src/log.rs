@@ -1,34 +1,43 @@
-//! The release log: an append-only file and its signed checkpoint.
+//! The release log: an append-only tree of signed statements, in a folder that other people's
+//! tools read (C2SP tlog-tiles, tlog-checkpoint), and that any web server can serve.
 //!
 //! ```text
-//! LOG             one entry to a line: an envelope's canonical JSON, line feed
-//! LOG.checkpoint  signed note: origin, number of entries, Merkle root over them
+//! DIR/checkpoint         signed note: origin, number of entries, Merkle root over them
+//! DIR/tile/entries/…     the entries: each an envelope's canonical JSON
+//! DIR/tile/0/… 1/… …     the tree's hashes
 //! ```
 //!
-//! An entry counts once a checkpoint covers it. Appending writes and syncs the line first, then
-//! replaces the checkpoint by a rename; a lock on the log file keeps writers apart. Whatever the
-//! checkpoint covers must be there, byte for byte: a shorter, changed or torn log is refused
-//! and never repaired in silence, since that is how history would be rewritten.
+//! An entry counts once the checkpoint covers it. Appending writes and syncs tiles first, each
+//! whole or not at all, then replaces the checkpoint by a rename; a lock keeps writers apart.
+//! Whatever the checkpoint covers must be there, byte for byte: a log that lost or changed
+//! something is refused and never repaired in silence, since that is how history would be
+//! rewritten. What an interrupted append left beyond the checkpoint was promised to nobody, and the
+//! next one replaces it.
 
+pub mod serve;
+mod store;
+pub mod tiles;
 mod tree;
+pub mod witness;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use attest::Digest;
 use attest::release::checkpoint::CheckpointError;
-use attest::release::statement::Predicate;
+use attest::release::statement::{Predicate, Rebuild, RebuildStatement, StatusStatement};
 use attest::release::{
-    Bundle, Checkpoint, Envelope, LogEntry, Origin, PublicKey, SignedCheckpoint, Statement, merkle,
+    Bundle, Checkpoint, Envelope, History, HistoryError, LogEntry, MAX_REMARKS, Origin, PublicKey,
+    Remark, SignedCheckpoint, Statement, StatementError,
 };
 
 use crate::key::SigningKey;
+use store::{Store, access, decode_entry};
+use tiles::MAX_ENTRY_BYTES;
 
-/// Largest log file that is read.
-const MAX_LOG_BYTES: u64 = 256 << 20;
-/// Largest entry: an envelope in a bundle that is not too large.
-const MAX_ENTRY_BYTES: usize = 192 << 10;
+/// Entries whose hashes a bundle lists, so that clients that saw the log since then can follow.
+pub const HISTORY_ENTRIES: usize = 256;
 
 /// Why a log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,25 +45,20 @@ pub enum LogError {
     /// There is no log.
     #[error("{0} does not exist")]
     Missing(PathBuf),
-    /// There is a log already.
+    /// There is something already.
     #[error("{0} exists already, and a log is never begun anew")]
     Exists(PathBuf),
     /// A file cannot be read or written.
     #[error("{path}")]
     Access {
-        /// Log or checkpoint.
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
     /// Larger than we read.
-    #[error("{path} has {bytes} bytes; {MAX_LOG_BYTES} is the most")]
-    TooLarge {
-        /// The log.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-    },
+    #[error("{0} is larger than a log of releases can be")]
+    TooLarge(PathBuf),
     /// The log's checkpoint is missing.
     #[error("{0} is missing: without it nobody can tell whether entries were removed")]
     NoCheckpoint(PathBuf),
@@ -66,32 +70,15 @@ pub enum LogError {
         /// What is wrong with it.
         source: CheckpointError,
     },
-    /// The last line has no end.
-    #[error("{path} ends inside a line that begins at byte {at}: an append was interrupted")]
-    Torn {
-        /// The log.
-        path: PathBuf,
-        /// Where the line begins.
-        at: usize,
-    },
-    /// A line is not an envelope in its one spelling.
-    #[error("{path}, line {line}: not a signed envelope in its canonical spelling")]
-    Entry {
-        /// The log.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-    },
-    /// Fewer entries than the checkpoint covers.
-    #[error("{path} has {found} entries, its checkpoint covers {expected}: entries were removed")]
-    Truncated {
-        /// The log.
-        path: PathBuf,
-        /// By the checkpoint.
-        expected: u64,
-        /// In the file.
-        found: u64,
-    },
+    /// A file that the checkpoint covers is not there.
+    #[error("{0} is missing, and the checkpoint covers it: entries were removed")]
+    Removed(PathBuf),
+    /// A bundle of entries is no such thing, or has not the number of entries of its name.
+    #[error("{0} does not hold as many whole entries as its name says")]
+    Bundle(PathBuf),
+    /// An entry is not an envelope in its one spelling.
+    #[error("entry {0}: not a signed envelope in its canonical spelling")]
+    Entry(u64),
     /// Entries that the checkpoint covers were changed.
     #[error("{path} has the root {found}, its checkpoint says {expected}: entries were changed")]
     Changed {
@@ -99,15 +86,18 @@ pub enum LogError {
         path: PathBuf,
         /// By the checkpoint.
         expected: Digest<32>,
-        /// Of the file.
+        /// Of the entries.
         found: Digest<32>,
     },
-    /// An entry that is too large to be verified later.
+    /// A tile does not hold the hashes of the entries.
+    #[error("{0} does not hold the hashes of the log's entries")]
+    Tile(PathBuf),
+    /// An entry that is larger than the format allows.
     #[error("an entry of {0} bytes; {MAX_ENTRY_BYTES} is the most")]
     EntrySize(usize),
-    /// The envelope holds no release statement.
+    /// The envelope holds no statement of ours.
     #[error("the envelope: {0}")]
-    Statement(#[from] attest::release::StatementError),
+    Statement(#[from] StatementError),
     /// The release would be older than, or differ from, one that the log holds.
     #[error(
         "the log holds {name} version {logged} for profile {profile}; another release with \
@@ -131,53 +121,90 @@ pub enum LogError {
         /// Entries that count.
         size: u64,
     },
+    /// The log has another checkpoint than the one that was signed.
+    #[error("the log has gone on to {0} entries meanwhile")]
+    WentOn(u64),
+    /// A history that cannot be stated.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+}
+
+/// What an entry states.
+#[derive(Debug, Clone)]
+pub enum Stated {
+    /// A release.
+    Release(Box<Statement>),
+    /// That a release is current, or revoked.
+    Status(StatusStatement),
+    /// That somebody rebuilt one.
+    Rebuild(RebuildStatement),
 }
 
 /// A log that has been read and found whole.
 #[derive(Debug)]
 pub struct Log {
-    path: PathBuf,
+    store: Store,
     origin: Origin,
-    key: PublicKey,
-    /// Every complete line, covered by the checkpoint or not yet.
-    lines: Vec<Vec<u8>>,
+    entries: Vec<Vec<u8>>,
+    leaves: Vec<Digest<32>>,
     checkpoint: Checkpoint,
     note: String,
 }
 
+impl Stated {
+    /// Reads the statement in an envelope.
+    pub fn decode(payload: &[u8]) -> Result<Self, StatementError> {
+        if let Ok(status) = StatusStatement::decode(payload) {
+            return Ok(Self::Status(status));
+        }
+        if let Ok(rebuild) = RebuildStatement::decode(payload) {
+            return Ok(Self::Rebuild(rebuild));
+        }
+        let release = Statement::decode(payload)?;
+        Ok(Self::Release(Box::new(release)))
+    }
+}
+
 impl Log {
-    /// Begins a log with no entry.
+    /// Begins a log with no entry, in a folder that is empty or not there.
     pub fn create(path: &Path, origin: &Origin, key: &SigningKey) -> Result<Self, LogError> {
-        let note_path = note_path(path);
-        if note_path.exists() {
-            return Err(LogError::Exists(note_path));
+        fs::create_dir_all(path).map_err(access(path))?;
+        let store = Store(path.to_owned());
+        let lock = store.lock()?;
+        for name in ["checkpoint", "tile"] {
+            let there = path.join(name);
+            if there.exists() {
+                return Err(LogError::Exists(there));
+            }
         }
-        let made = OpenOptions::new().append(true).create(true).open(path);
-        let file = made.map_err(access(path))?;
-        file.lock().map_err(access(path))?;
-        // An empty file without a checkpoint is of a beginning that was interrupted.
-        if note_path.exists() || file.metadata().map_err(access(path))?.len() > 0 {
-            return Err(LogError::Exists(path.to_owned()));
-        }
-        file.sync_all().map_err(access(path))?;
         let checkpoint = Checkpoint {
             origin: origin.clone(),
             size: 0,
             root: tree::root(&[]),
         };
-        write_note(
-            path,
-            &checkpoint.note(&key.public(), &key.sign(checkpoint.text().as_bytes())),
-        )?;
-        drop(file);
+        store.write_note(&sign(&checkpoint, key))?;
+        drop(lock);
         Self::open(path, origin, &key.public())
     }
 
-    /// Reads a log and checks it against its checkpoint, no writer between the two.
+    /// Reads a log, and checks all of it against its checkpoint.
     pub fn open(path: &Path, origin: &Origin, key: &PublicKey) -> Result<Self, LogError> {
-        let file = open_file(path, OpenOptions::new().read(true))?;
-        file.lock_shared().map_err(access(path))?;
-        Self::read(path, origin, key, &file)
+        let store = Store(path.to_owned());
+        let note = store.read_note()?;
+        let checkpoint = SignedCheckpoint::parse(&note).and_then(|note| note.verify(origin, key));
+        let checkpoint = checkpoint.map_err(|source| LogError::Checkpoint {
+            path: store.checkpoint_path(),
+            source,
+        })?;
+        let (entries, leaves) = store.read(&checkpoint)?;
+        Ok(Self {
+            store,
+            origin: origin.clone(),
+            entries,
+            leaves,
+            checkpoint,
+            note,
+        })
     }
 
     /// Opens a log, appends an envelope and signs the new checkpoint, with the log locked
@@ -187,25 +214,46 @@ impl Log {
         origin: &Origin,
         key: &SigningKey,
         envelope: &Envelope,
-    ) -> Result<(Self, Bundle), LogError> {
-        let file = open_file(path, OpenOptions::new().read(true).append(true))?;
-        file.lock().map_err(access(path))?;
-        let mut log = Self::read(path, origin, &key.public(), &file)?;
-        let line = envelope.encode();
-        if line.len() > MAX_ENTRY_BYTES {
-            return Err(LogError::EntrySize(line.len()));
+    ) -> Result<(Self, u64), LogError> {
+        let lock = Store(path.to_owned()).lock()?;
+        let mut log = Self::open(path, origin, &key.public())?;
+        let entry = envelope.encode();
+        if entry.len() > MAX_ENTRY_BYTES {
+            return Err(LogError::EntrySize(entry.len()));
         }
-        let index = match log.lines.iter().position(|entry| *entry == line) {
+        let index = match log.entries.iter().position(|known| *known == entry) {
             Some(index) => index,
             None => {
-                log.check_version(envelope)?;
-                log.push(&file, line)?;
-                log.lines.len() - 1
+                log.check_statement(envelope)?;
+                log.push(entry, key)?
             }
         };
-        log.sign_checkpoint(key)?;
-        let bundle = log.bundle(index as u64)?;
-        Ok((log, bundle))
+        drop(lock);
+        Ok((log, index as u64))
+    }
+
+    /// Adds a witness's line under `signed`, in the place of an older one in the same name, unless
+    /// the log has gone on meanwhile.
+    pub fn add_cosignature(
+        path: &Path,
+        origin: &Origin,
+        key: &PublicKey,
+        signed: &Checkpoint,
+        line: &str,
+    ) -> Result<(), LogError> {
+        let lock = Store(path.to_owned()).lock()?;
+        let log = Self::open(path, origin, key)?;
+        if log.checkpoint != *signed {
+            return Err(LogError::WentOn(log.checkpoint.size));
+        }
+        let note = replace_line(&log.note, line);
+        SignedCheckpoint::parse(&note).map_err(|source| LogError::Checkpoint {
+            path: log.store.checkpoint_path(),
+            source,
+        })?;
+        log.store.write_note(&note)?;
+        drop(lock);
+        Ok(())
     }
 
     /// The signed checkpoint.
@@ -218,69 +266,102 @@ impl Log {
         &self.checkpoint
     }
 
-    /// The entries that the checkpoint covers: each an envelope's canonical JSON.
+    /// The entries: each an envelope's canonical JSON.
     pub fn entries(&self) -> &[Vec<u8>] {
-        &self.lines[..(self.checkpoint.size as usize).min(self.lines.len())]
+        &self.entries
     }
 
-    /// An entry with its proof under the current checkpoint.
-    pub fn bundle(&self, index: u64) -> Result<Bundle, LogError> {
-        let entries = self.entries();
-        let position = usize::try_from(index).ok().filter(|&at| at < entries.len());
-        let position = position.ok_or(LogError::NoEntry {
-            index,
-            size: entries.len() as u64,
-        })?;
-        let envelope = decode_entry(&self.path, position, &entries[position])?;
+    /// The root of the log when it had `size` entries.
+    pub fn root_at(&self, size: u64) -> Option<Digest<32>> {
+        let leaves = self.leaves.get(..usize::try_from(size).ok()?)?;
+        Some(tree::root(leaves))
+    }
+
+    /// A release with its proof under the current checkpoint, and what was logged of it since: the
+    /// last status and every rebuild.
+    pub fn bundle(&self, index: u64, history: usize) -> Result<Bundle, LogError> {
+        let (envelope, proof) = self.prove(index)?;
+        let release = Statement::decode(&envelope.payload)?;
+        let subject = Digest::sha256(&envelope.payload);
+        let (mut status, mut rebuilds) = (None, Vec::new());
+        for (index, stated) in (0..).zip(self.stated()) {
+            match stated {
+                Some(Stated::Status(said))
+                    if said.subject.iter().any(|one| one.digest.sha256 == subject) =>
+                {
+                    status = Some(index);
+                }
+                Some(Stated::Rebuild(made)) if Rebuild::confirms(&made, &release) => {
+                    rebuilds.push(index);
+                }
+                _ => {}
+            }
+        }
+        let remark = |index: u64| {
+            let (envelope, proof) = self.prove(index)?;
+            Ok(Remark {
+                envelope,
+                index,
+                proof,
+            })
+        };
+        let remarks = status.into_iter().chain(rebuilds).take(MAX_REMARKS);
+        let remarks: Result<Vec<_>, LogError> = remarks.map(remark).collect();
         let log = LogEntry {
             index,
-            proof: tree::proof(position, &leaves(entries)),
+            proof,
             checkpoint: self.note.clone(),
+            history: History::of(&self.leaves, history)?,
         };
-        Ok(Bundle::new(envelope, log))
+        Ok(Bundle::new(envelope, log, remarks?))
     }
 
-    /// What each entry states; `None` for one that is no release statement.
-    pub fn releases(&self) -> impl Iterator<Item = Option<Predicate>> {
-        self.entries().iter().map(|line| stated(line))
+    /// What each entry states; `None` for one that is no statement of ours.
+    pub fn stated(&self) -> impl Iterator<Item = Option<Stated>> {
+        self.envelopes()
+            .map(|envelope| Stated::decode(&envelope.ok()?.payload).ok())
+    }
+
+    /// Each entry as the envelope that it is.
+    pub fn envelopes(&self) -> impl Iterator<Item = Result<Envelope, LogError>> {
+        let entries = (0..).zip(&self.entries);
+        entries.map(|(index, entry)| decode_entry(index, entry))
+    }
+
+    /// What each release states.
+    pub fn releases(&self) -> impl Iterator<Item = Predicate> {
+        self.stated().filter_map(|stated| match stated {
+            Some(Stated::Release(statement)) => Some(statement.predicate),
+            _ => None,
+        })
     }
 
     /// The highest version that the log holds of a release's name and profile.
     pub fn highest_version(&self, name: &str, profile: &str) -> Option<u64> {
-        let releases = self.lines.iter().filter_map(|line| stated(line));
-        let same = releases
+        let same = self
+            .releases()
             .filter(|release| release.name.as_str() == name && release.profile.as_str() == profile);
         same.map(|release| release.version).max()
     }
 
-    /// Reads a log whose file the caller has locked.
-    fn read(path: &Path, origin: &Origin, key: &PublicKey, file: &File) -> Result<Self, LogError> {
-        let bytes = read_file(path, file)?;
-        let lines = parse(path, &bytes)?;
-        let note_path = note_path(path);
-        let note = fs::read_to_string(&note_path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => LogError::NoCheckpoint(note_path.clone()),
-            _ => access(&note_path)(error),
+    fn prove(&self, index: u64) -> Result<(Envelope, Vec<Digest<32>>), LogError> {
+        let position = usize::try_from(index).unwrap_or(usize::MAX);
+        let entry = self.entries.get(position).ok_or(LogError::NoEntry {
+            index,
+            size: self.checkpoint.size,
         })?;
-        let checkpoint = SignedCheckpoint::parse(&note).and_then(|note| note.verify(origin, key));
-        let checkpoint = checkpoint.map_err(|source| LogError::Checkpoint {
-            path: note_path,
-            source,
-        })?;
-        check_covered(path, &lines, &checkpoint)?;
-        Ok(Self {
-            path: path.to_owned(),
-            origin: origin.clone(),
-            key: *key,
-            lines,
-            checkpoint,
-            note,
-        })
+        Ok((
+            decode_entry(index, entry)?,
+            tree::proof(position, &self.leaves),
+        ))
     }
 
-    /// A release's version only ever grows: nobody could install another one.
-    fn check_version(&self, envelope: &Envelope) -> Result<(), LogError> {
-        let release = Statement::decode(&envelope.payload)?.predicate;
+    /// A statement of ours; and a release's version only ever grows: nobody could install another.
+    fn check_statement(&self, envelope: &Envelope) -> Result<(), LogError> {
+        let Stated::Release(statement) = Stated::decode(&envelope.payload)? else {
+            return Ok(());
+        };
+        let release = statement.predicate;
         let (name, profile) = (release.name.to_string(), release.profile.to_string());
         match self.highest_version(&name, &profile) {
             Some(logged) if release.version <= logged => Err(LogError::Version {
@@ -293,145 +374,35 @@ impl Log {
         }
     }
 
-    fn push(&mut self, mut file: &File, line: Vec<u8>) -> Result<(), LogError> {
-        let mut text = line.clone();
-        text.push(b'\n');
-        let before = file.metadata().map_err(access(&self.path))?.len();
-        let written = file.write_all(&text).and_then(|()| file.sync_all());
-        written.map_err(|error| {
-            // Half a line would stop every later append; the first error is the one to tell.
-            let _ = file.set_len(before);
-            access(&self.path)(error)
-        })?;
-        self.lines.push(line);
-        Ok(())
-    }
-
-    fn sign_checkpoint(&mut self, key: &SigningKey) -> Result<(), LogError> {
-        debug_assert_eq!(key.public(), self.key);
-        let checkpoint = Checkpoint {
+    fn push(&mut self, entry: Vec<u8>, key: &SigningKey) -> Result<usize, LogError> {
+        let before = self.checkpoint.size;
+        self.leaves.push(attest::release::merkle::leaf_hash(&entry));
+        self.entries.push(entry);
+        self.store.write(before, &self.entries, &self.leaves)?;
+        self.checkpoint = Checkpoint {
             origin: self.origin.clone(),
-            size: self.lines.len() as u64,
-            root: tree::root(&leaves(&self.lines)),
+            size: self.leaves.len() as u64,
+            root: tree::root(&self.leaves),
         };
-        if checkpoint != self.checkpoint {
-            let signature = key.sign(checkpoint.text().as_bytes());
-            let note = checkpoint.note(&key.public(), &signature);
-            write_note(&self.path, &note)?;
-            (self.note, self.checkpoint) = (note, checkpoint);
-        }
-        Ok(())
+        self.note = sign(&self.checkpoint, key);
+        self.store.write_note(&self.note)?;
+        self.store.prune(before, self.checkpoint.size);
+        Ok(self.entries.len() - 1)
     }
 }
 
-/// Splits a log file into entries; each must be an envelope in its one spelling.
-pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u8>>, LogError> {
-    let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
-    let rest = lines.pop().unwrap_or_default();
-    if !rest.is_empty() {
-        return Err(LogError::Torn {
-            path: path.to_owned(),
-            at: bytes.len() - rest.len(),
-        });
-    }
-    for (position, line) in lines.iter().enumerate() {
-        decode_entry(path, position, line)?;
-    }
-    Ok(lines.into_iter().map(<[u8]>::to_vec).collect())
+fn sign(checkpoint: &Checkpoint, key: &SigningKey) -> String {
+    let signature = key.sign(checkpoint.text().as_bytes());
+    checkpoint.note(&key.public(), &signature)
 }
 
-fn decode_entry(path: &Path, position: usize, line: &[u8]) -> Result<Envelope, LogError> {
-    let malformed = || LogError::Entry {
-        path: path.to_owned(),
-        line: position + 1,
-    };
-    if line.len() > MAX_ENTRY_BYTES {
-        return Err(malformed());
-    }
-    let envelope: Envelope = serde_json::from_slice(line).map_err(|_| malformed())?;
-    match envelope.encode() == line {
-        true => Ok(envelope),
-        false => Err(malformed()),
-    }
-}
-
-fn stated(line: &[u8]) -> Option<Predicate> {
-    let envelope: Envelope = serde_json::from_slice(line).ok()?;
-    Some(Statement::decode(&envelope.payload).ok()?.predicate)
-}
-
-/// What the checkpoint covers is there and unchanged. Complete lines beyond it are of an append
-/// that was interrupted before its checkpoint; the next append covers them.
-fn check_covered(path: &Path, lines: &[Vec<u8>], checkpoint: &Checkpoint) -> Result<(), LogError> {
-    let covered = usize::try_from(checkpoint.size)
-        .ok()
-        .and_then(|size| lines.get(..size));
-    let covered = covered.ok_or_else(|| LogError::Truncated {
-        path: path.to_owned(),
-        expected: checkpoint.size,
-        found: lines.len() as u64,
-    })?;
-    let found = tree::root(&leaves(covered));
-    match found == checkpoint.root {
-        true => Ok(()),
-        false => Err(LogError::Changed {
-            path: path.to_owned(),
-            expected: checkpoint.root,
-            found,
-        }),
-    }
-}
-
-fn leaves(entries: &[Vec<u8>]) -> Vec<Digest<32>> {
-    entries
-        .iter()
-        .map(|entry| merkle::leaf_hash(entry))
-        .collect()
-}
-
-fn open_file(path: &Path, options: &OpenOptions) -> Result<File, LogError> {
-    options.open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => LogError::Missing(path.to_owned()),
-        _ => access(path)(error),
-    })
-}
-
-fn read_file(path: &Path, file: &File) -> Result<Vec<u8>, LogError> {
-    let bytes = file.metadata().map_err(access(path))?.len();
-    if bytes > MAX_LOG_BYTES {
-        let path = path.to_owned();
-        return Err(LogError::TooLarge { path, bytes });
-    }
-    let mut contents = Vec::with_capacity(bytes as usize);
-    file.take(MAX_LOG_BYTES)
-        .read_to_end(&mut contents)
-        .map_err(access(path))?;
-    Ok(contents)
-}
-
-/// Where a log's checkpoint stands.
-pub fn note_path(log: &Path) -> PathBuf {
-    let mut name = log.as_os_str().to_owned();
-    name.push(".checkpoint");
-    name.into()
-}
-
-/// Replaces the checkpoint as a whole; the caller holds the log's lock.
-fn write_note(log: &Path, note: &str) -> Result<(), LogError> {
-    let path = note_path(log);
-    let staging = path.with_extension("checkpoint.partial");
-    let replace = || {
-        let mut file = File::create(&staging)?;
-        file.write_all(note.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&staging, &path)?;
-        let folder = std::path::absolute(&path)?;
-        File::open(folder.parent().unwrap_or(&folder))?.sync_all()
-    };
-    replace().map_err(access(&path))
-}
-
-fn access(path: &Path) -> impl FnOnce(io::Error) -> LogError {
-    let path = path.to_owned();
-    move |source| LogError::Access { path, source }
+/// The note with `line` behind it, and without other lines in the same name. The log's own, which is
+/// the first, stays.
+fn replace_line(note: &str, line: &str) -> String {
+    let name = |line: &str| line.split(' ').nth(1).map(str::to_owned);
+    let (text, signatures) = note.split_once("\n\n").unwrap_or((note, ""));
+    let lines = signatures.split_inclusive('\n').enumerate();
+    let kept = lines.filter(|(place, old)| *place == 0 || name(old) != name(line));
+    let kept: String = kept.map(|(_, old)| old).collect();
+    format!("{text}\n\n{kept}{line}")
 }

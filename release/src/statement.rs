@@ -10,10 +10,12 @@ use std::process::Command;
 
 use attest::release::envelope::{EnvelopeSignature, PayloadType, pae};
 use attest::release::statement::{
-    MAX_STATEMENT_BYTES, Predicate, ReferenceValues, Subject, SubjectDigest,
+    ClientVersion, MAX_REVOCATIONS, MAX_STATEMENT_BYTES, Predicate, Rebuild, RebuildStatement,
+    ReferenceValues, Revocation, SnpReferenceValues, Status, StatusStatement, Subject,
+    SubjectDigest, TdxReferenceValues,
 };
 use attest::release::{Envelope, Statement};
-use attest::{Digest, Name};
+use attest::{Digest, Name, Text};
 
 use crate::assemble::OUTPUT_FILES;
 use crate::disk::{self, DiskError};
@@ -26,7 +28,7 @@ use crate::pe::Image;
 pub const MAX_VERSION: u64 = 1 << 48;
 
 /// What a statement is made of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Release<'a> {
     /// Name of the release.
     pub name: &'a Name,
@@ -40,6 +42,18 @@ pub struct Release<'a> {
     pub lock: &'a Path,
     /// Revision of the sources.
     pub source_revision: &'a Name,
+    /// When it is made, in seconds since the start of 1970.
+    pub issued: u64,
+    /// Who built it.
+    pub builder: &'a Text,
+    /// Least version of a client that may judge it.
+    pub minimum_client: ClientVersion,
+    /// Versions that are no longer to be trusted.
+    pub revocations: &'a [Revocation],
+    /// Launch digests of SEV-SNP, if it is for that.
+    pub snp: Option<SnpReferenceValues>,
+    /// Registers of TDX, if it is for that.
+    pub tdx: Option<TdxReferenceValues>,
 }
 
 /// Why no statement is made.
@@ -80,6 +94,12 @@ pub enum MakeError {
     /// Version 0, which no client's floor can tell from none at all; or one that leaves no room.
     #[error("a version is from 1 to {MAX_VERSION}")]
     Version,
+    /// A release would revoke itself or what comes after it.
+    #[error("version {0} is not earlier than the release, which cannot revoke it")]
+    Revocation(u64),
+    /// More revocations than a statement holds.
+    #[error("{0} revocations; {MAX_REVOCATIONS} is the most")]
+    Revocations(usize),
     /// The statement would be larger than clients read.
     #[error("the statement has {0} bytes; {MAX_STATEMENT_BYTES} is the most")]
     TooLarge(usize),
@@ -119,20 +139,86 @@ pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
         name: release.name.clone(),
         version: release.version,
         profile: profile(release.image)?,
+        issued: release.issued,
+        builder: release.builder.clone(),
+        minimum_client: release.minimum_client,
         source_revision: release.source_revision.clone(),
         lock_digest: Digest::sha256(&read(release.lock)?),
         configuration_digest: measurement.configuration,
+        revocations: revocations(release)?,
         reference_values: ReferenceValues {
             tpm: measurement.reference_values(),
-            snp: None,
-            tdx: None,
+            snp: release.snp.clone(),
+            tdx: release.tdx.clone(),
         },
     };
-    let statement = Statement::new(subjects(release)?, predicate);
+    let statement = Statement::new(subjects(release.assembled, release.image)?, predicate);
     match statement.encode().len() {
         bytes if bytes > MAX_STATEMENT_BYTES => Err(MakeError::TooLarge(bytes)),
         _ => Ok(statement),
     }
+}
+
+/// Sorted, so that the same ones give the same bytes.
+fn revocations(release: &Release<'_>) -> Result<Vec<Revocation>, MakeError> {
+    let mut revocations = release.revocations.to_vec();
+    revocations.sort_by_key(|revocation| revocation.version);
+    revocations.dedup_by_key(|revocation| revocation.version);
+    match revocations.last() {
+        Some(last) if last.version >= release.version => Err(MakeError::Revocation(last.version)),
+        _ if revocations.len() > MAX_REVOCATIONS => Err(MakeError::Revocations(revocations.len())),
+        _ => Ok(revocations),
+    }
+}
+
+/// What a signer says later of a release that it has signed: current, unless among `revocations`.
+pub fn status(release: &Statement, issued: u64, revocations: Vec<Revocation>) -> StatusStatement {
+    let subject = Subject {
+        name: release.predicate.name.clone(),
+        digest: SubjectDigest {
+            sha256: Digest::sha256(&release.encode()),
+        },
+    };
+    StatusStatement::new(
+        vec![subject],
+        Status {
+            issued,
+            revocations,
+        },
+    )
+}
+
+/// What came out of a rebuild: the artifacts of an assembled folder and of its image.
+pub fn rebuild(
+    assembled: &Path,
+    image: &Path,
+    lock: &Path,
+    source_revision: &Name,
+    issued: u64,
+) -> Result<RebuildStatement, MakeError> {
+    let predicate = Rebuild {
+        issued,
+        source_revision: source_revision.clone(),
+        lock_digest: Digest::sha256(&read(lock)?),
+    };
+    Ok(RebuildStatement::new(
+        subjects(assembled, image)?,
+        predicate,
+    ))
+}
+
+/// When the commit that is checked out in `folder` was made, in seconds since the start of 1970.
+pub fn source_time(folder: &Path) -> Result<u64, SourceError> {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(folder)
+        .args(["log", "-1", "--format=%ct"])
+        .output()
+        .map_err(SourceError::Git)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(|_| SourceError::NoCheckout {
+        path: folder.to_owned(),
+    })
 }
 
 /// The profile that an image was built of, as `image/build.sh` left it there.
@@ -143,9 +229,9 @@ pub fn profile(image: &Path) -> Result<Name, MakeError> {
     name.ok_or(MakeError::Profile(path))
 }
 
-/// Signs a statement.
-pub fn sign(statement: &Statement, key: &SigningKey) -> Envelope {
-    let payload = statement.encode();
+/// Signs a statement's bytes.
+pub fn sign(statement: &[u8], key: &SigningKey) -> Envelope {
+    let payload = statement.to_vec();
     let sig = key.sign(&pae(&payload)).to_vec();
     let signature = EnvelopeSignature {
         keyid: key.public(),
@@ -207,14 +293,10 @@ pub fn assembled_digests(folder: &Path) -> Result<Vec<(String, Digest<32>)>, Mak
 }
 
 /// Assembled files under their own names, the image's under `image-…`, sorted by name.
-fn subjects(release: &Release<'_>) -> Result<Vec<Subject>, MakeError> {
-    let mut digests = assembled_digests(release.assembled)?;
-    let entries = release
-        .image
-        .read_dir()
-        .map_err(unreadable(release.image))?;
-    for entry in entries {
-        let path = entry.map_err(unreadable(release.image))?.path();
+fn subjects(assembled: &Path, image: &Path) -> Result<Vec<Subject>, MakeError> {
+    let mut digests = assembled_digests(assembled)?;
+    for entry in image.read_dir().map_err(unreadable(image))? {
+        let path = entry.map_err(unreadable(image))?.path();
         if path.is_file() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             digests.push((format!("image-{name}"), digest(&path)?));

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use attest::Digest;
 use attest::release::Statement;
+use attest::release::statement::{Rebuild, RebuildStatement};
+use attest::{Digest, Name};
 
 use crate::statement::{MakeError, assembled_digests};
 
@@ -27,6 +28,27 @@ pub enum ArtifactError {
         /// Of the file.
         found: Digest<32>,
     },
+}
+
+/// Why a rebuild is not of a release.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Of another source revision or lock.
+    #[error("the rebuild is of another source revision or lock than the release")]
+    Source,
+    /// An artifact of the release did not come out.
+    #[error("{0} did not come out as the release states it")]
+    Differs(Name),
+}
+
+/// Checks that a rebuild gave every artifact of a release.
+pub fn check_rebuild(rebuilt: &RebuildStatement, release: &Statement) -> Result<(), RebuildError> {
+    let mut stated = release.subject.iter();
+    match stated.find(|one| !rebuilt.subject.contains(one)) {
+        Some(subject) => Err(RebuildError::Differs(subject.name.clone())),
+        None if Rebuild::confirms(rebuilt, release) => Ok(()),
+        None => Err(RebuildError::Source),
+    }
 }
 
 /// Checks that the files in an assembled folder are those that a release states, and says how

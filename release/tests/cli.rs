@@ -69,7 +69,7 @@ fn release(site: &Site) -> (String, String) {
         site,
         "sign --statement statement.json --key signer.pem --output envelope.json",
     );
-    let log = format!("--log releases.log --origin {ORIGIN} --key log.pem");
+    let log = format!("--log releases --origin {ORIGIN} --key log.pem");
     done(site, &format!("log create {log}"));
     done(
         site,
@@ -85,7 +85,9 @@ fn policy(site: &Site, signer: &str, log: &str) {
     let text = format!(
         "version = 1\n[release]\nname = \"cloister\"\nprofile = \"production\"\n\
          signers = [\"{signer}\"]\nlog_origin = \"{ORIGIN}\"\nlog_key = \"{log}\"\n\
-         minimum_version = 1\n[tpm]\nroots = [\"\"\"\n{root}\"\"\"]\n\
+         minimum_version = 1\nmaximum_age_days = \"any\"\nminimum_witnesses = 0\n\
+         witnesses = []\nminimum_rebuilders = 0\nrebuilders = []\n\
+         [tpm]\nroots = [\"\"\"\n{root}\"\"\"]\n\
          secure_boot = \"not-required\"\n[evidence]\nplatforms = [\"tpm\"]\n[channel]\n\
          assurance = \"per-handshake\"\n"
     );
@@ -108,13 +110,10 @@ fn a_release_goes_all_the_way() {
     );
     assert_eq!(verified["verified"], true);
     done(&site, "attach --disk out/disk.img --bundle bundle.json");
-    let read = format!("--log releases.log --origin {ORIGIN} --log-key {log_key}");
+    let read = format!("--log releases --origin {ORIGIN} --log-key {log_key}");
     assert_eq!(done(&site, &format!("log show {read}"))["size"], 1);
     let note = run(&site, &format!("log checkpoint {read}")).stdout;
-    assert_eq!(
-        note,
-        fs::read(site.path("releases.log.checkpoint")).unwrap()
-    );
+    assert_eq!(note, fs::read(site.path("releases/checkpoint")).unwrap());
 }
 
 #[test]
@@ -133,7 +132,7 @@ fn every_failure_names_its_cause_the_next_step_and_a_code() {
         "statement --name cloister --version 2 --image image \
          --assembled out --lock deb.lock --output statement.json",
         1,
-        "error: . has 12 uncommitted change(s): nobody could rebuild this\n \
+        "error: . has 11 uncommitted change(s): nobody could rebuild this\n \
          hint: commit the changes, or mark the release by --allow-dirty\n",
     );
     fails(
@@ -164,16 +163,17 @@ fn every_failure_names_its_cause_the_next_step_and_a_code() {
     );
     let output = run(&site, "verify --bundle bundle.json --policy policy.toml");
     assert_eq!(output.status.code(), Some(5));
-    fs::write(site.path("releases.log"), "").unwrap();
+    fs::remove_file(site.path("releases/tile/entries/000.p/1")).unwrap();
     fails(
         &site,
         &format!(
-            "log append --log releases.log --origin {ORIGIN} --key log.pem \
+            "log append --log releases --origin {ORIGIN} --key log.pem \
              --envelope envelope.json --output bundle.json"
         ),
         5,
-        "error: releases.log has 0 entries, its checkpoint covers 1: entries were removed\n \
-         hint: restore log and checkpoint together from a copy; never edit them\n",
+        "error: releases/tile/entries/000.p/1 is missing, and the checkpoint covers it: \
+         entries were removed\n \
+         hint: restore the whole folder from a copy of one moment; never edit it\n",
     );
     fs::set_permissions(site.path("log.pem"), fs::Permissions::from_mode(0o644)).unwrap();
     fails(

@@ -7,8 +7,8 @@ use attest::policy::ReleasePolicy;
 use attest::release::{
     Bundle, BundleError, CheckpointError, EnvelopeError, PublicKey, ReleaseError,
 };
-use attest::{Class, Refusal, ReleaseFloor, verify_release as verify};
-use common::{Logged, Site, edit};
+use attest::{Class, Ratchet, Refusal, verify_release as verify};
+use common::{Logged, NOW, Site, edit};
 use proptest::prelude::*;
 use release::key::SigningKey;
 use release::log::Log;
@@ -26,7 +26,7 @@ fn released() -> (Site, Logged, Bundle, ReleasePolicy) {
 }
 
 fn refusal(bundle: &Bundle, policy: &ReleasePolicy) -> Refusal {
-    verify(&bundle.encode(), policy, ReleaseFloor::UNSEEN).unwrap_err()
+    verify(&bundle.encode(), policy, &Ratchet::UNSEEN, NOW).unwrap_err()
 }
 
 fn other_key() -> PublicKey {
@@ -36,7 +36,7 @@ fn other_key() -> PublicKey {
 #[test]
 fn a_release_verifies_with_its_artifacts() {
     let (site, logged, bundle, policy) = released();
-    let verified = verify(&bundle.encode(), &policy, ReleaseFloor::at(2)).unwrap();
+    let verified = verify(&bundle.encode(), &policy, &Ratchet::at(2), NOW).unwrap();
     let stated = &verified.statement().predicate;
     assert_eq!(
         (stated.version, verified.signer()),
@@ -86,8 +86,9 @@ fn a_release_that_the_log_does_not_hold_is_refused() {
     let (site, logged, bundle, policy) = released();
     // Signed, with a genuine checkpoint and proof, but of another entry.
     let unlogged = Bundle::new(
-        release::statement::sign(&site.statement(3).unwrap(), &logged.signer),
+        release::statement::sign(&site.statement(3).unwrap().encode(), &logged.signer),
         bundle.log.clone(),
+        Vec::new(),
     );
     let error = refusal(&unlogged, &policy);
     assert!(matches!(
@@ -95,7 +96,7 @@ fn a_release_that_the_log_does_not_hold_is_refused() {
         Refusal::Release(ReleaseError::Inclusion { index: 1, size: 2 })
     ));
     assert_eq!(error.class(), Class::Log);
-    let missing = verify(b"", &policy, ReleaseFloor::UNSEEN).unwrap_err();
+    let missing = verify(b"", &policy, &Ratchet::UNSEEN, NOW).unwrap_err();
     assert_eq!(missing, Refusal::Release(ReleaseError::Missing));
 }
 
@@ -144,12 +145,13 @@ fn a_checkpoint_of_another_log_or_key_is_refused() {
     let forged = Logged {
         signer: SigningKey::generate().unwrap(),
         key: SigningKey::generate().unwrap(),
-        path: site.path("forged.log"),
+        path: site.path("forged"),
         origin: logged.origin.clone(),
     };
     Log::create(&forged.path, &forged.origin, &forged.key).unwrap();
-    let (_, bundle) =
+    let (log, index) =
         Log::append(&forged.path, &forged.origin, &forged.key, &bundle.envelope).unwrap();
+    let bundle = log.bundle(index, 256).unwrap();
     assert_eq!(refusal(&bundle, &policy).class(), Class::Log);
 }
 
@@ -183,7 +185,7 @@ fn another_name_or_profile_and_an_older_version_are_refused() {
             found: 2
         }
     );
-    let rollback = verify(&bundle.encode(), &policy, ReleaseFloor::at(3)).unwrap_err();
+    let rollback = verify(&bundle.encode(), &policy, &Ratchet::at(3), NOW).unwrap_err();
     assert_eq!(rollback, Refusal::Rollback { seen: 3, found: 2 });
     assert_eq!(rollback.class(), Class::Policy);
 }
@@ -193,7 +195,7 @@ fn a_bundle_in_another_spelling_is_refused() {
     let (_site, _logged, bundle, policy) = released();
     let mut spaced = bundle.encode();
     spaced.push(b'\n');
-    let error = verify(&spaced, &policy, ReleaseFloor::UNSEEN).unwrap_err();
+    let error = verify(&spaced, &policy, &Ratchet::UNSEEN, NOW).unwrap_err();
     assert_eq!(error, Refusal::Release(BundleError::NotCanonical.into()));
 }
 
@@ -210,6 +212,6 @@ proptest! {
         let mut other = bytes.clone();
         let at = at % other.len();
         other[at] ^= flip;
-        prop_assert!(verify(&other, policy, ReleaseFloor::UNSEEN).is_err());
+        prop_assert!(verify(&other, policy, &Ratchet::UNSEEN, NOW).is_err());
     }
 }

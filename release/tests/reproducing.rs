@@ -70,7 +70,7 @@ impl Released {
         let revision = self.git(&["rev-parse", "HEAD"]) + ending;
         statement.predicate.source_revision = revision.parse().unwrap();
         fs::write(self.site.path("statement.json"), statement.encode()).unwrap();
-        let logged = self.site.path("releases.log");
+        let logged = self.site.path("releases");
         if logged.exists() {
             return;
         }

@@ -5,17 +5,18 @@
 //! FOLDER/model.img              the model's volume
 //! FOLDER/assembled/             UKI, disk and what they were made of
 //! FOLDER/release.json           the bundle that is attached to the disk
-//! FOLDER/keys/, FOLDER/log      made once, kept from run to run
+//! FOLDER/keys/, FOLDER/log/     made once, kept from run to run: the log in tiles
 //! ```
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use attest::Name;
+use attest::release::statement::ClientVersion;
 use attest::release::{Envelope, Origin, PublicKey};
+use attest::{Name, Text};
 use inference::{Engine, EngineLimits};
 use release::key::SigningKey;
-use release::log::{Log, LogError};
+use release::log::{HISTORY_ENTRIES, Log, LogError};
 use release::measure::Measurement;
 use release::{assemble, disk, files, statement};
 use verity::VolumeRef;
@@ -27,6 +28,8 @@ use crate::failure::{Failure, Outcome, Step};
 pub const RELEASE_NAME: &str = "cloister-demo";
 /// Name of their log.
 pub const LOG_ORIGIN: &str = "cloister.example/demo-log";
+/// When they are said to be made: the same each time, so that an unchanged release is known again.
+const ISSUED: u64 = 1_790_000_000;
 /// Port in the machine.
 pub const GUEST_PORT: u16 = 8080;
 
@@ -83,9 +86,10 @@ impl Site {
     pub fn sign_version(&self, from: &Ingredients<'_>, version: u64) -> Outcome<Vec<u8>> {
         let envelope = self.envelope(from, version)?;
         let log_key = key(&self.folder.join("keys/log.pem"))?;
-        let (_, bundle) = Log::append(&self.folder.join("log"), &origin(), &log_key, &envelope)
+        let (log, index) = Log::append(&self.folder.join("log"), &origin(), &log_key, &envelope)
             .step("cannot log the release")?;
-        Ok(bundle.encode())
+        let bundle = log.bundle(index, HISTORY_ENTRIES);
+        Ok(bundle.step("cannot prove the release")?.encode())
     }
 
     fn envelope(&self, from: &Ingredients<'_>, version: u64) -> Outcome<Envelope> {
@@ -96,10 +100,16 @@ impl Site {
             image: from.image,
             lock: from.lock,
             source_revision: &name(from.source_revision)?,
+            issued: ISSUED,
+            builder: &text("the demo")?,
+            minimum_client: ClientVersion::own(),
+            revocations: &[],
+            snp: None,
+            tdx: None,
         })
         .step("cannot state the release")?;
         Ok(statement::sign(
-            &made,
+            &made.encode(),
             &key(&self.folder.join("keys/release.pem"))?,
         ))
     }
@@ -173,6 +183,11 @@ signers = ["{}"]
 log_origin = "{LOG_ORIGIN}"
 log_key = "{}"
 minimum_version = 1
+maximum_age_days = "any" # the demo's release says no true time
+minimum_witnesses = 0    # nobody watches a log that was made here
+witnesses = []
+minimum_rebuilders = 0
+rebuilders = []
 
 [tpm]
 roots = ["""
@@ -296,6 +311,10 @@ fn key(path: &Path) -> Outcome<SigningKey> {
 
 fn name(text: &str) -> Outcome<Name> {
     Name::try_from(text.to_owned()).step(format!("{text:?} cannot stand in a release"))
+}
+
+fn text(text: &str) -> Outcome<Text> {
+    Text::try_from(text.to_owned()).step(format!("{text:?} cannot stand in a release"))
 }
 
 /// The log's name.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use attest::{Evidence, Expectation, ReleaseFloor, VerifiedPeer};
+use attest::{Evidence, Expectation, Ratchet, VerifiedPeer};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -102,7 +102,7 @@ pub(crate) fn verify(
         evidence,
         &expectation,
         &world.policy(),
-        ReleaseFloor::UNSEEN,
+        &Ratchet::UNSEEN,
         signer::NOW,
     )
 }

@@ -26,6 +26,15 @@ pub enum Tolerance {
     Accepted,
 }
 
+/// How old something may be: `"any"`, or a number of days from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaximumAge {
+    /// Any age, and every report says so.
+    Any,
+    /// So many days.
+    Days(u32),
+}
+
 /// Which values a field may have: `"any"`, one value, or a list of values, in lower-case
 /// hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +64,33 @@ impl<const N: usize> fmt::Display for Pin<N> {
                 let values: Vec<_> = values.iter().map(ToString::to_string).collect();
                 f.write_str(&values.join(" or "))
             }
+        }
+    }
+}
+
+impl fmt::Display for MaximumAge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any (not limited by the policy)"),
+            Self::Days(days) => write!(f, "at most {days} days ago"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MaximumAge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Days(u32),
+            Word(String),
+        }
+        match Value::deserialize(deserializer)? {
+            Value::Word(word) if word == "any" => Ok(Self::Any),
+            Value::Days(days) if days > 0 => Ok(Self::Days(days)),
+            _ => Err(de::Error::custom(
+                "not \"any\" and not a number of days from 1",
+            )),
         }
     }
 }

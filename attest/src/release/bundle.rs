@@ -1,22 +1,32 @@
 //! A release with everything that is needed to verify it, in one JSON file.
 //!
 //! ```text
-//! {"mediaType":"application/vnd.cloister.release-bundle.v1+json",
-//!  "envelope":{…},"log":{"index":N,"proof":[BASE64…],"checkpoint":"…"}}      (without white space)
+//! {"mediaType":"application/vnd.cloister.release-bundle.v2+json",
+//!  "envelope":{…},
+//!  "log":{"index":N,"proof":[BASE64…],"checkpoint":"…",
+//!         "history":{"from":N,"frontier":[BASE64…],"leaves":[BASE64…]}},
+//!  "remarks":[{"envelope":{…},"index":N,"proof":[BASE64…]}…]}               (without white space)
 //! ```
+//!
+//! A remark is another entry of the same log, under the same checkpoint: that the release is still
+//! current, or that somebody rebuilt it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::Envelope;
-use super::merkle::MAX_PROOF;
+use super::history::MAX_HISTORY;
+use super::merkle::{self, MAX_PROOF};
+use super::{Checkpoint, Envelope, History, ReleaseError};
 use crate::Digest;
 
 /// Longest bundle.
 pub const MAX_BUNDLE_BYTES: usize = 256 << 10;
 
-/// A signed statement and the proof that a log holds it.
+/// Most remarks in one bundle.
+pub const MAX_REMARKS: usize = 16;
+
+/// A signed statement, the proof that a log holds it, and what was said of it since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bundle {
@@ -27,14 +37,16 @@ pub struct Bundle {
     pub envelope: Envelope,
     /// Where the log holds it.
     pub log: LogEntry,
+    /// Further entries of the log.
+    pub remarks: Vec<Remark>,
 }
 
 /// The only form of bundle that is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MediaType {
-    /// `application/vnd.cloister.release-bundle.v1+json`
-    #[serde(rename = "application/vnd.cloister.release-bundle.v1+json")]
-    V1,
+    /// `application/vnd.cloister.release-bundle.v2+json`
+    #[serde(rename = "application/vnd.cloister.release-bundle.v2+json")]
+    V2,
 }
 
 /// Where a log holds an envelope.
@@ -44,10 +56,25 @@ pub struct LogEntry {
     /// Place in the log, from 0.
     pub index: u64,
     /// Inclusion proof, from the leaf's sibling upwards.
-    #[serde(serialize_with = "write_proof", deserialize_with = "read_proof")]
+    #[serde(serialize_with = "write_hashes", deserialize_with = "read_proof")]
     pub proof: Vec<Digest<32>>,
     /// Signed note of the log's state.
     pub checkpoint: String,
+    /// How the log came to that state.
+    pub history: History,
+}
+
+/// Another entry of the same log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remark {
+    /// The signed statement.
+    pub envelope: Envelope,
+    /// Place in the log, from 0.
+    pub index: u64,
+    /// Inclusion proof under the bundle's checkpoint.
+    #[serde(serialize_with = "write_hashes", deserialize_with = "read_proof")]
+    pub proof: Vec<Digest<32>>,
 }
 
 /// Why bytes are not a bundle.
@@ -67,6 +94,12 @@ pub enum BundleError {
         /// Column of the fault.
         column: usize,
     },
+    /// More than [`MAX_REMARKS`].
+    #[error("{found} remarks, {MAX_REMARKS} allowed")]
+    Remarks {
+        /// Number found.
+        found: usize,
+    },
     /// The same bundle has another spelling.
     #[error("not in its one canonical spelling")]
     NotCanonical,
@@ -75,11 +108,12 @@ pub enum BundleError {
 impl Bundle {
     /// A bundle of `envelope` at its place in the log.
     #[must_use]
-    pub fn new(envelope: Envelope, log: LogEntry) -> Self {
+    pub fn new(envelope: Envelope, log: LogEntry, remarks: Vec<Remark>) -> Self {
         Self {
-            media_type: MediaType::V1,
+            media_type: MediaType::V2,
             envelope,
             log,
+            remarks,
         }
     }
 
@@ -101,7 +135,29 @@ impl Bundle {
         if bundle.encode() != bytes {
             return Err(BundleError::NotCanonical);
         }
-        Ok(bundle)
+        match bundle.remarks.len() {
+            found if found > MAX_REMARKS => Err(BundleError::Remarks { found }),
+            _ => Ok(bundle),
+        }
+    }
+
+    /// Release and remarks are in the log, and its history leads to the checkpoint.
+    pub(super) fn check_log(&self, checkpoint: &Checkpoint) -> Result<(), ReleaseError> {
+        let (size, root) = (checkpoint.size, checkpoint.root);
+        let own = (&self.envelope, self.log.index, &self.log.proof);
+        let remarks = self.remarks.iter();
+        let remarks = remarks.map(|remark| (&remark.envelope, remark.index, &remark.proof));
+        for (envelope, index, proof) in std::iter::once(own).chain(remarks) {
+            let leaf = merkle::leaf_hash(&envelope.encode());
+            if !merkle::verify_inclusion(index, size, leaf, proof, root) {
+                return Err(ReleaseError::Inclusion { index, size });
+            }
+        }
+        let history = &self.log.history;
+        match history.size() == size && history.root_at(size) == Some(root) {
+            true => Ok(()),
+            false => Err(ReleaseError::History { size }),
+        }
     }
 }
 
@@ -111,16 +167,24 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn write_proof<S: Serializer>(proof: &[Digest<32>], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(proof.iter().map(|hash| STANDARD.encode(hash)))
+pub(super) fn write_hashes<S: Serializer>(hashes: &[Digest<32>], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(hashes.iter().map(|hash| STANDARD.encode(hash)))
 }
 
 fn read_proof<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Digest<32>>, D::Error> {
+    let proof = read_hashes(from)?;
+    match proof.len() > MAX_PROOF {
+        true => Err(de::Error::custom("a proof of more than 63 hashes")),
+        false => Ok(proof),
+    }
+}
+
+pub(super) fn read_hashes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Digest<32>>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
-    if texts.len() > MAX_PROOF {
-        return Err(de::Error::custom("a proof of more than 63 hashes"));
+    if texts.len() > MAX_HISTORY {
+        return Err(de::Error::custom("too many hashes"));
     }
     let hash = |text| STANDARD.decode(text).ok()?.try_into().ok().map(Digest);
-    let proof: Option<_> = texts.into_iter().map(hash).collect();
-    proof.ok_or_else(|| de::Error::custom("not a hash in base64"))
+    let hashes: Option<_> = texts.into_iter().map(hash).collect();
+    hashes.ok_or_else(|| de::Error::custom("not a hash in base64"))
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The signature covers the first three lines with their line ends. Lines of other signers may
-//! follow; extension lines are not accepted.
+//! follow, such as those of witnesses; extension lines are not accepted.
 
 use std::fmt;
 
@@ -90,6 +90,12 @@ pub enum CheckpointError {
         /// Key that the policy names.
         key: PublicKey,
     },
+    /// A cosignature in the name of a witness's key that is not its signature.
+    #[error("the cosignature is not by {witness}, whose name it bears")]
+    Cosignature {
+        /// Witness that the policy names.
+        witness: Origin,
+    },
 }
 
 /// Not a log's name.
@@ -112,7 +118,7 @@ impl Checkpoint {
     /// The signed note, given the signature of [`Checkpoint::text`] by `key`.
     #[must_use]
     pub fn note(&self, key: &PublicKey, signature: &[u8; 64]) -> String {
-        let blob = [&key_hash(&self.origin, key)[..], signature].concat();
+        let blob = [&key_hash(&self.origin, ED25519, key)[..], signature].concat();
         format!(
             "{}\n\u{2014} {} {}\n",
             self.text(),
@@ -132,23 +138,35 @@ impl SignedCheckpoint {
     }
 
     /// Verifies that the checkpoint is of the log `origin` and signed by `key`.
-    pub fn verify(self, origin: &Origin, key: &PublicKey) -> Result<Checkpoint, CheckpointError> {
+    pub fn verify(&self, origin: &Origin, key: &PublicKey) -> Result<Checkpoint, CheckpointError> {
         let found = &self.checkpoint.origin;
         if found != origin {
             let (expected, found) = (origin.clone(), found.clone());
             return Err(CheckpointError::Origin { expected, found });
         }
-        let hash = key_hash(origin, key);
         let signature = self
-            .signatures
-            .iter()
-            .find(|signature| signature.name == *origin && signature.key_hash == hash)
+            .signature_of(origin, key_hash(origin, ED25519, key))
             .ok_or(CheckpointError::Unsigned { key: *key })?;
         let text = self.checkpoint.text();
-        match signature.signature.as_slice().try_into() {
-            Ok(signature) if key.verifies(text.as_bytes(), signature) => Ok(self.checkpoint),
+        match signature.try_into() {
+            Ok(signature) if key.verifies(text.as_bytes(), signature) => {
+                Ok(self.checkpoint.clone())
+            }
             _ => Err(CheckpointError::Signature { key: *key }),
         }
+    }
+
+    /// The checkpoint, whoever wrote it.
+    #[must_use]
+    pub fn unverified(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What stands behind the first key hash of this name and key.
+    pub(super) fn signature_of(&self, name: &Origin, hash: [u8; 4]) -> Option<&[u8]> {
+        let mut signatures = self.signatures.iter();
+        let mine = |one: &&NoteSignature| one.name == *name && one.key_hash == hash;
+        signatures.find(mine).map(|one| one.signature.as_slice())
     }
 
     fn parse_lines(note: &str) -> Option<Self> {
@@ -187,10 +205,10 @@ impl NoteSignature {
 }
 
 /// First four bytes of SHA-256(name ‖ line feed ‖ algorithm ‖ key).
-fn key_hash(name: &Origin, key: &PublicKey) -> [u8; 4] {
+pub(super) fn key_hash(name: &Origin, algorithm: u8, key: &PublicKey) -> [u8; 4] {
     let mut hash = Sha256::new();
     hash.update(name.as_str());
-    hash.update([b'\n', ED25519]);
+    hash.update([b'\n', algorithm]);
     hash.update(key.to_bytes());
     let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
     [a, b, c, d]

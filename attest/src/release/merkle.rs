@@ -71,11 +71,11 @@ pub fn verify_inclusion(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// The definition of RFC 6962, section 2.1, word for word.
-    fn root(leaves: &[Digest<32>]) -> Digest<32> {
+    pub(in super::super) fn root(leaves: &[Digest<32>]) -> Digest<32> {
         match leaves {
             [] => Digest::sha256(b""),
             [leaf] => *leaf,

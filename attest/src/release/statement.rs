@@ -1,30 +1,47 @@
-//! What a release states (in-toto statement v1): its artifacts, and the values that a machine
-//! which runs them must show.
+//! What is stated (in-toto statements v1): a release with its artifacts and the values that a
+//! machine which runs it must show; and what is said of a release later, by its signer or by those
+//! who rebuilt it.
 //!
 //! The JSON has one spelling: no white space, keys in the order of the fields below.
+//! `docs/release.md` holds the schema.
 
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::to_json;
+use crate::name::Text;
 use crate::{Digest, Name};
 
 /// Longest statement.
 pub const MAX_STATEMENT_BYTES: usize = 128 << 10;
 
-/// An in-toto statement whose predicate is a release of ours.
+/// Most revocations in one statement.
+pub const MAX_REVOCATIONS: usize = 64;
+
+/// A release.
+pub type Statement = InToto<PredicateType, Predicate>;
+/// That a release is current, or no longer to be trusted.
+pub type StatusStatement = InToto<StatusType, Status>;
+/// That somebody rebuilt something, and what came out.
+pub type RebuildStatement = InToto<RebuildType, Rebuild>;
+
+/// An in-toto statement of one form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Statement {
+pub struct InToto<F, P> {
     /// Version of the statement's form.
     #[serde(rename = "_type")]
     pub kind: StatementType,
-    /// The artifacts.
+    /// What it is about: artifacts, or a release by the hash of its statement.
     pub subject: Vec<Subject>,
     /// Version of the predicate's form.
     #[serde(rename = "predicateType")]
-    pub predicate_type: PredicateType,
+    pub predicate_type: F,
     /// What is said of them.
-    pub predicate: Predicate,
+    pub predicate: P,
 }
 
 /// The only form of statement that is accepted.
@@ -35,19 +52,37 @@ pub enum StatementType {
     V1,
 }
 
-/// The forms of predicate that are accepted. Each release has the first that can state it, so that
-/// an older client reads whatever it could have read before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The only form of a release's predicate that is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PredicateType {
-    /// `https://cloister.dev/release/v1`: states values of a TPM.
-    #[serde(rename = "https://cloister.dev/release/v1")]
-    V1,
-    /// `https://cloister.dev/release/v2`: states values of SEV-SNP as well.
-    #[serde(rename = "https://cloister.dev/release/v2")]
-    V2,
-    /// `https://cloister.dev/release/v3`: states values of TDX as well.
+    /// `https://cloister.dev/release/v3`
+    #[default]
     #[serde(rename = "https://cloister.dev/release/v3")]
     V3,
+}
+
+/// The only form of a status that is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StatusType {
+    /// `https://cloister.dev/release-status/v1`
+    #[default]
+    #[serde(rename = "https://cloister.dev/release-status/v1")]
+    V1,
+}
+
+/// The only form of a rebuild that is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RebuildType {
+    /// `https://cloister.dev/rebuild/v1`
+    #[default]
+    #[serde(rename = "https://cloister.dev/rebuild/v1")]
+    V1,
+}
+
+/// What a predicate must hold beyond its types.
+pub trait Rules {
+    /// Lists that must state something do, and none is too long.
+    fn are_kept(&self) -> bool;
 }
 
 /// An artifact.
@@ -78,15 +113,65 @@ pub struct Predicate {
     pub version: u64,
     /// Profile of the image.
     pub profile: Name,
+    /// When it was made, in seconds since the start of 1970.
+    pub issued: u64,
+    /// Who built it, such as the address of a workflow at a revision.
+    pub builder: Text,
+    /// Least version of a client that may judge it.
+    pub minimum_client: ClientVersion,
     /// Revision of the source.
     pub source_revision: Name,
     /// SHA-256 of the lock that pins every input.
     pub lock_digest: Digest<32>,
     /// SHA-256 of the configuration file.
     pub configuration_digest: Digest<32>,
+    /// Versions that are no longer to be trusted.
+    pub revocations: Vec<Revocation>,
     /// What each platform must show.
     pub reference_values: ReferenceValues,
 }
+
+/// A version that is no longer to be trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revocation {
+    /// The version.
+    pub version: u64,
+    /// Why.
+    pub reason: Text,
+}
+
+/// What a release's signer says of it later. The statement's subject is the release's statement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// When this was so, in seconds since the start of 1970.
+    pub issued: u64,
+    /// Versions that are no longer to be trusted. The release is current unless it is among them.
+    pub revocations: Vec<Revocation>,
+}
+
+/// What somebody rebuilt. The statement's subjects are the artifacts that came out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebuild {
+    /// When, in seconds since the start of 1970.
+    pub issued: u64,
+    /// Revision of the source.
+    pub source_revision: Name,
+    /// SHA-256 of the lock that pins every input.
+    pub lock_digest: Digest<32>,
+}
+
+/// A version of the client: `MAJOR.MINOR.PATCH`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClientVersion([u16; 3]);
+
+/// Not a version: see [`ClientVersion`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a version: three numbers such as 1.2.3")]
+pub struct ClientVersionError;
 
 /// What each platform must show.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,30 +192,33 @@ pub struct ReferenceValues {
 #[serde(deny_unknown_fields)]
 pub struct TdxReferenceValues {
     /// At least one.
-    pub machines: Vec<TdxMachine>,
+    pub machines: Vec<TdxRegisters>,
 }
 
 /// The registers of one shape of machine. RTMR3 is not stated: it stays zero.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TdxMachine {
-    /// The shape: virtual machine monitor, processors and memory, such as `qemu-8-16g`.
+pub struct TdxRegisters {
+    /// The shape, and the order in which the VMM adds pages, such as `qemu-interleaved-unchanged`.
     pub machine: Name,
     /// What was there before the start.
     pub mrtd: Digest<48>,
-    /// Firmware configuration and ACPI tables.
-    pub rtmr0: Digest<48>,
+    /// Firmware configuration, memory and ACPI tables; absent where it was not predicted: no
+    /// evidence satisfies such a machine, it is stated for those who compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtmr0: Option<Digest<48>>,
     /// Boot loader and kernel.
     pub rtmr1: Digest<48>,
     /// Command line and initrd.
     pub rtmr2: Digest<48>,
 }
 
-impl TdxMachine {
-    /// MRTD and RTMR0 to RTMR3.
+impl TdxRegisters {
+    /// MRTD and RTMR0 to RTMR3, as far as they are stated.
     #[must_use]
-    pub fn registers(&self) -> [Digest<48>; 5] {
-        [self.mrtd, self.rtmr0, self.rtmr1, self.rtmr2, Digest::ZERO]
+    pub fn registers(&self) -> [Option<Digest<48>>; 5] {
+        let [mrtd, rtmr1, rtmr2] = [self.mrtd, self.rtmr1, self.rtmr2].map(Some);
+        [mrtd, self.rtmr0, rtmr1, rtmr2, Some(Digest::ZERO)]
     }
 }
 
@@ -201,25 +289,26 @@ pub enum StatementError {
         /// Column of the fault.
         column: usize,
     },
-    /// The predicate's form does not go with what it states, or a list that must state something
-    /// is empty.
-    #[error("the predicate's form does not go with what it states")]
-    PredicateType,
+    /// A list that must state something is empty, or one is too long.
+    #[error("a list is empty that must state something, or too long")]
+    List,
     /// The same statement has another spelling.
     #[error("not in its one canonical spelling")]
     NotCanonical,
 }
 
-impl Statement {
+impl<F, P> InToto<F, P>
+where
+    F: Default + Serialize + DeserializeOwned,
+    P: Rules + Serialize + DeserializeOwned,
+{
     /// A statement of `predicate` about `subject`.
     #[must_use]
-    pub fn new(subject: Vec<Subject>, predicate: Predicate) -> Self {
-        let kind = StatementType::V1;
-        let predicate_type = predicate.reference_values.predicate_type();
+    pub fn new(subject: Vec<Subject>, predicate: P) -> Self {
         Self {
-            kind,
+            kind: StatementType::V1,
             subject,
-            predicate_type,
+            predicate_type: F::default(),
             predicate,
         }
     }
@@ -230,7 +319,7 @@ impl Statement {
         to_json(self)
     }
 
-    /// Reads a statement; accepts only what [`Statement::encode`] writes.
+    /// Reads a statement; accepts only what [`InToto::encode`] writes.
     pub fn decode(bytes: &[u8]) -> Result<Self, StatementError> {
         if bytes.len() > MAX_STATEMENT_BYTES {
             return Err(StatementError::TooLarge { found: bytes.len() });
@@ -240,9 +329,8 @@ impl Statement {
                 line: error.line(),
                 column: error.column(),
             })?;
-        let stated = &statement.predicate.reference_values;
-        if statement.predicate_type != stated.predicate_type() || stated.is_vacuous() {
-            return Err(StatementError::PredicateType);
+        if !statement.predicate.are_kept() {
+            return Err(StatementError::List);
         }
         if statement.encode() != bytes {
             return Err(StatementError::NotCanonical);
@@ -251,20 +339,114 @@ impl Statement {
     }
 }
 
-impl ReferenceValues {
-    /// The first form of predicate that can state these.
-    const fn predicate_type(&self) -> PredicateType {
-        match (&self.snp, &self.tdx) {
-            (None, None) => PredicateType::V1,
-            (Some(_), None) => PredicateType::V2,
-            (_, Some(_)) => PredicateType::V3,
+impl Rules for Predicate {
+    fn are_kept(&self) -> bool {
+        let (snp, tdx) = (&self.reference_values.snp, &self.reference_values.tdx);
+        let snp = snp
+            .as_ref()
+            .is_none_or(|snp| !snp.launch_digests.is_empty());
+        let tdx = tdx.as_ref().is_none_or(|tdx| !tdx.machines.is_empty());
+        snp && tdx && self.revocations.len() <= MAX_REVOCATIONS
+    }
+}
+
+impl Rules for Status {
+    fn are_kept(&self) -> bool {
+        self.revocations.len() <= MAX_REVOCATIONS
+    }
+}
+
+impl Rules for Rebuild {
+    fn are_kept(&self) -> bool {
+        true
+    }
+}
+
+impl Rebuild {
+    /// Whether `rebuilt` is a rebuild of `release` that gave the same bits: revision, lock, and
+    /// every artifact of the release.
+    #[must_use]
+    pub fn confirms(rebuilt: &RebuildStatement, release: &Statement) -> bool {
+        let (made, stated) = (&rebuilt.predicate, &release.predicate);
+        let same = made.source_revision == stated.source_revision
+            && made.lock_digest == stated.lock_digest;
+        same && release
+            .subject
+            .iter()
+            .all(|one| rebuilt.subject.contains(one))
+    }
+}
+
+impl ClientVersion {
+    /// Of this program.
+    #[must_use]
+    pub fn own() -> Self {
+        // Our own version always reads; were it not so, every release would be too new.
+        env!("CARGO_PKG_VERSION").parse().unwrap_or(Self([0; 3]))
+    }
+}
+
+impl FromStr for ClientVersion {
+    type Err = ClientVersionError;
+
+    fn from_str(text: &str) -> Result<Self, ClientVersionError> {
+        let mut numbers = [0; 3];
+        let mut parts = text.split('.');
+        for number in &mut numbers {
+            *number = parts
+                .next()
+                .and_then(|part| part.parse().ok())
+                .ok_or(ClientVersionError)?;
+        }
+        let version = Self(numbers);
+        match version.to_string() == text {
+            true => Ok(version),
+            false => Err(ClientVersionError),
         }
     }
+}
 
-    /// Whether a platform is named, and nothing is said of it.
-    fn is_vacuous(&self) -> bool {
-        let (snp, tdx) = (self.snp.as_ref(), self.tdx.as_ref());
-        snp.is_some_and(|snp| snp.launch_digests.is_empty())
-            || tdx.is_some_and(|tdx| tdx.machines.is_empty())
+impl TryFrom<String> for ClientVersion {
+    type Error = ClientVersionError;
+
+    fn try_from(text: String) -> Result<Self, ClientVersionError> {
+        text.parse()
+    }
+}
+
+impl From<ClientVersion> for String {
+    fn from(version: ClientVersion) -> Self {
+        version.to_string()
+    }
+}
+
+impl fmt::Display for ClientVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [major, minor, patch] = self.0;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_version_has_one_spelling_and_an_order() {
+        let version = |text: &str| text.parse::<ClientVersion>();
+        assert!(version("0.10.0").unwrap() > version("0.9.12").unwrap());
+        for wrong in [
+            "",
+            "1",
+            "1.2",
+            "1.2.3.4",
+            "01.2.3",
+            "1.2.+3",
+            "1.2.70000",
+            "v1.2.3",
+        ] {
+            assert_eq!(version(wrong), Err(ClientVersionError), "{wrong}");
+        }
+        assert!(ClientVersion::own() > version("0.0.0").unwrap());
     }
 }

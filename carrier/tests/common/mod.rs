@@ -1,7 +1,7 @@
 //! A server with real evidence, and a client that verifies it, over an in-memory pipe.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use attest::{Evidence, Expectation, ReleaseFloor, VerifiedPeer};
+use attest::{Evidence, Expectation, Ratchet, VerifiedPeer};
 use carrier::{Clock, Duplex, Error, Unverified};
 use channel::{Entropy, Responder, StaticKey};
 use signer::World;
@@ -49,7 +49,7 @@ where
     let binding = bind(|a, b| unverified.binding(a, b));
     let evidence = Evidence::decode(unverified.evidence()).unwrap();
     let policy = World::new().policy();
-    let floor = ReleaseFloor::UNSEEN;
+    let floor = &Ratchet::UNSEEN;
     attest::verify(
         &evidence,
         &Expectation { binding },

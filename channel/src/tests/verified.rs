@@ -1,6 +1,6 @@
 //! From real evidence to a session: `attest` with a certificate authority of the tests' own.
 
-use attest::{Evidence, Expectation, Refusal, ReleaseFloor, VerifiedPeer};
+use attest::{Evidence, Expectation, Ratchet, Refusal, VerifiedPeer};
 use signer::World;
 
 use super::*;
@@ -36,7 +36,7 @@ fn verify(unverified: &Unverified, binding: attest::Binding) -> Result<VerifiedP
         &evidence,
         &Expectation { binding },
         &World::new().policy(),
-        ReleaseFloor::UNSEEN,
+        &Ratchet::UNSEEN,
         signer::NOW,
     )
 }

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use attest::ReleaseFloor;
-use attest::policy::ReleasePolicy;
+use attest::policy::{MaximumAge, ReleasePolicy};
+use attest::{Ratchet, UnixTime};
 use release::key::SigningKey;
 
 static POLICY: LazyLock<ReleasePolicy> = LazyLock::new(|| {
@@ -19,9 +19,16 @@ static POLICY: LazyLock<ReleasePolicy> = LazyLock::new(|| {
         log_origin: "log.example.org".to_owned().try_into().expect("an origin"),
         log_key: key(),
         minimum_version: 1,
+        maximum_age_days: MaximumAge::Any,
+        minimum_witnesses: 0,
+        witnesses: Vec::new(),
+        minimum_rebuilders: 0,
+        rebuilders: Vec::new(),
     }
 });
 
+const NOW: UnixTime = UnixTime::from_secs(1_795_219_200);
+
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    assert!(attest::verify_release(bytes, &POLICY, ReleaseFloor::UNSEEN).is_err());
+    assert!(attest::verify_release(bytes, &POLICY, &Ratchet::UNSEEN, NOW).is_err());
 });

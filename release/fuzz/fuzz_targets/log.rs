@@ -1,13 +1,16 @@
-//! Any bytes as a log file: entries in their one spelling, or a refusal.
+//! Any bytes as a bundle of log entries, and any text as the path of a log's file: each has one
+//! spelling, or is refused.
 
-use std::path::Path;
+use release::log::tiles::{TilePath, encode_entries, parse_entries};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    if let Ok(lines) = release::log::parse(Path::new("log"), bytes) {
-        let whole: Vec<u8> = lines
-            .iter()
-            .flat_map(|line| [line, &b"\n"[..]].concat())
-            .collect();
-        assert_eq!(whole, bytes);
+    let width = usize::from(bytes.first().copied().unwrap_or_default());
+    if let Some(entries) = parse_entries(bytes, width) {
+        assert_eq!(encode_entries(&entries), bytes);
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        if let Some(path) = TilePath::parse(text) {
+            assert_eq!(path.to_string(), text);
+        }
     }
 });

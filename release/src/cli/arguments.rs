@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use attest::Name;
-use attest::release::{Origin, PublicKey};
 use clap::{Args, Parser, Subcommand};
 
 use super::audit;
 use super::dump_acpi::DumpAcpiArguments;
 use super::explain::ExplainArguments;
+use super::log::LogCommand;
 use super::measure::MeasureArguments;
+use super::monitor::MonitorArguments;
 use super::sigstore::{ConformanceCommand, SigstoreCommand};
+use super::state::{RebuildArguments, StatementArguments, StatusArguments};
 
 const EXAMPLES: &str = "\
 A release, step by step:
@@ -21,8 +22,8 @@ A release, step by step:
   cloister-release statement --name cloister --version 1 \\
       --image build/image/demo --assembled build/site --lock image/deb.lock --output statement.json
   cloister-release sign --statement statement.json --key signer.pem --output envelope.json
-  cloister-release log create --log releases.log --origin log.example.org/cloister --key log.pem
-  cloister-release log append --log releases.log --origin log.example.org/cloister --key log.pem \\
+  cloister-release log create --log releases --origin log.example.org/cloister --key log.pem
+  cloister-release log append --log releases --origin log.example.org/cloister --key log.pem \\
       --envelope envelope.json --output bundle.json
   cloister-release verify --bundle bundle.json --policy policy.toml --artifacts build/site
   cloister-release attach --disk build/site/disk.img --bundle bundle.json
@@ -31,6 +32,12 @@ With Sigstore instead of a key and a log of one's own:
   cloister-release sigstore sign --statement statement.json --ambient --output release.sigstore.json
   cloister-release sigstore verify --bundle release.sigstore.json --artifacts build/site \\
       --certificate-identity IDENTITY --certificate-oidc-issuer ISSUER
+What is said of a release later; sign and append each, then write the bundle anew:
+  cloister-release status --release bundle.json --output status.json
+  cloister-release attest-rebuild --image build/image/demo --assembled build/site \\
+      --lock image/deb.lock --release bundle.json --output rebuild.json
+  cloister-release log bundle --log releases --origin log.example.org/cloister \\
+      --log-key ed25519:BASE64 --index 0 --output bundle.json
 
 What an auditor asks, of a release or of two:
   cloister-release reproduce bundle.json --policy policy.toml --config site.toml
@@ -69,12 +76,18 @@ pub(super) enum Command {
     /// Show the public half of a key, as policies name it.
     PublicKey(PublicKeyArguments),
     /// Write down what a release is: artifacts, versions, reference values.
-    Statement(StatementArguments),
+    Statement(Box<StatementArguments>),
+    /// Say that a release is still current, or no longer to be trusted.
+    Status(StatusArguments),
+    /// Write down what came out of a rebuild, for a rebuilder to sign.
+    AttestRebuild(RebuildArguments),
     /// Sign a statement.
     Sign(SignArguments),
     /// Keep the append-only log of releases.
     #[command(subcommand)]
-    Log(LogCommand),
+    Log(Box<LogCommand>),
+    /// Find what stands in a log under our keys and has no tag in our sources.
+    Monitor(MonitorArguments),
     /// Verify a release bundle against a policy, as a client does.
     Verify(VerifyArguments),
     /// Sign and log a release with Sigstore, or verify one that was.
@@ -145,38 +158,6 @@ pub(super) struct PublicKeyArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  cloister-release statement --name cloister --version 7 \\
-      --image build/image/demo --assembled build/site --lock image/deb.lock \\
-      --output statement.json")]
-pub(super) struct StatementArguments {
-    /// Name of the release.
-    #[arg(long, value_name = "NAME")]
-    pub(super) name: Name,
-    /// Version: a whole number, higher than every one before.
-    #[arg(long, value_name = "N")]
-    pub(super) version: u64,
-    /// Folder of the image; the statement takes its profile from there.
-    #[arg(long, value_name = "DIR")]
-    pub(super) image: PathBuf,
-    /// Folder that assembling made.
-    #[arg(long, value_name = "DIR")]
-    pub(super) assembled: PathBuf,
-    /// Lock of everything that went into the image.
-    #[arg(long, value_name = "FILE")]
-    pub(super) lock: PathBuf,
-    /// Checkout that the image was built from.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub(super) source: PathBuf,
-    /// Accept uncommitted changes, and mark the revision with -dirty.
-    #[arg(long)]
-    pub(super) allow_dirty: bool,
-    /// File to write.
-    #[arg(long, value_name = "FILE")]
-    pub(super) output: PathBuf,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
   cloister-release sign --statement statement.json --key signer.pem --output envelope.json
 
 A signed statement that no log holds is refused by every client: log it next.")]
@@ -190,73 +171,6 @@ pub(super) struct SignArguments {
     /// File to write.
     #[arg(long, value_name = "FILE")]
     pub(super) output: PathBuf,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum LogCommand {
-    /// Begin a log.
-    Create(LogCreateArguments),
-    /// Append a signed statement, and write the bundle that proves it.
-    Append(LogAppendArguments),
-    /// List the entries, after checking all of them.
-    Show(LogReadArguments),
-    /// Print the signed checkpoint, after checking the log against it.
-    Checkpoint(LogReadArguments),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  cloister-release log create --log releases.log --origin log.example.org/cloister --key log.pem")]
-pub(super) struct LogCreateArguments {
-    /// Log file to make.
-    #[arg(long, value_name = "FILE")]
-    pub(super) log: PathBuf,
-    /// Name of the log.
-    #[arg(long, value_name = "NAME", value_parser = origin)]
-    pub(super) origin: Origin,
-    /// The log's key file.
-    #[arg(long, value_name = "FILE")]
-    pub(super) key: PathBuf,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  cloister-release log append --log releases.log --origin log.example.org/cloister --key log.pem \\
-      --envelope envelope.json --output bundle.json
-
-Appending the same envelope again changes nothing and writes its bundle anew.")]
-pub(super) struct LogAppendArguments {
-    /// Log file.
-    #[arg(long, value_name = "FILE")]
-    pub(super) log: PathBuf,
-    /// Name of the log.
-    #[arg(long, value_name = "NAME", value_parser = origin)]
-    pub(super) origin: Origin,
-    /// The log's key file.
-    #[arg(long, value_name = "FILE")]
-    pub(super) key: PathBuf,
-    /// Signed statement.
-    #[arg(long, value_name = "FILE")]
-    pub(super) envelope: PathBuf,
-    /// Bundle to write.
-    #[arg(long, value_name = "FILE")]
-    pub(super) output: PathBuf,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  cloister-release log show|checkpoint --log releases.log --origin log.example.org/cloister \\
-      --log-key ed25519:BASE64")]
-pub(super) struct LogReadArguments {
-    /// Log file.
-    #[arg(long, value_name = "FILE")]
-    pub(super) log: PathBuf,
-    /// Name of the log.
-    #[arg(long, value_name = "NAME", value_parser = origin)]
-    pub(super) origin: Origin,
-    /// Public key of the log.
-    #[arg(long, value_name = "KEY")]
-    pub(super) log_key: PublicKey,
 }
 
 #[derive(Debug, Args)]
@@ -275,8 +189,4 @@ pub(super) struct VerifyArguments {
     /// Folder that assembling made: its files must be those of the release.
     #[arg(long, value_name = "DIR")]
     pub(super) artifacts: Option<PathBuf>,
-}
-
-fn origin(text: &str) -> Result<Origin, attest::release::checkpoint::OriginError> {
-    text.to_owned().try_into()
 }

@@ -4,16 +4,16 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
+use std::time::SystemTime;
 
-use attest::release::{Envelope, Statement};
-use attest::{Policy, ReleaseFloor};
+use attest::{Policy, Ratchet, UnixTime};
 use release::key::SigningKey;
-use release::log::Log;
+use release::log::Stated;
 use release::{disk, files, statement as statements};
 
 use super::arguments::{
-    AssembleArguments, AttachArguments, KeygenArguments, LogAppendArguments, LogCreateArguments,
-    LogReadArguments, PublicKeyArguments, SignArguments, StatementArguments, VerifyArguments,
+    AssembleArguments, AttachArguments, KeygenArguments, PublicKeyArguments, SignArguments,
+    VerifyArguments,
 };
 use super::failure::Failure;
 use super::report::Report;
@@ -59,29 +59,12 @@ fn key_report(key: &SigningKey, path: &Path) -> Report {
     Report::facts(&facts)
 }
 
-pub(super) fn statement(arguments: &StatementArguments) -> Outcome {
-    let source_revision = statements::source_revision(&arguments.source, arguments.allow_dirty)?;
-    release::bill::check(&arguments.source, &arguments.image)?;
-    let statement = statements::make(&statements::Release {
-        name: &arguments.name,
-        version: arguments.version,
-        assembled: &arguments.assembled,
-        image: &arguments.image,
-        lock: &arguments.lock,
-        source_revision: &source_revision,
-    })?;
-    write(&arguments.output, &statement.encode())?;
-    Ok(Report::facts(&[
-        ("statement", arguments.output.display().to_string()),
-        ("source", source_revision.to_string()),
-        ("artifacts", statement.subject.len().to_string()),
-    ]))
-}
-
 pub(super) fn sign(arguments: &SignArguments) -> Outcome {
     let key = SigningKey::read(&arguments.key)?;
-    let statement = Statement::decode(&read(&arguments.statement)?).map_err(|error| {
-        let hint = "give a file that `cloister-release statement` wrote";
+    let statement = read(&arguments.statement)?;
+    Stated::decode(&statement).map_err(|error| {
+        let hint =
+            "give a file that `cloister-release statement`, `status` or `attest-rebuild` wrote";
         Failure::input(&arguments.statement, &error, hint)
     })?;
     let envelope = statements::sign(&statement, &key);
@@ -92,49 +75,13 @@ pub(super) fn sign(arguments: &SignArguments) -> Outcome {
     ]))
 }
 
-pub(super) fn log_create(arguments: &LogCreateArguments) -> Outcome {
-    let key = SigningKey::read(&arguments.key)?;
-    let log = Log::create(&arguments.log, &arguments.origin, &key)?;
-    Ok(Report::log(&log))
-}
-
-pub(super) fn log_append(arguments: &LogAppendArguments) -> Outcome {
-    let key = SigningKey::read(&arguments.key)?;
-    let bytes = read(&arguments.envelope)?;
-    let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|error| {
-        let hint = "give an envelope that `cloister-release sign` wrote";
-        Failure::input(&arguments.envelope, &error, hint)
-    })?;
-    let (log, bundle) = Log::append(&arguments.log, &arguments.origin, &key, &envelope)?;
-    write(&arguments.output, &bundle.encode())?;
-    Ok(Report::facts(&[
-        ("bundle", arguments.output.display().to_string()),
-        (
-            "entry",
-            format!("{} of {}", bundle.log.index, log.checkpoint().size),
-        ),
-        ("log", arguments.origin.to_string()),
-        ("root", log.checkpoint().root.to_string()),
-    ]))
-}
-
-pub(super) fn log_show(arguments: &LogReadArguments) -> Outcome {
-    let log = Log::open(&arguments.log, &arguments.origin, &arguments.log_key)?;
-    Ok(Report::log(&log))
-}
-
-pub(super) fn log_checkpoint(arguments: &LogReadArguments) -> Outcome {
-    let log = Log::open(&arguments.log, &arguments.origin, &arguments.log_key)?;
-    Ok(Report::note("checkpoint", log.checkpoint_note()))
-}
-
 pub(super) fn verify(arguments: &VerifyArguments) -> Outcome {
     let policy = Policy::parse(&read(&arguments.policy)?);
     let policy = policy
         .map_err(|error| Failure::input(&arguments.policy, &error, "correct the policy file"))?;
     let bundle = read(&arguments.bundle)?;
-    let floor = ReleaseFloor::at(arguments.seen);
-    let verified = attest::verify_release(&bundle, &policy.release, floor)?;
+    let ratchet = Ratchet::at(arguments.seen);
+    let verified = attest::verify_release(&bundle, &policy.release, &ratchet, now())?;
     let artifacts = match &arguments.artifacts {
         Some(folder) => Some(release::verify::check_artifacts(
             folder,
@@ -143,6 +90,12 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Outcome {
         None => None,
     };
     Ok(Report::verified(&verified, artifacts))
+}
+
+/// The time by this machine's clock.
+pub(super) fn now() -> UnixTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    UnixTime::from_secs(since.map_or(0, |since| since.as_secs()))
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -159,7 +112,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     }
 }
 
-fn write(path: &Path, contents: &[u8]) -> Result<(), Failure> {
+pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), Failure> {
     files::write_whole(path, contents).map_err(|error| access(path, &error))
 }
 

@@ -9,7 +9,11 @@ use release::assemble::AssembleError;
 use release::disk::DiskError;
 use release::key::KeyError;
 use release::log::LogError;
+use release::log::serve::ServeError;
+use release::log::witness::WitnessError;
 use release::measure::MeasureError;
+use release::measure::snp::LaunchError;
+use release::reference::ReferenceError;
 use release::statement::{MakeError, SourceError};
 use release::verify::ArtifactError;
 use serde_json::{Value, json};
@@ -135,7 +139,29 @@ impl From<MakeError> for Failure {
             MakeError::OtherImage { .. } => "name the image that was assembled with --image",
             MakeError::Profile(_) => "give a folder that image/build.sh filled",
             MakeError::Version => "give a higher --version than the last, from 1 on",
+            MakeError::Revocation(_) | MakeError::Revocations(_) => {
+                "revoke earlier versions by --revoke; this one later by `cloister-release status`"
+            }
             _ => "give the folders of image and assembled artifacts, and the lock",
+        };
+        Self::new(MISUSE, &error, hint)
+    }
+}
+
+impl From<ReferenceError> for Failure {
+    fn from(error: ReferenceError) -> Self {
+        use ReferenceError as E;
+        let hint = match &error {
+            E::Read { .. } | E::CommandLine(_) => "give a folder that assembling made",
+            E::Firmware(_) | E::Layout(_) | E::Tdvf(_) => {
+                "give the very file that the VM starts with: OVMF.amdsev.fd, OVMF.inteltdx.fd"
+            }
+            E::Launch(LaunchError::NoKernelHashes) => {
+                "give a firmware such as OVMF.amdsev.fd: without kernel hashes the digest would \
+                 stand for any software"
+            }
+            E::Launch(_) | E::Tdx(_) | E::Name(_) => "see `cloister-release measure --help`",
+            E::Machines(_) => "give fewer of --vcpus, --vcpu-type and --memory, and at least one",
         };
         Self::new(MISUSE, &error, hint)
     }
@@ -158,7 +184,12 @@ impl From<LogError> for Failure {
         let (code, hint) = match &error {
             E::Missing(_) => (MISUSE, "begin it with `cloister-release log create`, once"),
             E::Exists(_) => (MISUSE, "append to the log that is there"),
-            E::Access { .. } | E::TooLarge { .. } | E::EntrySize(_) => (MISUSE, ""),
+            E::Access { .. } | E::TooLarge(_) | E::History(_) => (MISUSE, ""),
+            E::WentOn(_) => (MISUSE, "sign again"),
+            E::EntrySize(_) => (
+                MISUSE,
+                "state fewer machines: make a release for each platform",
+            ),
             E::Statement(_) => (
                 MISUSE,
                 "give an envelope that `cloister-release sign` wrote",
@@ -166,17 +197,44 @@ impl From<LogError> for Failure {
             E::NoEntry { .. } => (MISUSE, "see `cloister-release log show`"),
             E::Version { .. } => (POLICY, "make the statement with a higher --version"),
             E::Checkpoint { .. } => (LOG, "give the log's own --origin and key"),
-            E::Torn { .. } => (
+            E::NoCheckpoint(_)
+            | E::Removed(_)
+            | E::Bundle(_)
+            | E::Entry(_)
+            | E::Tile(_)
+            | E::Changed { .. } => (
                 LOG,
-                "nothing was promised for that line: cut the file there yourself \
-                 (truncate --size=BYTE), then append again",
-            ),
-            E::NoCheckpoint(_) | E::Entry { .. } | E::Truncated { .. } | E::Changed { .. } => (
-                LOG,
-                "restore log and checkpoint together from a copy; never edit them",
+                "restore the whole folder from a copy of one moment; never edit it",
             ),
         };
         Self::new(code, &error, hint)
+    }
+}
+
+impl From<WitnessError> for Failure {
+    fn from(error: WitnessError) -> Self {
+        let (code, hint) = match &error {
+            WitnessError::Access { .. } => (MISUSE, ""),
+            WitnessError::Memory { .. } => (
+                LOG,
+                "give this witness's own memory, and the log's own --origin and --log-key",
+            ),
+            WitnessError::Smaller { .. } | WitnessError::Changed { .. } => (
+                LOG,
+                "the log was rewritten: keep the memory as proof, and tell the log's users",
+            ),
+        };
+        Self::new(code, &error, hint)
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        let hint = match &error {
+            ServeError::NoLog(_) => "begin it with `cloister-release log create`, once",
+            ServeError::Listen { .. } => "choose another --listen",
+        };
+        Self::new(MISUSE, &error, hint)
     }
 }
 

@@ -19,7 +19,8 @@ use release::measure::snp::{GuestFeatures, Vmm};
 
 use super::failure::{Failure, MISUSE};
 use super::report::Report;
-use options::{Options, VcpuRange};
+use options::Options;
+pub(super) use options::{VcpuRange, size};
 
 type Outcome = Result<Report, Failure>;
 
@@ -68,7 +69,7 @@ pub(super) struct MeasureArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) uki: Option<PathBuf>,
     /// Memory of the VM, such as 4G.
-    #[arg(long, value_name = "SIZE", value_parser = options::size)]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(super) memory: Option<u64>,
     /// A machine of the catalogue; gives platform, VMM, vCPUs and memory.
     #[arg(long, value_name = "NAME")]
@@ -148,7 +149,7 @@ fn tpm(arguments: &MeasureArguments) -> Outcome {
 }
 
 /// A file that is held in memory, so only up to a limit.
-fn read(path: &Path, most: usize) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path, most: usize) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let limit = most as u64 + 1;
     let file = File::open(path).map_err(|error| access(path, &error))?;

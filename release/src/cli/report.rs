@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
+use attest::UnixTime;
 use attest::release::VerifiedRelease;
-use release::log::Log;
+use release::log::{Log, Stated};
 use release::measure::eventlog::{Bank, EventLog};
 use release::measure::{Measurement, OTHERS};
 use serde_json::{Map, Value, json};
@@ -87,16 +88,13 @@ impl Report {
         let mut text = format!("log   {}\nsize  {}\n", checkpoint.origin, checkpoint.size);
         let _ = writeln!(text, "root  {}", checkpoint.root);
         let mut entries = Vec::new();
-        for (index, entry) in log.releases().enumerate() {
-            let _ = match &entry {
-                Some(release) => writeln!(
-                    text,
-                    "{index:>4}  {} version {} ({}), source {}",
-                    release.name, release.version, release.profile, release.source_revision
-                ),
-                None => writeln!(text, "{index:>4}  not a release statement"),
+        for (index, entry) in log.stated().enumerate() {
+            let (said, json) = match &entry {
+                Some(stated) => (described(stated), stated_json(stated)),
+                None => ("not a statement of ours".to_owned(), Value::Null),
             };
-            entries.push(json!({ "index": index, "release": entry }));
+            let _ = writeln!(text, "{index:>4}  {}", printable(&said));
+            entries.push(json!({ "index": index, "statement": json }));
         }
         let json = json!({
             "origin": checkpoint.origin,
@@ -130,7 +128,14 @@ impl Report {
             ),
             ("signed by", release.signer().to_string()),
             ("logged", format!("{entry} in {}", checkpoint.origin)),
+            ("confirmed", release.confirmed().to_string()),
         ];
+        for (witness, time) in release.witnesses() {
+            facts.push(("witness", format!("{witness} {time}")));
+        }
+        for rebuilder in release.rebuilders() {
+            facts.push(("rebuilt by", rebuilder.to_string()));
+        }
         if let Some(count) = artifacts {
             facts.push((
                 "artifacts",
@@ -139,6 +144,10 @@ impl Report {
         }
         let mut report = Self::facts(&facts);
         report.text.insert_str(0, "verified\n");
+        let witnesses = release.witnesses().iter();
+        let witnesses: Vec<_> = witnesses.map(|(name, _)| name.as_str()).collect();
+        report.json["witness"] = json!(witnesses);
+        report.json["rebuilt_by"] = json!(release.rebuilders());
         report.json["version"] = stated.version.into();
         report.json["verified"] = true.into();
         report
@@ -147,6 +156,45 @@ impl Report {
     /// The report for machines.
     pub(super) fn json(&self) -> &Value {
         &self.json
+    }
+}
+
+/// One line about a statement.
+pub(super) fn described(stated: &Stated) -> String {
+    match stated {
+        Stated::Release(one) => {
+            let release = &one.predicate;
+            format!(
+                "{} version {} ({}), source {}",
+                release.name, release.version, release.profile, release.source_revision
+            )
+        }
+        Stated::Status(one) => {
+            let said = &one.predicate;
+            let versions: Vec<_> = said
+                .revocations
+                .iter()
+                .map(|one| one.version.to_string())
+                .collect();
+            let revoked = match versions.is_empty() {
+                true => "revokes nothing".to_owned(),
+                false => format!("revokes {}", versions.join(", ")),
+            };
+            format!("status at {}: {revoked}", UnixTime::from_secs(said.issued))
+        }
+        Stated::Rebuild(one) => format!(
+            "rebuild of source {}: {} artifacts",
+            one.predicate.source_revision,
+            one.subject.len()
+        ),
+    }
+}
+
+pub(super) fn stated_json(stated: &Stated) -> Value {
+    match stated {
+        Stated::Release(one) => json!(one),
+        Stated::Status(one) => json!(one),
+        Stated::Rebuild(one) => json!(one),
     }
 }
 

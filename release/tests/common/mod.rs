@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use attest::Digest;
 use release::command_line::CommandLine;
 use release::key::SigningKey;
-use release::log::Log;
+use release::log::{HISTORY_ENTRIES, Log};
 use release::{cpio, measure, statement, uki};
 use verity::VolumeRef;
 use verity::tree::{self, Area};
@@ -25,6 +25,8 @@ pub const SALT: [u8; 32] = [7; 32];
 pub const OS_RELEASE: &[u8] = b"ID=cloister\nNAME=Cloister\n";
 pub const BASE: &[u8] = b"panic=-1 lockdown=integrity\n";
 pub const ORIGIN: &str = "log.example.org/cloister";
+pub const ISSUED: u64 = 1_790_000_000;
+pub const NOW: attest::UnixTime = attest::UnixTime::from_secs(ISSUED + 60);
 const ALIGNMENT: usize = 512;
 
 /// A PE32+ image with these sections and room for `spare` more section headers.
@@ -229,6 +231,12 @@ impl Site {
             image: &self.path("image"),
             lock: &self.path("deb.lock"),
             source_revision: &"0123456789abcdef".parse().unwrap(),
+            issued: ISSUED,
+            builder: &"a test".parse().unwrap(),
+            minimum_client: "0.1.0".parse().unwrap(),
+            revocations: &[],
+            snp: None,
+            tdx: None,
         })
     }
 }
@@ -246,7 +254,7 @@ impl Logged {
         let logged = Self {
             signer: SigningKey::generate().unwrap(),
             key: SigningKey::generate().unwrap(),
-            path: site.path("releases.log"),
+            path: site.path("releases"),
             origin: ORIGIN.to_owned().try_into().unwrap(),
         };
         Log::create(&logged.path, &logged.origin, &logged.key).unwrap();
@@ -254,10 +262,18 @@ impl Logged {
     }
 
     pub fn append(&self, statement: &attest::release::Statement) -> attest::release::Bundle {
-        let envelope = statement::sign(statement, &self.signer);
+        let (log, index) = self.try_append(&statement.encode(), &self.signer).unwrap();
+        log.bundle(index, HISTORY_ENTRIES).unwrap()
+    }
+
+    /// Signs and logs any statement.
+    pub fn try_append(
+        &self,
+        statement: &[u8],
+        signer: &SigningKey,
+    ) -> Result<(Log, u64), release::log::LogError> {
+        let envelope = statement::sign(statement, signer);
         Log::append(&self.path, &self.origin, &self.key, &envelope)
-            .unwrap()
-            .1
     }
 
     pub fn open(&self) -> Result<Log, release::log::LogError> {
@@ -272,6 +288,11 @@ impl Logged {
             log_origin: self.origin.clone(),
             log_key: self.key.public(),
             minimum_version: 1,
+            maximum_age_days: attest::policy::MaximumAge::Any,
+            minimum_witnesses: 0,
+            witnesses: Vec::new(),
+            minimum_rebuilders: 0,
+            rebuilders: Vec::new(),
         }
     }
 }

@@ -6,11 +6,12 @@ use std::sync::LazyLock;
 use attest::cbor::Decoder;
 use attest::eventlog::EventLog;
 use attest::policy::{SnpPolicy, TdxPolicy};
-use attest::release::{Bundle, SignedCheckpoint, Statement};
+use attest::release::statement::{RebuildStatement, StatusStatement};
+use attest::release::{Bundle, Checkpoint, SignedCheckpoint, Statement};
 use attest::snp::{self, Report, SnpEvidence};
 use attest::tdx::{self, TdxEvidence};
 use attest::tpm::{Register, TpmEvidence, chain, quote};
-use attest::{Configuration, Evidence, Expectation, Policy, ReleaseFloor, verify};
+use attest::{Configuration, Evidence, Expectation, Policy, Ratchet, verify};
 
 use crate::amd::Machine;
 use crate::intel::Domain;
@@ -25,6 +26,11 @@ static SNP: LazyLock<(SnpEvidence, SnpPolicy)> = LazyLock::new(|| {
 static TDX: LazyLock<(TdxEvidence, TdxPolicy)> = LazyLock::new(|| {
     let domain = Domain::new();
     (domain.evidence(), domain.policy())
+});
+static CHECKPOINT: LazyLock<Checkpoint> = LazyLock::new(|| {
+    let note = WORLD.logged(WORLD.envelope()).log.checkpoint;
+    let signed = SignedCheckpoint::parse(&note).expect("a checkpoint");
+    signed.unverified().clone()
 });
 static POLICY: LazyLock<Policy> = LazyLock::new(|| WORLD.policy());
 
@@ -215,13 +221,27 @@ pub fn bundle(bytes: &[u8]) {
     if let Ok(statement) = Statement::decode(bytes) {
         assert_eq!(statement.encode(), bytes);
     }
+    if let Ok(status) = StatusStatement::decode(bytes) {
+        assert_eq!(status.encode(), bytes);
+    }
+    if let Ok(rebuild) = RebuildStatement::decode(bytes) {
+        assert_eq!(rebuild.encode(), bytes);
+    }
 }
 
-/// A note that parses is still not believed.
+/// What log and witnesses are believed to have signed is what they signed.
 pub fn checkpoint(bytes: &[u8]) {
     let policy = &POLICY.release;
-    if let Ok(checkpoint) = std::str::from_utf8(bytes).map(SignedCheckpoint::parse) {
-        let _ = checkpoint.map(|signed| signed.verify(&policy.log_origin, &policy.log_key));
+    let Ok(signed) = std::str::from_utf8(bytes).map(SignedCheckpoint::parse) else {
+        return;
+    };
+    let Ok(signed) = signed else { return };
+    let mut believed = signed.verify(&policy.log_origin, &policy.log_key).is_ok();
+    for witness in &policy.witnesses {
+        believed |= matches!(signed.cosigned_by(witness), Ok(Some(_)));
+    }
+    if believed {
+        assert_eq!(signed.unverified(), &*CHECKPOINT);
     }
 }
 
@@ -252,7 +272,7 @@ pub fn verify_all(bytes: &[u8]) {
         return;
     };
     let expectation = Expectation { binding };
-    if verify(&evidence, &expectation, &POLICY, ReleaseFloor::UNSEEN, NOW).is_ok() {
+    if verify(&evidence, &expectation, &POLICY, &Ratchet::UNSEEN, NOW).is_ok() {
         let genuine = WORLD.evidence(&binding);
         assert_eq!(evidence.configuration, genuine.configuration);
         assert_eq!(evidence.release, genuine.release);

@@ -2,7 +2,7 @@
 //! be made wrong.
 
 use attest::policy::TdxPolicy;
-use attest::release::statement::{TdxMachine, TdxReferenceValues};
+use attest::release::statement::{TdxReferenceValues, TdxRegisters};
 use attest::tdx::{Collateral, TdxEvidence};
 use attest::{Binding, Digest, Evidence, Platform, Policy, ReportData};
 use p256::ecdsa::signature::Signer as _;
@@ -343,16 +343,16 @@ pub fn tdx_policy(tables: &str) -> TdxPolicy {
 pub fn domain_world() -> (World, Domain, Policy) {
     let (mut world, domain) = (World::new(), Domain::new());
     let rtmr = |number| replay(&domain.events, number + 1u32);
-    let sound = TdxMachine {
+    let sound = TdxRegisters {
         machine: "qemu-4-8g".parse().expect("a name"),
         mrtd: Digest(MR_TD),
-        rtmr0: rtmr(0),
+        rtmr0: Some(rtmr(0)),
         rtmr1: rtmr(1),
         rtmr2: rtmr(2),
     };
-    let other = TdxMachine {
+    let other = TdxRegisters {
         machine: "qemu-8-16g".parse().expect("a name"),
-        rtmr0: Digest::ZERO,
+        rtmr0: Some(Digest::ZERO),
         ..sound.clone()
     };
     let machines = vec![other, sound];

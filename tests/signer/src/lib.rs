@@ -7,8 +7,8 @@
 //! let binding = world.nonce_binding([7; 32]);
 //! let evidence = world.evidence(&binding);
 //! let expectation = attest::Expectation { binding };
-//! let floor = attest::ReleaseFloor::UNSEEN;
-//! let peer = attest::verify(&evidence, &expectation, &world.policy(), floor, signer::NOW);
+//! let ratchet = attest::Ratchet::UNSEEN;
+//! let peer = attest::verify(&evidence, &expectation, &world.policy(), &ratchet, signer::NOW);
 //! assert!(peer.is_ok());
 //! ```
 
@@ -17,8 +17,9 @@ pub mod authority;
 pub mod boot;
 pub mod fuzz;
 pub mod intel;
+pub mod log;
 pub mod release;
 pub mod tpm;
 mod world;
 
-pub use world::{NOW, SUITE, World};
+pub use world::{ISSUED, NOW, SUITE, World};

@@ -1,9 +1,11 @@
-//! Signs and logs a release, in memory.
+//! Signs releases and what is said of them.
 
 use attest::Digest;
 use attest::release::envelope::{Envelope, EnvelopeSignature, PayloadType, pae};
-use attest::release::merkle::{leaf_hash, node_hash};
-use attest::release::{Bundle, Checkpoint, LogEntry, PublicKey};
+use attest::release::statement::{
+    Rebuild, RebuildStatement, Revocation, Status, StatusStatement, Subject, SubjectDigest,
+};
+use attest::release::{Checkpoint, PublicKey, Statement};
 use ed25519_dalek::{Signer as _, SigningKey};
 
 /// The public half of `key`.
@@ -24,27 +26,42 @@ pub fn sign(payload: &[u8], key: &SigningKey) -> Envelope {
     }
 }
 
-/// The second entry of a log of three, and the log's signed checkpoint.
-pub fn log(envelope: Envelope, origin: &str, key: &SigningKey) -> Bundle {
-    let leaf = leaf_hash(&envelope.encode());
-    let (first, third) = (leaf_hash(b"first"), leaf_hash(b"third"));
-    let root = node_hash(node_hash(first, leaf), third);
-    let proof = vec![first, third];
-    let checkpoint = checkpoint(origin, 3, root, key);
-    Bundle::new(
-        envelope,
-        LogEntry {
-            index: 1,
-            proof,
-            checkpoint,
-        },
-    )
-}
-
 /// A signed checkpoint.
 pub fn checkpoint(origin: &str, size: u64, root: Digest<32>, key: &SigningKey) -> String {
     let origin = origin.to_owned().try_into().expect("an origin");
     let checkpoint = Checkpoint { origin, size, root };
     let signature = key.sign(checkpoint.text().as_bytes()).to_bytes();
     checkpoint.note(&public(key), &signature)
+}
+
+/// That `release` was rebuilt at the time `issued`, with the same artifacts.
+pub fn rebuild(release: &Statement, issued: u64) -> RebuildStatement {
+    let predicate = Rebuild {
+        issued,
+        source_revision: release.predicate.source_revision.clone(),
+        lock_digest: release.predicate.lock_digest,
+    };
+    RebuildStatement::new(release.subject.clone(), predicate)
+}
+
+/// That `release` is current at the time `issued`, unless it is among `revoked`.
+pub fn status(release: &Statement, issued: u64, revoked: &[u64]) -> StatusStatement {
+    let revocation = |version: &u64| Revocation {
+        version: *version,
+        reason: "for a test".parse().expect("a text"),
+    };
+    let subject = Subject {
+        name: "statement.json".parse().expect("a name"),
+        digest: SubjectDigest {
+            sha256: Digest::sha256(&release.encode()),
+        },
+    };
+    let revocations = revoked.iter().map(revocation).collect();
+    StatusStatement::new(
+        vec![subject],
+        Status {
+            issued,
+            revocations,
+        },
+    )
 }

@@ -1,20 +1,24 @@
 //! Everything that stands behind one valid piece of evidence.
 
-use attest::release::Statement;
 use attest::release::statement::{
     Predicate, ReferenceValues, Registers, Subject, SubjectDigest, TpmReferenceValues,
 };
+use attest::release::{Bundle, Envelope, Statement, Witness};
 use attest::tpm::TpmEvidence;
 use attest::{Binding, Digest, Evidence, Platform, Policy, ReportData, UnixTime, evidence};
 use ed25519_dalek::SigningKey;
 
 use crate::authority::{Authority, Template};
 use crate::boot::{self, Event};
+use crate::log::{Cosigner, Log};
 use crate::release;
 use crate::tpm::{self, Quote};
 
 /// 2026-11-21: within every certificate's validity.
 pub const NOW: UnixTime = UnixTime::from_secs(1_795_219_200);
+
+/// Two days before [`NOW`]: when the release was made.
+pub const ISSUED: u64 = NOW.as_secs() - 2 * 24 * 60 * 60;
 
 /// Name of a handshake, for bindings of tests.
 pub const SUITE: &str = "test suite";
@@ -35,6 +39,10 @@ pub struct World {
     pub log_key: SigningKey,
     /// The log's name.
     pub origin: String,
+    /// Watch the log; the policy demands the signatures of two.
+    pub witnesses: Vec<Cosigner>,
+    /// Rebuilds releases; the policy demands one of two such.
+    pub rebuilder_key: SigningKey,
     /// What the release states.
     pub predicate: Predicate,
     /// The configuration file.
@@ -69,6 +77,12 @@ impl World {
             release_key: SigningKey::from_bytes(&[0x23; 32]),
             log_key: SigningKey::from_bytes(&[0x24; 32]),
             origin: "log.example.org/cloister".to_owned(),
+            witnesses: vec![
+                Cosigner::new("witness.example.org/one", 0x25),
+                Cosigner::new("witness.example.org/two", 0x26),
+                Cosigner::new("witness.example.org/three", 0x27),
+            ],
+            rebuilder_key: SigningKey::from_bytes(&[0x28; 32]),
             predicate: predicate(configuration, &events),
             configuration: configuration.to_vec(),
             events,
@@ -81,10 +95,21 @@ impl World {
         let signer = release::public(&self.release_key);
         let (origin, log_key) = (&self.origin, release::public(&self.log_key));
         let root = self.authority.pem();
+        let witness = |one: &Cosigner| {
+            let Witness { name, key } = &one.witness;
+            format!("{{ name = \"{name}\", key = \"{key}\" }}")
+        };
+        let witnesses: Vec<_> = self.witnesses.iter().map(witness).collect();
+        let witnesses = witnesses.join(", ");
+        let rebuilder = release::public(&self.rebuilder_key);
+        let other = release::public(&SigningKey::from_bytes(&[0x29; 32]));
         format!(
             "version = 1\n\n[release]\nname = \"{name}\"\nprofile = \"{profile}\"\n\
              signers = [\"{signer}\"]\nlog_origin = \"{origin}\"\nlog_key = \"{log_key}\"\n\
-             minimum_version = 1\n\n[tpm]\nroots = [\"\"\"\n{root}\"\"\"]\n\
+             minimum_version = 1\nmaximum_age_days = \"any\"\nminimum_witnesses = 2\n\
+             witnesses = [{witnesses}]\nminimum_rebuilders = 1\n\
+             rebuilders = [{{ name = \"alice\", key = \"{rebuilder}\" }}, \
+             {{ name = \"bob\", key = \"{other}\" }}]\n\n[tpm]\nroots = [\"\"\"\n{root}\"\"\"]\n\
              secure_boot = \"required\"\n\n[evidence]\nplatforms = [\"tpm\"]\n\n\
              [channel]\nassurance = \"per-handshake\"\n"
         )
@@ -117,17 +142,48 @@ impl World {
         }
     }
 
-    /// The signed and logged release.
-    pub fn bundle(&self) -> Vec<u8> {
+    /// What is stated of the release.
+    pub fn statement(&self) -> Statement {
         let subject = Subject {
             name: "disk.img".parse().expect("a name"),
             digest: SubjectDigest {
                 sha256: Digest::sha256(b"disk"),
             },
         };
-        let statement = Statement::new(vec![subject], self.predicate.clone());
-        let envelope = release::sign(&statement.encode(), &self.release_key);
-        release::log(envelope, &self.origin, &self.log_key).encode()
+        Statement::new(vec![subject], self.predicate.clone())
+    }
+
+    /// The signed statement.
+    pub fn envelope(&self) -> Envelope {
+        release::sign(&self.statement().encode(), &self.release_key)
+    }
+
+    /// The signed and logged release.
+    pub fn bundle(&self) -> Vec<u8> {
+        self.logged(self.envelope()).encode()
+    }
+
+    /// An empty log of this world.
+    pub fn log(&self) -> Log {
+        Log::new(&self.origin, &self.log_key)
+    }
+
+    /// `envelope` as the second entry of a log of three, whose third is a rebuild, all as the
+    /// policy demands it.
+    pub fn logged(&self, envelope: Envelope) -> Bundle {
+        let mut log = self.log();
+        log.append_other(b"first");
+        let index = log.append(&envelope);
+        let rebuild = release::rebuild(&self.statement(), ISSUED + 60);
+        let remark = log.append(&release::sign(&rebuild.encode(), &self.rebuilder_key));
+        self.bundle_of(&log, index, &[remark])
+    }
+
+    /// The bundle of an entry of `log`, with two of the witnesses.
+    pub fn bundle_of(&self, log: &Log, index: u64, remarks: &[u64]) -> Bundle {
+        let time = UnixTime::from_secs(ISSUED + 120);
+        let note = log.witnessed(&self.witnesses[..2], time);
+        log.bundle(index, remarks, note, 256)
     }
 
     /// What the TPM would quote for `binding`.
@@ -191,9 +247,13 @@ fn predicate(configuration: &[u8], events: &[Event]) -> Predicate {
         name: name("cloister"),
         version: 7,
         profile: name("production"),
+        issued: ISSUED,
+        builder: "https://example.org/builder@v7".parse().expect("a text"),
+        minimum_client: "0.1.0".parse().expect("a version"),
         source_revision: name("0123456789abcdef0123456789abcdef01234567"),
         lock_digest: Digest::sha256(b"lock"),
         configuration_digest: Digest::sha256(configuration),
+        revocations: Vec::new(),
         reference_values: ReferenceValues {
             tpm: TpmReferenceValues {
                 sha256: Registers {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use attest::release::Statement;
-use attest::{Digest, Policy, ReleaseFloor};
+use attest::{Digest, Policy, Ratchet};
 use release::reproduce::rebuild::{self, Workplace};
 use release::reproduce::{self as reproduction, Question, source};
 use release::tools::Tools;
@@ -16,6 +16,7 @@ use release::{compare as comparison, files, inputs as locked, stated};
 
 use super::report::{self, Circumstances, DIFFERENT};
 use super::{BillArguments, CompareArguments, InputsArguments, OwnsArguments, ReproduceArguments};
+use crate::cli::commands::now;
 use crate::cli::failure::{Failure, MISUSE};
 use crate::cli::report::Report;
 
@@ -319,7 +320,7 @@ fn check_signature(arguments: &ReproduceArguments, bundle: &Path) -> Result<Stri
     let policy = Policy::parse(&read(path)?);
     let policy = policy.map_err(|error| Failure::input(path, &error, "correct the policy file"))?;
     let bundle = read(bundle)?;
-    let verified = attest::verify_release(&bundle, &policy.release, ReleaseFloor::at(0))?;
+    let verified = attest::verify_release(&bundle, &policy.release, &Ratchet::UNSEEN, now())?;
     Ok(format!("by {}, logged", verified.signer()))
 }
 

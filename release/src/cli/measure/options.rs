@@ -242,6 +242,10 @@ pub(super) fn bits(text: &str) -> Result<u64, String> {
 }
 
 impl VcpuRange {
+    pub(in crate::cli) fn numbers(&self) -> std::ops::RangeInclusive<u16> {
+        self.first..=self.last
+    }
+
     fn one(number: u16) -> Self {
         Self {
             first: number,

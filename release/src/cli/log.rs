@@ -1,0 +1,285 @@
+//! `log`: the append-only log of releases in a folder.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use attest::release::checkpoint::OriginError;
+use attest::release::{Envelope, Origin, PublicKey, Witness};
+use clap::{Args, Subcommand};
+use release::key::SigningKey;
+use release::log::{HISTORY_ENTRIES, Log, Stated};
+
+use super::commands::{now, read, write};
+use super::failure::Failure;
+use super::report::Report;
+
+type Outcome = Result<Report, Failure>;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LogCommand {
+    /// Begin a log.
+    Create(CreateArguments),
+    /// Append a signed statement; for a release, write the bundle that proves it.
+    Append(AppendArguments),
+    /// Write a release's bundle anew: with the log's present checkpoint, and what was said since.
+    Bundle(BundleArguments),
+    /// List the entries, after checking all of them.
+    Show(ReadArguments),
+    /// Print the signed checkpoint, after checking the log against it.
+    Checkpoint(ReadArguments),
+    /// Sign the checkpoint as a witness, if it continues the one that was signed last.
+    Cosign(CosignArguments),
+    /// Serve the log's files over HTTP, for those who watch it.
+    Serve(ServeArguments),
+}
+
+/// Which log.
+#[derive(Debug, Args)]
+pub(super) struct LogArguments {
+    /// The log's folder.
+    #[arg(long, value_name = "DIR")]
+    pub(super) log: Folder,
+    /// Name of the log.
+    #[arg(long, value_name = "NAME", value_parser = origin)]
+    pub(super) origin: Origin,
+}
+
+/// A log, and the key that it is checked by.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  cloister-release log show|checkpoint --log releases --origin log.example.org/cloister \\
+      --log-key ed25519:BASE64")]
+pub(super) struct ReadArguments {
+    #[command(flatten)]
+    pub(super) log: LogArguments,
+    /// Public key of the log.
+    #[arg(long, value_name = "KEY")]
+    pub(super) log_key: PublicKey,
+}
+
+/// A log, and the key that signs its checkpoints.
+#[derive(Debug, Args)]
+pub(super) struct WriteArguments {
+    #[command(flatten)]
+    log: LogArguments,
+    /// The log's key file.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  cloister-release log create --log releases --origin log.example.org/cloister --key log.pem")]
+pub(super) struct CreateArguments {
+    #[command(flatten)]
+    to: WriteArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  cloister-release log append --log releases --origin log.example.org/cloister --key log.pem \\
+      --envelope envelope.json --output bundle.json
+
+Appending the same envelope again changes nothing and writes its bundle anew.")]
+pub(super) struct AppendArguments {
+    #[command(flatten)]
+    to: WriteArguments,
+    /// Signed statement.
+    #[arg(long, value_name = "FILE")]
+    envelope: PathBuf,
+    /// Bundle to write, if it is a release.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  cloister-release log bundle --log releases --origin log.example.org/cloister \\
+      --log-key ed25519:BASE64 --index 4 --output bundle.json
+
+The bundle brings the last status of the release, every rebuild of it that gave the same artifacts,
+and the signatures of witnesses.")]
+pub(super) struct BundleArguments {
+    #[command(flatten)]
+    from: ReadArguments,
+    /// Place of the release in the log.
+    #[arg(long, value_name = "N")]
+    index: u64,
+    /// How many of the last entries the history lists: a client that saw the log before cannot
+    /// follow.
+    #[arg(long, value_name = "N", default_value_t = HISTORY_ENTRIES)]
+    history: usize,
+    /// Bundle to write.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  cloister-release log cosign --log releases --origin log.example.org/cloister \\
+      --log-key ed25519:BASE64 --name witness.example.org/w --key witness.pem --memory witness.note
+
+The memory holds the checkpoint that was signed last. A witness without it would sign a log with two
+faces: it is made at the first signature, and never by itself again.")]
+pub(super) struct CosignArguments {
+    #[command(flatten)]
+    from: ReadArguments,
+    /// Name of the witness.
+    #[arg(long, value_name = "NAME", value_parser = origin)]
+    name: Origin,
+    /// The witness's key file.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Where the witness remembers what it signed.
+    #[arg(long, value_name = "FILE")]
+    memory: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  cloister-release log serve --log releases --listen 127.0.0.1:8090
+
+Only the checkpoint and the tiles are served. Any other web server does it as well.")]
+pub(super) struct ServeArguments {
+    /// The log's folder.
+    #[arg(long, value_name = "DIR")]
+    log: Folder,
+    /// Address and port to listen at.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    listen: std::net::SocketAddr,
+}
+
+/// A folder, with or without `file:` before it.
+#[derive(Debug, Clone)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl FromStr for Folder {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.strip_prefix("file:").unwrap_or(text).into()))
+    }
+}
+
+impl ReadArguments {
+    pub(super) fn open(&self) -> Result<Log, Failure> {
+        let LogArguments { log, origin } = &self.log;
+        Ok(Log::open(log.path(), origin, &self.log_key)?)
+    }
+}
+
+pub(super) fn run(command: &LogCommand) -> Outcome {
+    match command {
+        LogCommand::Create(arguments) => create(arguments),
+        LogCommand::Append(arguments) => append(arguments),
+        LogCommand::Bundle(arguments) => bundle(arguments),
+        LogCommand::Show(arguments) => Ok(Report::log(&arguments.open()?)),
+        LogCommand::Checkpoint(arguments) => {
+            let log = arguments.open()?;
+            Ok(Report::note("checkpoint", log.checkpoint_note()))
+        }
+        LogCommand::Cosign(arguments) => cosign(arguments),
+        LogCommand::Serve(arguments) => {
+            release::log::serve::run(arguments.log.path(), arguments.listen, |address| {
+                eprintln!(
+                    "serving {} at http://{address}/",
+                    arguments.log.path().display()
+                );
+            })?;
+            Ok(Report::facts(&[]))
+        }
+    }
+}
+
+fn create(arguments: &CreateArguments) -> Outcome {
+    let WriteArguments { log, key } = &arguments.to;
+    let key = SigningKey::read(key)?;
+    let log = Log::create(log.log.path(), &log.origin, &key)?;
+    Ok(Report::log(&log))
+}
+
+fn append(arguments: &AppendArguments) -> Outcome {
+    let WriteArguments { log: to, key } = &arguments.to;
+    let key = SigningKey::read(key)?;
+    let bytes = read(&arguments.envelope)?;
+    let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|error| {
+        let hint = "give an envelope that `cloister-release sign` wrote";
+        Failure::input(&arguments.envelope, &error, hint)
+    })?;
+    let (log, index) = Log::append(to.log.path(), &to.origin, &key, &envelope)?;
+    let mut facts = vec![
+        ("entry", format!("{index} of {}", log.checkpoint().size)),
+        ("log", to.origin.to_string()),
+        ("root", log.checkpoint().root.to_string()),
+    ];
+    let release = matches!(Stated::decode(&envelope.payload), Ok(Stated::Release(_)));
+    match (&arguments.output, release) {
+        (Some(output), true) => {
+            write(output, &log.bundle(index, HISTORY_ENTRIES)?.encode())?;
+            facts.insert(0, ("bundle", output.display().to_string()));
+        }
+        (None, true) => facts.push(("next", "write its bundle: log bundle".to_owned())),
+        _ => facts.push((
+            "next",
+            "write the release's bundle anew: log bundle".to_owned(),
+        )),
+    }
+    Ok(Report::facts(&facts))
+}
+
+fn bundle(arguments: &BundleArguments) -> Outcome {
+    let log = arguments.from.open()?;
+    let bundle = log.bundle(arguments.index, arguments.history)?;
+    write(&arguments.output, &bundle.encode())?;
+    Ok(Report::facts(&[
+        ("bundle", arguments.output.display().to_string()),
+        (
+            "entry",
+            format!("{} of {}", arguments.index, log.checkpoint().size),
+        ),
+        ("remarks", bundle.remarks.len().to_string()),
+        (
+            "history",
+            format!("from entry {}", bundle.log.history.from()),
+        ),
+    ]))
+}
+
+fn cosign(arguments: &CosignArguments) -> Outcome {
+    let LogArguments {
+        log: folder,
+        origin,
+    } = &arguments.from.log;
+    let key = SigningKey::read(&arguments.key)?;
+    let log = arguments.from.open()?;
+    release::log::witness::check(&arguments.memory, &log, origin, &arguments.from.log_key)?;
+    let witness = Witness {
+        name: arguments.name.clone(),
+        key: key.public(),
+    };
+    let time = now();
+    let message = Witness::message(log.checkpoint(), time);
+    let line = witness.line(time, &key.sign(message.as_bytes()));
+    // The memory first: who forgets what it signed signs twice.
+    write(&arguments.memory, log.checkpoint_note().as_bytes())?;
+    let log_key = &arguments.from.log_key;
+    let signed = log.checkpoint();
+    Log::add_cosignature(folder.path(), origin, log_key, signed, &line)?;
+    Ok(Report::facts(&[
+        ("witness", arguments.name.to_string()),
+        ("public key", key.public().to_string()),
+        ("log", origin.to_string()),
+        ("size", signed.size.to_string()),
+        ("root", signed.root.to_string()),
+    ]))
+}
+
+fn origin(text: &str) -> Result<Origin, OriginError> {
+    text.to_owned().try_into()
+}
