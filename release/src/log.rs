@@ -396,8 +396,8 @@ fn sign(checkpoint: &Checkpoint, key: &SigningKey) -> String {
     checkpoint.note(&key.public(), &signature)
 }
 
-/// The note with `line` behind it, and without other lines in the same name. The log's own, which is
-/// the first, stays.
+/// The note with `line` behind it, and without other lines in the same name. The log's own, which
+/// is the first, stays.
 fn replace_line(note: &str, line: &str) -> String {
     let name = |line: &str| line.split(' ').nth(1).map(str::to_owned);
     let (text, signatures) = note.split_once("\n\n").unwrap_or((note, ""));
