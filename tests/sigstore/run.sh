@@ -134,18 +134,23 @@ install_npm() {
 
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
+# wait_for NAME LOG CMD...: until it answers.
 wait_for() {
-    local name=$1
-    shift
-    for _ in $(seq 150); do
+    local name=$1 log=$2
+    shift 2
+    for _ in $(seq 300); do
         if "$@" >/dev/null 2>&1; then return 0; fi
         sleep 0.2
     done
-    die "$name does not answer" "see $work/*.log"
+    tail -n 20 "$log" >&2
+    die "$name does not answer" "what it said stands above"
 }
 
 start_services() {
     local http tsa
+    # The one port that cannot be chosen: the timestamp authority's own metrics.
+    ! curl -s --max-time 2 http://127.0.0.1:2112 >/dev/null ||
+        die "port 2112 is taken, and the timestamp authority needs it" "end what listens there"
     http=$(port) tsa=$(port)
     export REKOR_URL=http://127.0.0.1:$http REKOR_HOST=$origin REKOR_KEY=$work/rekor.pem
     export TSA_URL=http://127.0.0.1:$tsa
@@ -157,8 +162,8 @@ start_services() {
     "$bin/timestamp-server" serve --host 127.0.0.1 --port "$tsa" --timestamp-signer memory \
         --disable-ntp-monitoring >"$work/tsa.log" 2>&1 &
     services+=($!)
-    wait_for "the timestamp authority" curl -sf "$TSA_URL/ping"
-    wait_for "Rekor" curl -sf "$REKOR_URL/healthz"
+    wait_for "the timestamp authority" "$work/tsa.log" curl -sf "$TSA_URL/ping"
+    wait_for "Rekor" "$work/rekor.log" curl -sf "$REKOR_URL/healthz"
     authority "$work/now" 0
     # Its certificates had expired an hour before anyone signed.
     authority "$work/late" -4200
@@ -169,7 +174,7 @@ authority() {
     mkdir -p "$1"
     SKEW_S=$2 node "$here/services.mjs" "$1" >"$1/log" 2>&1 &
     services+=($!)
-    wait_for "the certificate authority" test -e "$1/ready"
+    wait_for "the certificate authority" "$1/log" test -e "$1/ready"
 }
 
 publish() { "$programs/cloister-publish" sign --statement "$work/statement.json" "$@"; }

@@ -12,6 +12,9 @@ pub const EMBEDDED_ROOT: &str = "public-good instance, state of 2025-09-23";
 /// Longest `trusted_root.json`.
 const MAX_ROOT_BYTES: usize = 1 << 20;
 
+/// What every version's media type begins with.
+const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.trustedroot";
+
 /// Certificate authorities, logs, certificate logs and timestamp authorities, with their dates.
 pub struct TrustRoot {
     verifier: Verifier,
@@ -33,6 +36,9 @@ pub enum RootError {
     /// Not of the form `application/vnd.dev.sigstore.trustedroot+json`.
     #[error("trusted root")]
     Form(#[from] sigstore_trust_root::Error),
+    /// Another kind of file: other JSON would pass for a root that believes nobody.
+    #[error("trusted root: not of media type {MEDIA_TYPE}…")]
+    MediaType,
     /// A key or certificate in it is unusable.
     #[error("trusted root")]
     Material(#[source] Box<sigstore_verify::Error>),
@@ -57,6 +63,9 @@ impl TrustRoot {
             return Err(RootError::TooLarge { found });
         }
         let root = TrustedRoot::from_json(std::str::from_utf8(json)?)?;
+        if !root.media_type.starts_with(MEDIA_TYPE) {
+            return Err(RootError::MediaType);
+        }
         let verifier =
             Verifier::new(&root).map_err(|error| RootError::Material(Box::new(error)))?;
         Ok(Self { verifier, root })
@@ -104,6 +113,9 @@ mod tests {
     #[test]
     fn what_is_no_trusted_root_is_refused() {
         assert!(matches!(TrustRoot::parse(b"{"), Err(RootError::Form(_))));
+        let bundle = br#"{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json"}"#;
+        let other = TrustRoot::parse(bundle);
+        assert!(matches!(other, Err(RootError::MediaType)));
         assert!(matches!(TrustRoot::parse(&[0xff]), Err(RootError::Text(_))));
         let long = vec![b' '; MAX_ROOT_BYTES + 1];
         assert!(matches!(
