@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 use attest::release::{Envelope, PublicKey, Statement};
 use attest::{Digest, Name};
 
+use crate::git;
 use crate::log::{Log, LogError, Stated};
 use crate::statement::SourceError;
 
@@ -89,9 +89,7 @@ pub fn check(
 /// The tags of the checkout in `folder`.
 pub fn tags(folder: &Path) -> Result<Tags, SourceError> {
     let format = "--format=%(refname:strip=2) %(objectname) %(*objectname)";
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(folder)
+    let output = git::command(Some(folder))
         .args(["for-each-ref", "refs/tags", format])
         .output()
         .map_err(SourceError::Git)?;

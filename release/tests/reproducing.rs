@@ -8,7 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use attest::Digest;
+use attest::release::Statement;
 use common::{Logged, Site};
+use release::reproduce::source::{self, FetchError};
 use serde_json::Value;
 
 const BUILD: &str = r#"#!/bin/sh
@@ -77,9 +80,34 @@ impl Released {
         let logged = Logged::new(&self.site);
         let bundle = logged.append(&statement);
         fs::write(self.site.path("bundle.json"), bundle.encode()).unwrap();
+        // A certificate that parses; only the release part of the policy plays a role here.
+        let root = include_str!("common/root.pem");
+        let (signer, log) = (logged.signer.public(), logged.key.public());
+        let text = format!(
+            "version = 1\n[release]\nname = \"cloister\"\nprofile = \"production\"\n\
+             signers = [\"{signer}\"]\nlog_origin = \"{}\"\nlog_key = \"{log}\"\n\
+             minimum_version = 1\n[tpm]\nroots = [\"\"\"\n{root}\"\"\"]\n\
+             secure_boot = \"not-required\"\n[evidence]\nplatforms = [\"tpm\"]\n[channel]\n\
+             assurance = \"per-handshake\"\n",
+            common::ORIGIN
+        );
+        fs::write(self.site.path("policy.toml"), text).unwrap();
+    }
+
+    /// Writes another statement, which says something else than the release's own.
+    fn restate(&self, change: impl FnOnce(&mut Statement)) {
+        let bytes = fs::read(self.site.path("statement.json")).unwrap();
+        let mut statement = Statement::decode(&bytes).unwrap();
+        change(&mut statement);
+        let statement = Statement::new(statement.subject, statement.predicate);
+        fs::write(self.site.path("other.json"), statement.encode()).unwrap();
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
         command
             .arg("reproduce")
@@ -92,7 +120,7 @@ impl Released {
         let path = format!("{}:{path}", self.site.path("bin").display());
         command.env("PATH", path);
         command.env("CLOISTER_CACHE", self.site.path("no-cache"));
-        command.output().unwrap()
+        command
     }
 
     fn told(&self, arguments: &[&str]) -> (i32, Value) {
@@ -126,6 +154,13 @@ fn an_honest_release_is_reproduced() {
     for form in ["statement.json", "bundle.json"] {
         let (code, told) = released.told(&[form, "--config", "config.toml"]);
         assert_eq!((code, &told["equal"]), (0, &true.into()), "{told:#}");
+        assert_eq!(
+            (&told["verdict"], &told["complete"]),
+            (&"equal".into(), &true.into())
+        );
+        let left = released.site.path("work").read_dir().unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(left.filter(|name| name.contains("scratch")).count(), 0);
         assert_eq!(told["facts"]["lock"], "as stated");
         assert_eq!(told["facts"]["registers"], "as stated");
         assert_eq!(outcome(&told, "disk.img"), "equal");
@@ -134,6 +169,17 @@ fn an_honest_release_is_reproduced() {
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("equal      image-vmlinuz "), "{text}");
+    let all = "INCOMPLETE: 10 artifact(s) are equal, and not all was compared";
+    assert!(text.contains(all), "{text}");
+    let (_, told) = released.told(&["statement.json", "--without-config"]);
+    assert_eq!(
+        (&told["verdict"], &told["equal"]),
+        (&"incomplete".into(), &Value::Null)
+    );
+    assert_eq!(
+        (&told["complete"], &told["not_compared"][0]),
+        (&false.into(), &"stated registers".into())
+    );
     assert!(text.contains("not built  disk.img "), "{text}");
     assert!(
         text.contains("6 artifact(s) need the configuration"),
@@ -360,10 +406,263 @@ fn an_image_that_was_built_elsewhere_is_taken_as_it_is() {
             .unwrap()
             .contains("not built here")
     );
+    // Sources at another commit are not those of the release, whatever they give.
+    let stated = released.git(&["rev-parse", "HEAD"]);
+    released.git(&["commit", "--quiet", "--allow-empty", "--message=y"]);
+    let head = released.git(&["rev-parse", "HEAD"]);
+    let (code, told) = released.told(&arguments);
+    let says = format!(
+        "the sources beside the image are at commit {head}, the release's at commit {stated}"
+    );
+    assert_eq!((code, &told["contradictions"][0]), (6, &says.into()));
+    assert_eq!(told["facts"]["sources"], format!("source at commit {head}"));
+    released.git(&["reset", "--quiet", "--hard", &stated]);
+    fs::rename(released.site.path("source/.git"), released.site.path("git")).unwrap();
+    let (code, told) = released.told(&arguments);
+    assert_eq!(
+        (code, &told["verdict"]),
+        (6, &"incomplete".into()),
+        "{told:#}"
+    );
+    fs::rename(released.site.path("git"), released.site.path("source/.git")).unwrap();
     released.site.set_part("os-release", b"ID=other\n");
     let (code, told) = released.told(&arguments);
     assert_eq!(
         (code, outcome(&told, "image-os-release")),
         (6, "different".to_owned())
     );
+}
+
+#[test]
+fn a_statement_does_not_decide_how_much_of_it_is_checked() {
+    let released = Released::new();
+    let arguments = ["other.json", "--config", "config.toml"];
+    // One artifact, a register and a configuration that are not the release's.
+    released.restate(|statement| {
+        statement
+            .subject
+            .retain(|one| one.name.as_str() == "image-os-release");
+        statement.predicate.reference_values.tpm.sha256.pcr11 = Digest([9; 32]);
+    });
+    let (code, told) = released.told(&arguments);
+    assert_eq!(
+        (code, &told["verdict"]),
+        (6, &"different".into()),
+        "{told:#}"
+    );
+    let says = told["contradictions"].as_array().unwrap();
+    assert_eq!(says.len(), 16, "{says:#?}");
+    assert_eq!(
+        says[0],
+        "a boot of what was rebuilt shows other registers than are stated"
+    );
+    released.restate(|statement| {
+        statement
+            .subject
+            .retain(|one| one.name.as_str() == "image-os-release");
+        statement.predicate.configuration_digest = Digest([9; 32]);
+    });
+    assert!(
+        released
+            .fails(&arguments)
+            .contains("config.toml has SHA-256 ")
+    );
+    assert!(
+        released
+            .fails(&["other.json"])
+            .contains("the release holds configuration sha256:")
+    );
+    // Each name for itself, the lock, the profile and the configuration's two hashes.
+    for name in [
+        "disk.img",
+        "image-SHA256SUMS",
+        "image-root.verity",
+        "image-vmlinuz",
+    ] {
+        released.restate(|statement| statement.subject.retain(|one| one.name.as_str() != name));
+        let (code, told) = released.told(&arguments);
+        let says = format!("the statement does not name {name}");
+        assert_eq!(
+            (code, &told["contradictions"]),
+            (6, &serde_json::json!([says]))
+        );
+    }
+    released.restate(|statement| statement.predicate.configuration_digest = Digest([9; 32]));
+    let (code, told) = released.told(&["other.json", "--without-config"]);
+    let says = "the stated configuration is not the stated config.toml";
+    assert_eq!(
+        (code, &told["contradictions"]),
+        (6, &serde_json::json!([says]))
+    );
+    released.restate(|statement| statement.predicate.profile = "demo".parse().unwrap());
+    let image = ["other.json", "--config", "config.toml", "--image", "image"];
+    let (code, told) = released.told(&image);
+    let says = "the image is of profile production, stated is demo";
+    assert_eq!(
+        (code, &told["contradictions"]),
+        (6, &serde_json::json!([says]))
+    );
+}
+
+#[test]
+fn values_of_other_platforms_do_not_pass_uncompared() {
+    let released = Released::new();
+    released.restate(|statement| *statement = common::launched(statement.clone(), b"launched"));
+    let (code, told) = released.told(&["other.json", "--config", "config.toml"]);
+    assert_eq!(
+        (code, &told["verdict"]),
+        (6, &"incomplete".into()),
+        "{told:#}"
+    );
+    assert_eq!(
+        told["not_compared"],
+        serde_json::json!(["stated values of snp"])
+    );
+    let (code, told) = released.told(&["other.json", "--without-config"]);
+    assert_eq!((code, &told["complete"]), (0, &false.into()));
+}
+
+#[test]
+fn a_statement_names_a_commit_and_nothing_that_moves() {
+    let released = Released::new();
+    let head = released.git(&["rev-parse", "HEAD"]);
+    for revision in ["main", "HEAD", "v1.0.0", &head[..12], &"0A".repeat(20)] {
+        let refused = source::check_commit(revision).unwrap_err();
+        assert!(matches!(refused, FetchError::NoCommit(name) if name == *revision));
+        released.restate(|statement| {
+            statement.predicate.source_revision = revision.parse().unwrap();
+        });
+        let said = released.fails(&["other.json", "--config", "config.toml"]);
+        assert!(
+            said.contains("which is not a commit's whole name"),
+            "{said}"
+        );
+    }
+    source::check_commit(&"0a".repeat(20)).unwrap();
+    source::check_commit(&"0a".repeat(32)).unwrap();
+}
+
+#[test]
+fn git_around_the_caller_decides_nothing() {
+    let released = Released::new();
+    let site = &released.site;
+    // A repository of the caller's, which the environment points to.
+    fs::create_dir_all(site.path("mine")).unwrap();
+    let mine = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=t", "-c", "user.email=t@example.org"]);
+        let output = command
+            .args(arguments)
+            .current_dir(site.path("mine"))
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    mine(&["init", "--quiet", "--initial-branch=mine"]);
+    mine(&["commit", "--quiet", "--allow-empty", "--message=x"]);
+    // And settings of the caller's that change what is checked out.
+    let home = site.path("home");
+    fs::create_dir_all(home.join(".config/git")).unwrap();
+    fs::write(home.join(".gitconfig"), "[core]\n\tautocrlf = true\n").unwrap();
+    fs::write(home.join(".config/git/attributes"), "* text eol=crlf\n").unwrap();
+    let arguments = ["statement.json", "--config", "config.toml"];
+    let mut command = released.command(&arguments);
+    command.env("GIT_DIR", site.path("mine/.git"));
+    command.env("GIT_WORK_TREE", site.path("mine"));
+    command.env("GIT_CONFIG_COUNT", "1");
+    command.env("GIT_CONFIG_KEY_0", "core.autocrlf");
+    command.env("GIT_CONFIG_VALUE_0", "true");
+    command.env("HOME", &home).env_remove("XDG_CONFIG_HOME");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}{stderr}");
+    assert_eq!(mine(&["symbolic-ref", "HEAD"]), "refs/heads/mine\n");
+    let lock = fs::read_to_string(site.path("work/source/image/deb.lock")).unwrap();
+    assert_eq!(lock, "a lock\n");
+}
+
+#[test]
+fn folders_that_the_caller_trusts_are_read() {
+    let released = Released::new();
+    let site = &released.site;
+    let source = site.path("source");
+    if std::os::unix::fs::chown(source.join(".git"), Some(12345), None).is_err() {
+        eprintln!("SKIPPED: only root can give a folder away");
+        return;
+    }
+    std::os::unix::fs::chown(&source, Some(12345), None).unwrap();
+    let home = site.path("home");
+    fs::create_dir_all(&home).unwrap();
+    let code = || {
+        let mut command = released.command(&["statement.json", "--config", "config.toml"]);
+        command.env("HOME", &home).env_remove("XDG_CONFIG_HOME");
+        command
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env_remove("GIT_CONFIG_GLOBAL");
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(code(), Some(1));
+    let text = "[safe]\n\tdirectory = *\n";
+    fs::write(home.join(".gitconfig"), text).unwrap();
+    assert_eq!(code(), Some(0));
+}
+
+#[test]
+fn the_statement_that_was_verified_is_the_one_that_is_used() {
+    let released = Released::new();
+    let site = &released.site;
+    let more = ["--policy", "policy.toml", "--config", "config.toml"];
+    let (code, told) = released.told(&[&["bundle.json"][..], &more].concat());
+    assert_eq!(code, 0);
+    assert!(
+        told["facts"]["signature"]
+            .as_str()
+            .unwrap()
+            .ends_with(", logged")
+    );
+    // A statement that nobody signed is no release, whatever it says.
+    let output = released.run(&[&["statement.json"][..], &more].concat());
+    assert_eq!(output.status.code(), Some(2));
+    // A pipe gives its bytes once: there is no second look for anybody to change.
+    let pipe = site.path("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let bundle = fs::read(site.path("bundle.json")).unwrap();
+    let writer = std::thread::spawn(move || fs::write(pipe, bundle));
+    let output = released.run(&[&["pipe"][..], &more].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
+fn artifacts_in_one_flat_folder_are_told_apart() {
+    let released = Released::new();
+    let site = &released.site;
+    fs::create_dir(site.path("flat")).unwrap();
+    for (from, prefix) in [("image", "image-"), ("out", "")] {
+        for entry in site.path(from).read_dir().unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            fs::copy(&path, site.path("flat").join(format!("{prefix}{name}"))).unwrap();
+        }
+    }
+    let arguments = ["v1.0.0", "--against", "flat"];
+    let (code, told) = released.told(&arguments);
+    assert_eq!((code, &told["verdict"]), (0, &"equal".into()), "{told:#}");
+    assert_eq!(told["artifacts"].as_array().unwrap().len(), 16);
+    // What the image lacks is not taken from what was assembled of it.
+    fs::remove_file(site.path("flat/image-initrd")).unwrap();
+    let (code, told) = released.told(&arguments);
+    assert_eq!(
+        (code, &told["verdict"]),
+        (0, &"incomplete".into()),
+        "{told:#}"
+    );
+    assert_eq!(told["not_compared"][0], "not published: image-initrd");
 }

@@ -2,8 +2,8 @@
 //! machine which runs it must show; and what is said of a release later, by its signer or by those
 //! who rebuilt it.
 //!
-//! The JSON has one spelling: no white space, keys in the order of the fields below.
-//! `docs/release.md` holds the schema.
+//! The JSON has one spelling: no white space, keys in the order of the fields below, subjects
+//! sorted by name. `docs/release.md` holds the schema.
 
 use std::fmt;
 use std::str::FromStr;
@@ -35,7 +35,8 @@ pub struct InToto<F, P> {
     /// Version of the statement's form.
     #[serde(rename = "_type")]
     pub kind: StatementType,
-    /// What it is about: artifacts, or a release by the hash of its statement.
+    /// What it is about: artifacts, or a release by the hash of its statement. Sorted by name, each
+    /// named once.
     pub subject: Vec<Subject>,
     /// Version of the predicate's form.
     #[serde(rename = "predicateType")]
@@ -292,6 +293,9 @@ pub enum StatementError {
     /// A list that must state something is empty, or one is too long.
     #[error("a list is empty that must state something, or too long")]
     List,
+    /// Artifacts are not sorted by name, or one is named twice.
+    #[error("its artifacts are not sorted by name, or one is named twice")]
+    Subjects,
     /// The same statement has another spelling.
     #[error("not in its one canonical spelling")]
     NotCanonical,
@@ -331,6 +335,10 @@ where
             })?;
         if !statement.predicate.are_kept() {
             return Err(StatementError::List);
+        }
+        let subjects = &statement.subject;
+        if !subjects.is_sorted_by(|one, next| one.name < next.name) {
+            return Err(StatementError::Subjects);
         }
         if statement.encode() != bytes {
             return Err(StatementError::NotCanonical);

@@ -13,6 +13,8 @@ use crate::tools::{ToolError, Tools};
 
 /// How a zstd frame begins.
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// Most that an initrd is unpacked to.
+const MAX_INITRD_BYTES: u64 = 256 << 20;
 /// Largest file that is held in memory.
 const MAX_BYTES: u64 = 2 << 30;
 
@@ -44,6 +46,9 @@ pub enum DescentError {
         /// The file.
         path: PathBuf,
     },
+    /// Nothing in them differs that is looked into.
+    #[error("nothing was found in it that differs")]
+    Nothing,
     /// A locked tool failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -56,8 +61,7 @@ pub enum DescentError {
 }
 
 impl Descent<'_> {
-    /// The differences of an artifact, the first one first; none if only what does not count
-    /// differs.
+    /// The differences of an artifact, the first one first: at least one.
     pub fn artifact(
         &self,
         name: &str,
@@ -75,6 +79,9 @@ impl Descent<'_> {
                 content(&theirs, &ours).into_iter().collect()
             }
         };
+        if found.is_empty() {
+            return Err(DescentError::Nothing);
+        }
         let owner = crate::owns::artifact(kind);
         let found = found.into_iter().map(|one| one.of(owner).within(name));
         Ok(found.collect())
@@ -120,10 +127,15 @@ impl Descent<'_> {
         }
         let unpack = |file: &Path, name: &str| {
             let to = self.scratch.join(name);
-            self.tools.unpack_zstd(file, &to)?;
+            self.tools.unpack_zstd(file, &to, MAX_INITRD_BYTES)?;
             read(&to)
         };
         let unpacked = (unpack(theirs, "theirs-initrd"), unpack(ours, "ours-initrd"));
+        if let (Err(error @ DescentError::Tool(ToolError::TooLarge { .. })), _)
+        | (_, Err(error @ DescentError::Tool(ToolError::TooLarge { .. }))) = unpacked
+        {
+            return Err(error);
+        }
         let (Ok(unpacked_left), Ok(unpacked_right)) = unpacked else {
             // With a configuration behind it, it is no longer one frame.
             return Ok(content(&left, &right).into_iter().collect());
