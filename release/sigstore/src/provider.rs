@@ -14,7 +14,7 @@ use sigstore_verify::crypto::{
 use sigstore_verify::types::HashAlgorithm;
 use zeroize::Zeroizing;
 
-/// Has the Sigstore crates of this process use [`RustCrypto`]. Verifying calls it; whoever signs
+/// Has the Sigstore crates of this process use these. Verifying calls it; whoever signs
 /// calls it first.
 pub fn install() {
     static ONCE: Once = Once::new();
