@@ -7,6 +7,7 @@ mod explain;
 mod failure;
 mod measure;
 mod report;
+mod sigstore;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ pub(crate) fn run() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let result = execute(&arguments.command);
+    let result = execute(&arguments.command, arguments.json);
     let written = match &result {
         Ok(report) if arguments.json => writeln!(std::io::stdout(), "{}", report.json()),
         Ok(report) => write!(std::io::stdout(), "{report}"),
@@ -45,7 +46,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn execute(command: &Command) -> Result<Report, Failure> {
+fn execute(command: &Command, json: bool) -> Result<Report, Failure> {
     match command {
         Command::Assemble(arguments) => commands::assemble(arguments),
         Command::Attach(arguments) => commands::attach(arguments),
@@ -65,5 +66,7 @@ fn execute(command: &Command) -> Result<Report, Failure> {
         Command::Owns(arguments) => audit::owns(arguments),
         Command::Compare(arguments) => audit::compare(arguments),
         Command::Reproduce(arguments) => audit::reproduce(arguments),
+        Command::Sigstore(command) => sigstore::run(command, json),
+        Command::Conformance(command) => sigstore::conformance(command),
     }
 }

@@ -1,2 +1,106 @@
-//! `cloister-publish`.
-fn main() {}
+//! `cloister-publish`: the only program of this house that signs and logs releases with Sigstore.
+
+mod arguments;
+mod run;
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use arguments::Arguments;
+use clap::Parser;
+use run::Failure;
+use serde_json::json;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = u8::from(error.use_stderr());
+            // A closed pipe is no reason to fail twice.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run::run(&arguments.command)),
+        Err(error) => Err(Failure::input("cannot start", error, "")),
+    };
+    match result {
+        Ok(facts) => match report(&facts, arguments.json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: cannot write the report: {error}");
+                ExitCode::from(run::MISUSE)
+            }
+        },
+        Err(failure) => {
+            complain(&failure, arguments.json);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn report(facts: &[(&str, String)], as_json: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    if as_json {
+        let object: serde_json::Map<_, _> = facts
+            .iter()
+            .map(|(name, value)| (name.replace(' ', "_"), value.as_str().into()))
+            .collect();
+        return writeln!(out, "{}", serde_json::Value::from(object));
+    }
+    let width = facts.iter().map(|(name, _)| name.len()).max();
+    let width = width.unwrap_or_default();
+    facts
+        .iter()
+        .try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {}", printable(value)))
+}
+
+fn complain(failure: &Failure, as_json: bool) {
+    let cause = chain(&failure.what, failure.error.as_ref());
+    let hint = failure.hint;
+    if as_json {
+        eprintln!(
+            "{}",
+            json!({ "error": cause, "hint": hint, "exit_code": failure.code })
+        );
+        return;
+    }
+    eprintln!("error: {}", printable(&cause));
+    if !hint.is_empty() {
+        eprintln!(" hint: {hint}");
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(what: &str, error: &(dyn Error + 'static)) -> String {
+    let mut text = what.to_owned();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{colon}{said}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// What a service or a file said, without what a terminal would obey.
+fn printable(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}');
+    let hidden = |c| turns(c) || matches!(c, '\u{2066}'..='\u{2069}');
+    text.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() || hidden(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}

@@ -1,1 +1,22 @@
-//! Verifies Sigstore bundles of releases: who signed, which log saw it, when.
+//! Verifies Sigstore bundles (v0.1 to v0.3) of releases: who signed, which log saw it, when.
+//!
+//! ```text
+//! bundle ── signature ◀── certificate ◀── certificate authority   identity and issuer by policy
+//!        │                     └ signed certificate timestamp ◀── certificate log
+//!        ├─ log entry ── inclusion proof ── checkpoint ◀── log
+//!        └─ timestamp within the certificate's life ◀── timestamp authority
+//! ```
+//!
+//! Everything to the right of an arrow stands in the [`TrustRoot`]. Bytes in, a [`Verified`] out:
+//! there is no I/O here, so that a client links nothing that signs or connects.
+
+mod provider;
+mod root;
+mod verify;
+
+pub use provider::install;
+pub use root::{EMBEDDED_ROOT, RootError, TrustRoot};
+pub use verify::{
+    Artifact, Class, Expected, MAX_BUNDLE_BYTES, PublicKey, PublicKeyError, ReleaseBundle,
+    Verified, VerifyError, verify, verify_release,
+};

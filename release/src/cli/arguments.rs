@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use super::audit;
 use super::explain::ExplainArguments;
 use super::measure::MeasureArguments;
+use super::sigstore::{ConformanceCommand, SigstoreCommand};
 
 const EXAMPLES: &str = "\
 A release, step by step:
@@ -24,6 +25,11 @@ A release, step by step:
       --envelope envelope.json --output bundle.json
   cloister-release verify --bundle bundle.json --policy policy.toml --artifacts build/site
   cloister-release attach --disk build/site/disk.img --bundle bundle.json
+
+With Sigstore instead of a key and a log of one's own:
+  cloister-release sigstore sign --statement statement.json --ambient --output release.sigstore.json
+  cloister-release sigstore verify --bundle release.sigstore.json --artifacts build/site \\
+      --certificate-identity IDENTITY --certificate-oidc-issuer ISSUER
 
 What an auditor asks, of a release or of two:
   cloister-release reproduce bundle.json --policy policy.toml --config site.toml
@@ -68,6 +74,12 @@ pub(super) enum Command {
     Log(LogCommand),
     /// Verify a release bundle against a policy, as a client does.
     Verify(VerifyArguments),
+    /// Sign and log a release with Sigstore, or verify one that was.
+    #[command(subcommand)]
+    Sigstore(SigstoreCommand),
+    /// Answer the public conformance suite of Sigstore clients.
+    #[command(subcommand)]
+    Conformance(ConformanceCommand),
     /// List everything from outside that a build is made of, by hash.
     Inputs(audit::InputsArguments),
     /// Write an image's bill of materials (SPDX).

@@ -145,7 +145,7 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Outcome {
     Ok(Report::verified(&verified, artifacts))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read =
         File::open(path).and_then(|file| file.take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes));

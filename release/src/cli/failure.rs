@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 /// Wrong arguments, or input that cannot be used.
 pub(super) const MISUSE: u8 = 1;
-const SIGNATURE: u8 = 2;
-const COLLATERAL: u8 = 3;
+pub(super) const SIGNATURE: u8 = 2;
+pub(super) const COLLATERAL: u8 = 3;
 pub(super) const POLICY: u8 = 4;
-const LOG: u8 = 5;
+pub(super) const LOG: u8 = 5;
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]

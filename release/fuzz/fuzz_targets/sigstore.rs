@@ -1,0 +1,13 @@
+//! Any bytes as a Sigstore bundle: without the authorities' keys nothing verifies.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use cloister_sigstore::{Expected, TrustRoot, verify_release};
+
+static ROOT: LazyLock<TrustRoot> =
+    LazyLock::new(|| TrustRoot::embedded().expect("the built-in root is sound"));
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    assert!(verify_release(bytes, &Expected::AnyIdentity, &ROOT).is_err());
+});
