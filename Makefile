@@ -49,6 +49,12 @@ unit: image
 test-reproduce:
 	nix/compare.sh
 
+# Real services of Sigstore on loopback, and other people's verifiers. Takes packages from the network.
+.PHONY: test-sigstore
+test-sigstore:
+	image/cargo.sh build --locked -p cloister-release -p cloister-publish
+	tests/sigstore/run.sh
+
 # Builds the image twice, as two people would, and compares the bits; image/reproduce.sh --pack
 # leaves out the compiler.
 reproduce:
