@@ -2,12 +2,12 @@
 //!
 //! Profile of RFC 5280: version 3, dates, names, basic constraints with path length, key usage, and
 //! no critical extension that is not processed. Each kind of chain adds what its leaf must be, and
-//! has one signature scheme: ECDSA with P-384 and SHA-384, or RSASSA-PSS with 4,096 bits, SHA-384
-//! and a salt of 48 bytes.
+//! has one signature scheme: ECDSA with P-384 and SHA-384, ECDSA with P-256 and SHA-256, or
+//! RSASSA-PSS with 4,096 bits, SHA-384 and a salt of 48 bytes.
 
 use std::fmt;
 
-use p384::ecdsa::signature::Verifier as _;
+use p384::ecdsa::signature::Verifier;
 use p384::ecdsa::{DerSignature, VerifyingKey};
 use serde::{Deserialize, Deserializer, de};
 use x509_cert::Certificate;
@@ -27,13 +27,17 @@ use crate::{Digest, UnixTime};
 pub(crate) enum Scheme {
     /// ECDSA with P-384 and SHA-384.
     EcdsaSha384,
+    /// ECDSA with P-256 and SHA-256.
+    EcdsaSha256,
     /// RSASSA-PSS with 4,096 bits, SHA-384 for message and mask, and a salt of 48 bytes.
     RsaPssSha384,
 }
 
+const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 /// tcg-kp-AIKCertificate
@@ -92,6 +96,9 @@ pub enum ChainFault {
     /// Its key is not a point of P-384.
     #[error("the key is not a P-384 key")]
     Key,
+    /// Its key is not a point of P-256.
+    #[error("the key is not a P-256 key")]
+    P256Key,
     /// Its key is not an RSA key of 4,096 bits with the exponent 65,537.
     #[error("the key is not an RSA key of 4096 bits")]
     RsaKey,
@@ -321,11 +328,15 @@ impl Scheme {
                 if algorithm.oid != ECDSA_WITH_SHA384 || algorithm.parameters.is_some() {
                     return Err(self.fault(algorithm));
                 }
-                let signature =
-                    DerSignature::try_from(signature).map_err(|_| ChainFault::Signature)?;
-                ec_key_of(issuer)?
-                    .verify(message, &signature)
-                    .map_err(|_| ChainFault::Signature)
+                let signature = DerSignature::try_from(signature);
+                verify_ecdsa(&ec_key_of(issuer)?, message, signature.ok())
+            }
+            Self::EcdsaSha256 => {
+                if algorithm.oid != ECDSA_WITH_SHA256 || algorithm.parameters.is_some() {
+                    return Err(self.fault(algorithm));
+                }
+                let signature = p256::ecdsa::DerSignature::try_from(signature);
+                verify_ecdsa(&p256_key_of(issuer)?, message, signature.ok())
             }
             Self::RsaPssSha384 => {
                 let parameters = algorithm.parameters.as_ref().map(Encode::to_der);
@@ -346,11 +357,22 @@ impl Scheme {
     fn fault(self, algorithm: &AlgorithmIdentifierOwned) -> ChainFault {
         let expected = match self {
             Self::EcdsaSha384 => "ECDSA with SHA-384",
+            Self::EcdsaSha256 => "ECDSA with SHA-256",
             Self::RsaPssSha384 => "RSASSA-PSS with SHA-384 and a salt of 48 bytes",
         };
         let found = algorithm.oid;
         ChainFault::Algorithm { expected, found }
     }
+}
+
+fn verify_ecdsa<S>(
+    key: &impl Verifier<S>,
+    message: &[u8],
+    signature: Option<S>,
+) -> Result<(), ChainFault> {
+    let signature = signature.ok_or(ChainFault::Signature)?;
+    key.verify(message, &signature)
+        .map_err(|_| ChainFault::Signature)
 }
 
 /// RSASSA-PSS-params (RFC 4055) of SHA-384, MGF1 with SHA-384 and a salt of 48 bytes; the trailer
@@ -371,17 +393,23 @@ fn is_pss_sha384(parameters: &[u8]) -> bool {
 }
 
 pub(crate) fn ec_key_of(certificate: &Certificate) -> Result<VerifyingKey, ChainFault> {
-    let info = certificate.tbs_certificate().subject_public_key_info();
-    let curve = info
-        .algorithm
-        .parameters
-        .as_ref()
-        .and_then(|any| any.decode_as().ok());
-    if info.algorithm.oid != EC_PUBLIC_KEY || curve != Some(SECP384R1) {
-        return Err(ChainFault::Key);
-    }
-    let point = info.subject_public_key.as_bytes().ok_or(ChainFault::Key)?;
+    let point = point_of(certificate, SECP384R1).ok_or(ChainFault::Key)?;
     VerifyingKey::from_sec1_bytes(point).map_err(|_| ChainFault::Key)
+}
+
+pub(crate) fn p256_key_of(
+    certificate: &Certificate,
+) -> Result<p256::ecdsa::VerifyingKey, ChainFault> {
+    let point = point_of(certificate, SECP256R1).ok_or(ChainFault::P256Key)?;
+    p256::ecdsa::VerifyingKey::from_sec1_bytes(point).map_err(|_| ChainFault::P256Key)
+}
+
+/// The certified key, if it is one of this curve.
+fn point_of(certificate: &Certificate, curve: ObjectIdentifier) -> Option<&[u8]> {
+    let info = certificate.tbs_certificate().subject_public_key_info();
+    let found = info.algorithm.parameters.as_ref()?.decode_as().ok();
+    let known = info.algorithm.oid == EC_PUBLIC_KEY && found == Some(curve);
+    info.subject_public_key.as_bytes().filter(|_| known)
 }
 
 fn rsa_key_of(certificate: &Certificate) -> Result<RsaKey, ChainFault> {

@@ -154,6 +154,18 @@ impl<'a> EventLog<'a> {
         Ok(Self { events })
     }
 
+    /// The part of a buffer that a log fills: the firmware pads it with ones or zeros.
+    pub fn unpadded(bytes: &'a [u8]) -> Result<&'a [u8], EventLogError> {
+        let mut reader = Reader(bytes);
+        let banks = parse_spec_id(&mut reader).ok_or(EventLogError::SpecId)?;
+        let mut event = 1;
+        while !is_padding(reader.0) {
+            parse_event(&mut reader, &banks, event)?;
+            event += 1;
+        }
+        Ok(&bytes[..bytes.len() - reader.0.len()])
+    }
+
     /// The events in order, without the first, which announces the form.
     #[must_use]
     pub fn events(&self) -> &[Event<'a>] {
@@ -245,6 +257,12 @@ impl Event<'_> {
             found,
         })
     }
+}
+
+/// No event is made of nothing but ones or nothing but zeros.
+fn is_padding(rest: &[u8]) -> bool {
+    let all = |value: u8| rest.iter().all(|byte| *byte == value);
+    all(0xff) || all(0)
 }
 
 /// The announced banks: algorithm and size of digests. One is SHA-384.

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! {1: version = 1,
-//!  2: platform = "tpm" or "snp",
+//!  2: platform = "tpm", "snp" or "tdx",
 //!  3: what the platform gave; for "tpm":
 //!     {1: TPMS_ATTEST, 2: TPMT_SIGNATURE, 3: [15 register values of 48 bytes],
 //!      4: event log, 5: [certificates, leaf first, root not included]};
 //!     for "snp":
 //!     {1: attestation report, 2: [VCEK or VLEK, ASK or ASVK], 3: [revocation lists]},
+//!     for "tdx":
+//!     {1: quote, 2: event log, 3: TCB info, 4: its signature, 5: identity of the quoting enclave,
+//!      6: its signature, 7: certificate of the key that signed both, 8: [revocation lists]},
 //!  4: configuration file,
 //!  5: [GPU evidence],
 //!  6: release bundle, may be empty}
@@ -22,6 +25,7 @@ use crate::crl::MAX_CRL_BYTES;
 use crate::eventlog::MAX_EVENT_LOG_BYTES;
 use crate::release::MAX_BUNDLE_BYTES;
 use crate::snp::{self, SnpEvidence};
+use crate::tdx::{self, TdxEvidence};
 use crate::tpm::{MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, MAX_STRUCTURE_BYTES, TpmEvidence};
 
 /// Longest encoding of evidence.
@@ -53,6 +57,8 @@ pub enum Platform {
     Tpm(TpmEvidence),
     /// A report of AMD SEV-SNP.
     Snp(SnpEvidence),
+    /// A quote of Intel TDX.
+    Tdx(TdxEvidence),
 }
 
 /// A platform by name.
@@ -64,6 +70,8 @@ pub enum PlatformKind {
     Tpm,
     /// AMD SEV-SNP.
     Snp,
+    /// Intel TDX.
+    Tdx,
 }
 
 impl PlatformKind {
@@ -73,6 +81,7 @@ impl PlatformKind {
         match self {
             Self::Tpm => "tpm",
             Self::Snp => "snp",
+            Self::Tdx => "tdx",
         }
     }
 }
@@ -119,6 +128,7 @@ impl Evidence {
         match &self.platform {
             Platform::Tpm(tpm) => encode_tpm(&mut encoder, tpm),
             Platform::Snp(snp) => encode_snp(&mut encoder, snp),
+            Platform::Tdx(tdx) => encode_tdx(&mut encoder, tdx),
         }
         encoder.uint(4).bytes(&self.configuration);
         encode_gpu(encoder.uint(5));
@@ -144,6 +154,7 @@ impl Evidence {
         let platform = match platform {
             "tpm" => Platform::Tpm(decode_tpm(&mut decoder)?),
             "snp" => Platform::Snp(decode_snp(&mut decoder)?),
+            "tdx" => Platform::Tdx(decode_tdx(&mut decoder)?),
             _ => return Err(EvidenceError::Platform),
         };
         decoder.key(4)?;
@@ -180,6 +191,7 @@ impl Platform {
         match self {
             Self::Tpm(_) => PlatformKind::Tpm,
             Self::Snp(_) => PlatformKind::Snp,
+            Self::Tdx(_) => PlatformKind::Tdx,
         }
     }
 }
@@ -266,6 +278,54 @@ fn decode_snp(decoder: &mut Decoder<'_>) -> Result<SnpEvidence, EvidenceError> {
     Ok(snp)
 }
 
+fn encode_tdx(encoder: &mut Encoder, tdx: &TdxEvidence) {
+    let given = &tdx.collateral;
+    encoder.map(8);
+    for (key, part) in [
+        (1, &tdx.quote),
+        (2, &tdx.event_log),
+        (3, &given.tcb_info),
+        (4, &given.tcb_info_signature),
+        (5, &given.enclave_identity),
+        (6, &given.enclave_identity_signature),
+        (7, &given.signer),
+    ] {
+        encoder.uint(key).bytes(part);
+    }
+    encoder.uint(8).array(given.revocation_lists.len());
+    for list in &given.revocation_lists {
+        encoder.bytes(list);
+    }
+}
+
+fn decode_tdx(decoder: &mut Decoder<'_>) -> Result<TdxEvidence, EvidenceError> {
+    let mut tdx = TdxEvidence::default();
+    let given = &mut tdx.collateral;
+    decoder.map(8)?;
+    for (key, part, most) in [
+        (1, &mut tdx.quote, tdx::MAX_QUOTE_BYTES),
+        (2, &mut tdx.event_log, MAX_EVENT_LOG_BYTES),
+        (3, &mut given.tcb_info, tdx::MAX_DOCUMENT_BYTES),
+        (4, &mut given.tcb_info_signature, tdx::SIGNATURE_BYTES),
+        (5, &mut given.enclave_identity, tdx::MAX_DOCUMENT_BYTES),
+        (
+            6,
+            &mut given.enclave_identity_signature,
+            tdx::SIGNATURE_BYTES,
+        ),
+        (7, &mut given.signer, tdx::MAX_CERTIFICATE_BYTES),
+    ] {
+        decoder.key(key)?;
+        *part = decoder.bytes(most)?.to_vec();
+    }
+    decoder.key(8)?;
+    for _ in 0..decoder.array(tdx::MAX_REVOCATION_LISTS)? {
+        let list = decoder.bytes(MAX_CRL_BYTES)?;
+        given.revocation_lists.push(list.to_vec());
+    }
+    Ok(tdx)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,6 +361,28 @@ mod tests {
         };
         let evidence = Evidence {
             platform: Platform::Snp(snp),
+            ..evidence()
+        };
+        let bytes = evidence.encode();
+        assert_eq!(Evidence::decode(&bytes), Ok(evidence));
+    }
+
+    #[test]
+    fn tdx_evidence_is_read_back() {
+        let tdx = TdxEvidence {
+            quote: vec![1; 5006],
+            event_log: vec![2; 40_000],
+            collateral: tdx::Collateral {
+                tcb_info: vec![3; 4113],
+                tcb_info_signature: vec![4; 64],
+                enclave_identity: vec![5; 461],
+                enclave_identity_signature: vec![6; 64],
+                signer: vec![7; 650],
+                revocation_lists: vec![vec![8; 290], vec![9; 3300]],
+            },
+        };
+        let evidence = Evidence {
+            platform: Platform::Tdx(tdx),
             ..evidence()
         };
         let bytes = evidence.encode();

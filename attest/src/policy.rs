@@ -25,7 +25,7 @@
 //! ```
 //!
 //! A platform has its table exactly where `evidence.platforms` names it; the one of SEV-SNP is
-//! drawn at [`SnpPolicy`].
+//! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`].
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -35,9 +35,11 @@ use crate::tpm::chain::TrustAnchor;
 use crate::{Digest, Name, PlatformKind};
 
 mod snp;
+mod tdx;
 mod value;
 
 pub use snp::{ProductPolicy, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
+pub use tdx::{TdxAttributesPolicy, TdxPolicy};
 pub use value::{Demand, Pin, Tolerance};
 
 /// Longest policy file.
@@ -54,6 +56,8 @@ pub struct Policy {
     pub tpm: Option<TpmPolicy>,
     /// Which machines with SEV-SNP may; there if, and only if, the platform is accepted.
     pub snp: Option<SnpPolicy>,
+    /// Which machines with TDX may; there if, and only if, the platform is accepted.
+    pub tdx: Option<TdxPolicy>,
     /// Which platforms are accepted.
     pub evidence: EvidencePolicy,
     /// How closely evidence must be bound to the channel.
@@ -136,6 +140,10 @@ pub enum List {
     SnpSigningKeys,
     /// `snp.vmpls`
     SnpVmpls,
+    /// `tdx.roots`
+    TdxRoots,
+    /// `tdx.tcb_statuses`
+    TdxStatuses,
     /// `evidence.platforms`
     Platforms,
 }
@@ -168,6 +176,8 @@ pub enum PolicyError {
         List::SnpProducts => "snp.products",
         List::SnpSigningKeys => "snp.signing_keys",
         List::SnpVmpls => "snp.vmpls",
+        List::TdxRoots => "tdx.roots",
+        List::TdxStatuses => "tdx.tcb_statuses",
         List::Platforms => "evidence.platforms",
     })]
     Empty(List),
@@ -202,6 +212,7 @@ impl Policy {
         for (platform, table) in [
             (PlatformKind::Tpm, self.tpm.is_some()),
             (PlatformKind::Snp, self.snp.is_some()),
+            (PlatformKind::Tdx, self.tdx.is_some()),
         ] {
             match (self.evidence.platforms.contains(&platform), table) {
                 (true, false) => return Err(PolicyError::MissingTable(platform)),
@@ -225,6 +236,12 @@ impl Policy {
                 (List::SnpProducts, snp.products.is_empty()),
                 (List::SnpSigningKeys, snp.signing_keys.is_empty()),
                 (List::SnpVmpls, snp.vmpls.is_empty()),
+            ]);
+        }
+        if let Some(tdx) = &self.tdx {
+            lists.extend([
+                (List::TdxRoots, tdx.roots.is_empty()),
+                (List::TdxStatuses, tdx.tcb_statuses.is_empty()),
             ]);
         }
         match lists.into_iter().find(|(_, empty)| *empty) {

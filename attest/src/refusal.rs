@@ -6,6 +6,7 @@ use crate::eventlog::EventLogError;
 use crate::evidence::EvidenceError;
 use crate::release::ReleaseError;
 use crate::snp::SnpError;
+use crate::tdx::{TdxError, TdxField};
 use crate::tpm::Register;
 use crate::tpm::chain::ChainError;
 use crate::tpm::quote::QuoteError;
@@ -135,12 +136,25 @@ pub enum Refusal {
     /// A report of SEV-SNP that is not believed.
     #[error("SEV-SNP: {0}")]
     Snp(Box<SnpError>),
+    /// A quote of TDX that is not believed.
+    #[error("TDX: {0}")]
+    Tdx(Box<TdxError>),
     /// What was launched is none of the release's machines.
     #[error("launch digest: {found} is none of the {machines} that the release states")]
     LaunchDigest {
         /// Launch digest found.
         found: Digest<48>,
         /// How many the release states.
+        machines: usize,
+    },
+    /// A register of a trust domain is that of none of the release's machines.
+    #[error("{field}: {found} is that of none of the {machines} that the release states")]
+    DomainRegister {
+        /// The register.
+        field: TdxField,
+        /// Value in the quote.
+        found: Digest<48>,
+        /// How many of the release's machines fit in the registers before it.
         machines: usize,
     },
 }
@@ -181,6 +195,8 @@ impl Refusal {
             ) => Class::Log,
             Self::Snp(error) if error.is_date() => Class::Collateral,
             Self::Snp(error) if error.is_forged() => Class::Signature,
+            Self::Tdx(error) if error.is_date() => Class::Collateral,
+            Self::Tdx(error) if error.is_forged() => Class::Signature,
             Self::Evidence(_)
             | Self::Binding { .. }
             | Self::Release(_)
@@ -200,7 +216,9 @@ impl Refusal {
             | Self::SecureBoot
             | Self::NoReferenceValues { .. }
             | Self::Snp(_)
-            | Self::LaunchDigest { .. } => Class::Policy,
+            | Self::LaunchDigest { .. }
+            | Self::Tdx(_)
+            | Self::DomainRegister { .. } => Class::Policy,
         }
     }
 
@@ -232,10 +250,11 @@ impl Refusal {
                 "the evidence was altered or the TPM is not genuine: do not trust this server"
             }
             Self::Snp(error) => error.hint(),
+            Self::Tdx(error) => error.hint(),
             Self::NoReferenceValues { .. } => {
                 "the operator must publish a release for this platform"
             }
-            Self::Register { .. } | Self::LaunchDigest { .. } => {
+            Self::Register { .. } | Self::LaunchDigest { .. } | Self::DomainRegister { .. } => {
                 "what was started is not what the release states: compare the release's artifacts"
             }
             Self::NotEmpty { .. } => {
@@ -261,6 +280,12 @@ fn release_hint(error: &ReleaseError) -> &'static str {
 impl From<SnpError> for Refusal {
     fn from(error: SnpError) -> Self {
         Self::Snp(Box::new(error))
+    }
+}
+
+impl From<TdxError> for Refusal {
+    fn from(error: TdxError) -> Self {
+        Self::Tdx(Box::new(error))
     }
 }
 

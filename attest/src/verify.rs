@@ -2,9 +2,10 @@
 
 use crate::policy::{AssurancePolicy, ReleasePolicy};
 use crate::refusal::BoundPart;
-use crate::release::statement::SnpReferenceValues;
+use crate::release::statement::{SnpReferenceValues, TdxReferenceValues};
 use crate::release::{Statement, VerifiedRelease};
 use crate::snp::{self, VerifiedReport};
+use crate::tdx::{self, TdxField, VerifiedQuote};
 use crate::tpm;
 use crate::{
     Binding, Claim, Configuration, Digest, Evidence, Platform, PlatformKind, Policy, Refusal,
@@ -75,6 +76,12 @@ pub fn verify(
             let report = snp::verify(evidence, report_data.as_bytes(), policy, now)?;
             claims.extend_from_slice(report.claims());
             check_launch(&report, stated.snp.as_ref(), &mut claims)?;
+        }
+        Platform::Tdx(evidence) => {
+            let policy = policy.tdx.as_ref().ok_or(not_accepted)?;
+            let quote = tdx::verify(evidence, report_data.as_bytes(), policy, now)?;
+            claims.extend_from_slice(quote.claims());
+            check_domain(&quote, stated.tdx.as_ref(), &mut claims)?;
         }
     }
     let assurance = assurance(&expectation.binding, policy.channel.assurance, &mut claims);
@@ -256,6 +263,49 @@ fn check_launch(
     };
     let expected = format!("one of the release's {}", stated.launch_digests.len());
     let found = format!("{found} ({})", machine.machine);
+    claims.push(Claim::new(
+        "launched software",
+        expected,
+        found,
+        verified.root(),
+    ));
+    Ok(())
+}
+
+/// What was started is one of the release's machines, in every register; nothing was measured at
+/// run time.
+fn check_domain(
+    verified: &VerifiedQuote,
+    stated: Option<&TdxReferenceValues>,
+    claims: &mut Vec<Claim>,
+) -> Result<(), Refusal> {
+    let platform = PlatformKind::Tdx;
+    let stated = stated.ok_or(Refusal::NoReferenceValues { platform })?;
+    let mut fitting: Vec<_> = stated.machines.iter().collect();
+    let [rtmr0, rtmr1, rtmr2, rtmr3] = verified.quote().rtmrs;
+    for (index, (field, found)) in [
+        (TdxField::MrTd, verified.quote().mr_td),
+        (TdxField::Rtmr(0), rtmr0),
+        (TdxField::Rtmr(1), rtmr1),
+        (TdxField::Rtmr(2), rtmr2),
+        (TdxField::Rtmr(3), rtmr3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let machines = fitting.len();
+        fitting.retain(|machine| machine.registers().get(index) == Some(&found));
+        if fitting.is_empty() {
+            return Err(Refusal::DomainRegister {
+                field,
+                found,
+                machines,
+            });
+        }
+    }
+    let names: Vec<_> = fitting.iter().map(|one| one.machine.as_str()).collect();
+    let expected = format!("one of the release's {}", stated.machines.len());
+    let found = format!("MRTD and RTMR0 to RTMR3 of {}", names.join(", "));
     claims.push(Claim::new(
         "launched software",
         expected,

@@ -125,6 +125,7 @@ pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
         reference_values: ReferenceValues {
             tpm: measurement.reference_values(),
             snp: None,
+            tdx: None,
         },
     };
     let statement = Statement::new(subjects(release)?, predicate);

@@ -40,6 +40,7 @@ fn statement(version: u64) -> Statement {
                 sha384: none(),
             },
             snp: None,
+            tdx: None,
         },
     };
     Statement::new(Vec::new(), predicate)

@@ -45,6 +45,9 @@ pub enum PredicateType {
     /// `https://cloister.dev/release/v2`: states values of SEV-SNP as well.
     #[serde(rename = "https://cloister.dev/release/v2")]
     V2,
+    /// `https://cloister.dev/release/v3`: states values of TDX as well.
+    #[serde(rename = "https://cloister.dev/release/v3")]
+    V3,
 }
 
 /// An artifact.
@@ -94,6 +97,41 @@ pub struct ReferenceValues {
     /// Launch digests of SEV-SNP; absent where the release is not for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snp: Option<SnpReferenceValues>,
+    /// Registers of TDX; absent where the release is not for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tdx: Option<TdxReferenceValues>,
+}
+
+/// Registers of TDX: a set for each shape of machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxReferenceValues {
+    /// At least one.
+    pub machines: Vec<TdxMachine>,
+}
+
+/// The registers of one shape of machine. RTMR3 is not stated: it stays zero.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxMachine {
+    /// The shape: virtual machine monitor, processors and memory, such as `qemu-8-16g`.
+    pub machine: Name,
+    /// What was there before the start.
+    pub mrtd: Digest<48>,
+    /// Firmware configuration and ACPI tables.
+    pub rtmr0: Digest<48>,
+    /// Boot loader and kernel.
+    pub rtmr1: Digest<48>,
+    /// Command line and initrd.
+    pub rtmr2: Digest<48>,
+}
+
+impl TdxMachine {
+    /// MRTD and RTMR0 to RTMR3.
+    #[must_use]
+    pub fn registers(&self) -> [Digest<48>; 5] {
+        [self.mrtd, self.rtmr0, self.rtmr1, self.rtmr2, Digest::ZERO]
+    }
 }
 
 /// Launch digests of SEV-SNP: one for each shape of machine.
@@ -216,15 +254,17 @@ impl Statement {
 impl ReferenceValues {
     /// The first form of predicate that can state these.
     const fn predicate_type(&self) -> PredicateType {
-        match &self.snp {
-            None => PredicateType::V1,
-            Some(_) => PredicateType::V2,
+        match (&self.snp, &self.tdx) {
+            (None, None) => PredicateType::V1,
+            (Some(_), None) => PredicateType::V2,
+            (_, Some(_)) => PredicateType::V3,
         }
     }
 
     /// Whether a platform is named, and nothing is said of it.
     fn is_vacuous(&self) -> bool {
-        let snp = self.snp.as_ref();
+        let (snp, tdx) = (self.snp.as_ref(), self.tdx.as_ref());
         snp.is_some_and(|snp| snp.launch_digests.is_empty())
+            || tdx.is_some_and(|tdx| tdx.machines.is_empty())
     }
 }

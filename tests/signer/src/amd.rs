@@ -158,7 +158,7 @@ pub struct List {
 }
 
 impl List {
-    fn signed_part(&self) -> Vec<u8> {
+    pub(crate) fn signed_part(&self) -> Vec<u8> {
         let entries: Vec<u8> = self.revoked.iter().flat_map(entry).collect();
         let entries = if entries.is_empty() {
             Vec::new()
@@ -413,7 +413,7 @@ fn seal(signer: &RsaSigner, part: &[u8], algorithm: &[u8]) -> Vec<u8> {
     envelope(part, algorithm, &signer.sign(part))
 }
 
-fn envelope(part: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
+pub(crate) fn envelope(part: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
     der(0x30, &[part, algorithm, &der(3, &[&[0], signature])])
 }
 

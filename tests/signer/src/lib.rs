@@ -16,6 +16,7 @@ pub mod amd;
 pub mod authority;
 pub mod boot;
 pub mod fuzz;
+pub mod intel;
 pub mod release;
 pub mod tpm;
 mod world;

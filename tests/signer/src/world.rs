@@ -212,6 +212,7 @@ fn predicate(configuration: &[u8], events: &[Event]) -> Predicate {
                 },
             },
             snp: None,
+            tdx: None,
         },
     }
 }

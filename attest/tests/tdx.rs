@@ -1,0 +1,704 @@
+//! Every way in which evidence of TDX can be wrong, on a domain that is signed at run time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
+use attest::certificate::{ChainFault, Position};
+use attest::crl::RevocationFault;
+use attest::eventlog::EventLogError;
+use attest::policy::TdxPolicy;
+use attest::tdx::{
+    Authority, Document, DocumentFault, Evaluated, IdentityField, MAX_DOCUMENT_BYTES,
+    MAX_QUOTE_BYTES, Part, PlatformFlag, Quote, QuoteError, TcbStatus, TdxError, TdxEvidence,
+    TdxField, VerifiedQuote, verify,
+};
+use attest::{Class, Digest, Refusal, UnixTime};
+use signer::NOW;
+use signer::authority::Known;
+use signer::boot::Event;
+use signer::intel::{self, Domain, at, enclave, key};
+
+fn judge(domain: &Domain, policy: &TdxPolicy, now: UnixTime) -> Result<VerifiedQuote, TdxError> {
+    verify(&domain.evidence(), &[0; 64], policy, now)
+}
+
+/// The fault that is found on a domain after `change`, under the policy for a sound one.
+fn fault(change: impl FnOnce(&mut Domain)) -> TdxError {
+    let mut domain = Domain::new();
+    change(&mut domain);
+    let error = judge(&domain, &Domain::new().policy(), NOW).expect_err("must be refused");
+    let refusal = Refusal::from(error.clone());
+    assert!(!refusal.to_string().is_empty() && !refusal.hint().is_empty());
+    error
+}
+
+/// The fault that is found in evidence after `change`.
+fn spoilt(change: impl FnOnce(&mut TdxEvidence)) -> TdxError {
+    let mut evidence = Domain::new().evidence();
+    change(&mut evidence);
+    verify(&evidence, &[0; 64], &Domain::new().policy(), NOW).expect_err("must be refused")
+}
+
+fn quote(change: impl FnOnce(&mut Vec<u8>)) -> QuoteError {
+    match spoilt(|evidence| change(&mut evidence.quote)) {
+        TdxError::Quote(error) => error,
+        other => panic!("{other}"),
+    }
+}
+
+fn chain(change: impl FnOnce(&mut Domain)) -> (Position, ChainFault) {
+    match fault(change) {
+        TdxError::Chain(error) => (error.position, error.fault),
+        other => panic!("{other}"),
+    }
+}
+
+fn document(change: impl FnOnce(&mut Domain)) -> (Document, DocumentFault) {
+    match fault(change) {
+        TdxError::Document { document, fault } => (document, fault),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_sound_domain_is_believed_and_every_check_is_shown() {
+    let domain = Domain::new();
+    let verified = judge(&domain, &domain.policy(), NOW).unwrap();
+    assert_eq!(verified.quote().mr_td, Digest(intel::MR_TD));
+    assert!(verified.root().starts_with("CN=Test Root (sha256:"));
+    for what in [
+        "revocation by the root",
+        "revocation by the authority of platform keys",
+        "binding",
+        "TCB info",
+        "identity of the quoting enclave",
+        "quoting enclave",
+        "TDX module at launch",
+        "platform at launch",
+        "platform: adding packages",
+        "FMSPC (model of the platform)",
+        "platform instance",
+        "attributes: debugging",
+        "attributes: SEPT_VE_DISABLE",
+        "attributes: MIGRATABLE",
+        "TEE_TCB_SVN",
+        "XFAM",
+        "MRSEAM (TDX module)",
+        "MRTD (firmware)",
+        "RTMR3",
+        "MROWNERCONFIG",
+        "MRSERVICETD",
+        "event log",
+    ] {
+        let mut claims = verified.claims().iter();
+        assert!(claims.any(|claim| claim.what == what), "{what}");
+    }
+    let mut claims = verified.claims().iter();
+    assert!(claims.all(|claim| claim.rests_on.contains("Test Root")));
+}
+
+#[test]
+fn quotes_of_versions_4_and_5_are_read_and_no_others() {
+    for kind in 2..=4 {
+        let domain = Domain::of_version_5(kind);
+        let verified = judge(&domain, &domain.policy(), NOW).unwrap();
+        assert_eq!(verified.quote().version, 5);
+        assert_eq!(verified.quote().current_tcb.is_some(), kind > 2);
+    }
+    for found in [0, 3, 6, 255] {
+        let error = quote(|quote| quote[0] = found);
+        let found = found.into();
+        assert_eq!(error, QuoteError::Version { found });
+    }
+    for (kind, bytes) in [(1, 584), (2, 648), (3, 584), (3, 885), (4, 648), (5, 584)] {
+        let mut domain = Domain::of_version_5(2);
+        domain.header[48] = kind;
+        domain.header[50..54].copy_from_slice(&u32::to_le_bytes(bytes));
+        let error = Quote::parse(&domain.quote()).unwrap_err();
+        let kind = kind.into();
+        assert_eq!(error, QuoteError::Body { kind, bytes });
+    }
+}
+
+#[test]
+fn a_quote_has_one_layout() {
+    let found = MAX_QUOTE_BYTES + 1;
+    assert_eq!(
+        quote(|quote| quote.resize(found, 0)),
+        QuoteError::TooLarge { found }
+    );
+    assert_eq!(
+        quote(|quote| quote[2] = 3),
+        QuoteError::KeyType { found: 3 }
+    );
+    assert_eq!(quote(|quote| quote[4] = 0), QuoteError::Tee { found: 0 });
+    assert!(matches!(
+        quote(|quote| quote[12] ^= 1),
+        QuoteError::Vendor { .. }
+    ));
+    let part = Part::Quote;
+    assert_eq!(quote(|quote| quote.push(1)), QuoteError::Trailing { part });
+    // Zeros pad a kernel's buffer.
+    let mut padded = Domain::new().evidence();
+    let length = padded.quote.len();
+    padded.quote.resize(8000, 0);
+    assert_eq!(Quote::unpadded(&padded.quote).len(), length);
+    assert!(verify(&padded, &[0; 64], &Domain::new().policy(), NOW).is_ok());
+    padded.quote[7999] = 1;
+    assert_eq!(Quote::unpadded(&padded.quote).len(), 8000);
+    for (bytes, part) in [
+        (0, Part::Header),
+        (47, Part::Header),
+        (48, Part::Body),
+        (631, Part::Body),
+        (632, Part::Quote),
+        (900, Part::Quote),
+    ] {
+        let error = quote(|quote| quote.truncate(bytes));
+        assert_eq!(error, QuoteError::Truncated { part }, "{bytes}");
+    }
+    // Lengths inside: of the signature's part, of the report's, of the certificates.
+    let (signature, report) = (632 + 4, 632 + 4 + 128 + 6);
+    let cut = |length: u32, part| {
+        let error = quote(|quote| {
+            quote[632..636].copy_from_slice(&length.to_le_bytes());
+            quote.truncate(636 + length as usize);
+        });
+        assert_eq!(error, QuoteError::Truncated { part }, "{length}");
+    };
+    cut(63, Part::Signature);
+    cut(127, Part::Signature);
+    cut(129, Part::EnclaveReport);
+    cut(133, Part::EnclaveReport);
+    cut(200, Part::EnclaveReport);
+    let (expected, found) = (6, 5);
+    let error = quote(|quote| quote[signature + 128] = 5);
+    assert_eq!(error, QuoteError::Certification { expected, found });
+    let place = report + 384 + 64 + 2 + 32;
+    let (expected, found) = (5, 1);
+    let error = quote(|quote| quote[place] = 1);
+    assert_eq!(error, QuoteError::Certification { expected, found });
+    let part = Part::Certificates;
+    let error = quote(|quote| quote[place + 2] -= 1);
+    assert_eq!(error, QuoteError::Trailing { part });
+    let error = quote(|quote| quote[place + 2] += 1);
+    assert_eq!(error, QuoteError::Truncated { part });
+    let error = quote(|quote| quote[place + 6] = b'_');
+    assert_eq!(error, QuoteError::Certificates);
+    let error = quote(|quote| quote[place + 6 + 40] = b' ');
+    assert_eq!(error, QuoteError::Certificates);
+    for (place, part) in [
+        (signature, Part::Signature),
+        (report + 384, Part::EnclaveReport),
+    ] {
+        let error = quote(|quote| quote[place..place + 32].fill(0));
+        assert_eq!(error, QuoteError::Signature { part });
+    }
+}
+
+#[test]
+fn every_signature_of_the_quote_counts() {
+    let other = key(0x44);
+    let error = fault(|domain| domain.platform_key = other);
+    assert_eq!(error, TdxError::EnclaveSignature);
+    assert_eq!(Refusal::from(error).class(), Class::Signature);
+    let error = fault(|domain| drop(domain.set_enclave(enclave::REPORT_DATA, &[1])));
+    assert_eq!(error, TdxError::AttestationKey);
+    let error = fault(|domain| drop(domain.set_enclave(enclave::REPORT_DATA + 63, &[1])));
+    assert_eq!(error, TdxError::AttestationKey);
+    let body = spoilt(|evidence| evidence.quote[48 + at::MR_TD] ^= 1);
+    assert_eq!(body, TdxError::Signature);
+    let user_data = spoilt(|evidence| evidence.quote[30] ^= 1);
+    assert_eq!(user_data, TdxError::Signature);
+}
+
+#[test]
+fn the_chain_leads_to_a_root_of_the_policy() {
+    let error = fault(|domain| domain.chain[2].0.subject = "Other".to_owned());
+    assert_eq!(error, TdxError::Certificates { found: 3 });
+    let stranger = chain(|domain| domain.chain[1].0.issuer = "Stranger".to_owned());
+    assert!(matches!(stranger.1, ChainFault::UnknownRoot { .. }));
+    let impostor = chain(|domain| domain.chain[1].1 = key(0x44));
+    assert_eq!(impostor, (Position::Intermediate(1), ChainFault::Signature));
+    let leaf = chain(|domain| domain.chain[0].1 = key(0x44));
+    assert_eq!(leaf, (Position::Leaf, ChainFault::Signature));
+    let other = chain(|domain| domain.chain[0].0.issuer = "Other".to_owned());
+    assert!(matches!(other.1, ChainFault::Issuer { .. }));
+    let none = chain(|domain| drop(domain.chain[1].0.extensions.remove(0)));
+    assert_eq!(
+        none,
+        (Position::Intermediate(1), ChainFault::NotAnAuthority)
+    );
+    let ca: Known = signer::authority::AUTHORITY;
+    let ca = (ca.0.to_vec(), ca.1, ca.2.to_vec());
+    let authority = chain(|domain| domain.chain[0].0.extensions.push(ca));
+    assert_eq!(authority, (Position::Leaf, ChainFault::Authority));
+    let usage = chain(|domain| domain.chain[0].0.extensions.clear());
+    assert!(matches!(usage.1, ChainFault::KeyUsage { .. }));
+    let algorithm = signer::amd::PSS.to_vec();
+    let algorithm = chain(|domain| {
+        domain.chain[0].0.algorithms = [algorithm.clone(), algorithm];
+    });
+    assert!(matches!(algorithm.1, ChainFault::Algorithm { .. }));
+    let short = chain(|domain| domain.chain[0].0.key.truncate(33));
+    assert_eq!(short, (Position::Leaf, ChainFault::P256Key));
+    // Intel's root knows nothing of this one.
+    let intel = intel::policy_toml("intel").replace("'''\nintel'''", "\"intel\"");
+    let error = judge(&Domain::new(), &intel::tdx_policy(&intel), NOW).unwrap_err();
+    assert!(matches!(error, TdxError::Chain(_)), "{error}");
+    // The root need not be shown, and its authority is checked where it is not.
+    let mut domain = Domain::new();
+    let root = &mut domain.chain[2].0;
+    root.extensions[0].2 = vec![0x30, 6, 1, 1, 0xff, 2, 1, 0];
+    let error = judge(&domain, &domain.policy(), NOW).unwrap_err();
+    let TdxError::Chain(error) = error else {
+        panic!("{error}")
+    };
+    let (allowed, found) = (0, 1);
+    assert_eq!(error.fault, ChainFault::PathLength { allowed, found });
+}
+
+#[test]
+fn the_key_of_the_documents_is_the_roots_own() {
+    let signer = |change: fn(&mut Domain)| match fault(change) {
+        TdxError::Signer(error) => error.fault,
+        other => panic!("{other}"),
+    };
+    let missing = spoilt(|evidence| evidence.collateral.signer.clear());
+    assert!(matches!(missing, TdxError::Signer(_)), "{missing}");
+    let encoding = spoilt(|evidence| evidence.collateral.signer.push(0));
+    assert!(matches!(encoding, TdxError::Signer(_)), "{encoding}");
+    assert_eq!(
+        signer(|domain| domain.signer.1 = key(0x44)),
+        ChainFault::Signature
+    );
+    // A platform's authority cannot make one.
+    let issuer = signer(|domain| {
+        domain.signer.1 = domain.chain[0].1.clone();
+        domain.signer.0.issuer = domain.chain[1].0.subject.clone();
+    });
+    assert!(matches!(issuer, ChainFault::Issuer { .. }));
+    let expired = signer(|domain| domain.signer.0.validity[1] = "260101000000Z".to_owned());
+    assert!(matches!(expired, ChainFault::Expired { .. }));
+    // Nor can the root's other certificates be taken for one.
+    let name = fault(|domain| domain.signer.0.subject = "Test PCK CA".to_owned());
+    assert_eq!(name, TdxError::SignerName);
+    let (at, found) = document(|domain| domain.document_key = key(0x44));
+    assert_eq!((at, found), (Document::TcbInfo, DocumentFault::Signature));
+}
+
+#[test]
+fn revocation_lists_are_demanded_and_must_be_sound() {
+    for (place, authority) in [(0, Authority::Root), (1, Authority::Pck)] {
+        let error = fault(|domain| drop(domain.lists.remove(place)));
+        assert_eq!(error, TdxError::NoRevocationList { authority });
+        assert_eq!(Refusal::from(error).class(), Class::Collateral);
+        let error = fault(|domain| domain.lists[place].1 = key(0x44));
+        let fault_found = RevocationFault::Signature;
+        let fault_found = TdxError::RevocationList {
+            authority,
+            fault: fault_found,
+        };
+        assert_eq!(error, fault_found);
+        let error = fault(|domain| domain.lists[place].0.until = Some("260101000000Z".to_owned()));
+        let TdxError::RevocationList { fault: found, .. } = &error else {
+            panic!("{error}")
+        };
+        assert!(matches!(found, RevocationFault::Expired { .. }));
+        assert_eq!(Refusal::from(error).class(), Class::Collateral);
+    }
+    let error = fault(|domain| domain.lists[0].0.issuer = "Other".to_owned());
+    assert_eq!(error, TdxError::StrayRevocationList);
+    let error = spoilt(|evidence| evidence.collateral.revocation_lists[0].push(0));
+    assert!(matches!(error, TdxError::RevocationList { .. }), "{error}");
+    let revoked = |list: usize, serial: u8| {
+        fault(|domain| domain.lists[list].0.revoked.push((serial, Vec::new())))
+    };
+    let (position, authority) = (Position::Leaf, Authority::Pck);
+    let error = TdxError::Revoked {
+        position,
+        authority,
+    };
+    assert_eq!(revoked(1, 1), error);
+    let (position, authority) = (Position::Intermediate(1), Authority::Root);
+    let error = TdxError::Revoked {
+        position,
+        authority,
+    };
+    assert_eq!(revoked(0, 2), error);
+    assert_eq!(revoked(0, 3), TdxError::SignerRevoked);
+    assert_eq!(Refusal::from(error).class(), Class::Signature);
+}
+
+#[test]
+fn documents_are_signed_known_and_in_time() {
+    for (place, which) in [(0, Document::TcbInfo), (1, Document::EnclaveIdentity)] {
+        let error = spoilt(|evidence| {
+            let collateral = &mut evidence.collateral;
+            let bytes = [&mut collateral.tcb_info, &mut collateral.enclave_identity];
+            bytes.into_iter().nth(place).unwrap().push(b' ');
+        });
+        let fault = DocumentFault::Signature;
+        assert_eq!(
+            error,
+            TdxError::Document {
+                document: which,
+                fault
+            }
+        );
+        let error = spoilt(|evidence| {
+            let collateral = &mut evidence.collateral;
+            let bytes = [&mut collateral.tcb_info, &mut collateral.enclave_identity];
+            bytes
+                .into_iter()
+                .nth(place)
+                .unwrap()
+                .resize(MAX_DOCUMENT_BYTES + 1, b' ');
+        });
+        let fault = DocumentFault::TooLarge {
+            found: MAX_DOCUMENT_BYTES + 1,
+        };
+        assert_eq!(
+            error,
+            TdxError::Document {
+                document: which,
+                fault
+            }
+        );
+        let edited = |from: &str, to: &str| {
+            let (at, found) = document(|domain| drop(domain.edit(place, from, to)));
+            assert_eq!(at, which);
+            found
+        };
+        for (from, to) in [
+            ("{\"id\"", "{\"more\":1,\"id\""),
+            ("\"version\":", "\"versions\":"),
+            ("{\"id\"", "{\"version\":3,\"id\""),
+            ("T00:00:00Z\",\"nextUpdate", " 00:00:00\",\"nextUpdate"),
+            ("UpToDate", "Perfect"),
+            ("{\"isvsvn\":4}", "{\"isvsvn\":65536}"),
+        ] {
+            assert!(
+                matches!(edited(from, to), DocumentFault::Json { .. }),
+                "{from}"
+            );
+        }
+        let version = if place == 0 {
+            "\"version\":3"
+        } else {
+            "\"version\":2"
+        };
+        assert_eq!(edited(version, "\"version\":9"), DocumentFault::Kind);
+        let id = if place == 0 { "\"TDX\"" } else { "\"TD_QE\"" };
+        assert_eq!(edited(id, "\"SGX\""), DocumentFault::Kind);
+        let (minimum, found) = (17, 16);
+        assert_eq!(
+            edited("Number\":18", "Number\":16"),
+            DocumentFault::Evaluation { minimum, found }
+        );
+    }
+    assert_eq!(
+        document(|domain| drop(domain.edit(0, "\"tcbType\":0", "\"tcbType\":1"))).1,
+        DocumentFault::Kind
+    );
+}
+
+#[test]
+fn dates_are_checked_at_the_given_time_in_everything() {
+    let (domain, policy) = (Domain::new(), Domain::new().policy());
+    let day = |number: u64| UnixTime::from_secs(1_793_491_200 + number * 86_400); // November
+    let at = |now: UnixTime| judge(&domain, &policy, now);
+    for number in [1, 29, 30] {
+        assert!(at(day(number)).is_ok(), "{number}");
+    }
+    for (now, which) in [
+        (UnixTime::from_secs(day(0).as_secs() - 1), Document::TcbInfo),
+        (
+            UnixTime::from_secs(day(1).as_secs() - 1),
+            Document::EnclaveIdentity,
+        ),
+        (
+            UnixTime::from_secs(day(30).as_secs() + 1),
+            Document::TcbInfo,
+        ),
+    ] {
+        let error = at(now).unwrap_err();
+        let TdxError::Document { document, fault } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(*document, which);
+        assert!(matches!(
+            fault,
+            DocumentFault::NotYetValid { .. } | DocumentFault::Expired { .. }
+        ));
+        assert_eq!(Refusal::from(error).class(), Class::Collateral);
+    }
+    for place in 0..3 {
+        let mut domain = Domain::new();
+        let dates = ["261121000000Z".to_owned(), "261123000000Z".to_owned()];
+        domain.chain[place].0.validity = dates;
+        let policy = domain.policy();
+        assert!(judge(&domain, &policy, NOW).is_ok());
+        for now in [UnixTime::from_secs(NOW.as_secs() - 1), day(23)] {
+            let error = judge(&domain, &policy, now).unwrap_err();
+            assert_eq!(Refusal::from(error).class(), Class::Collateral, "{place}");
+        }
+    }
+}
+
+#[test]
+fn what_intel_says_of_the_platform_is_read_or_refused() {
+    let field = |change: fn(&mut Domain)| match fault(change) {
+        TdxError::CertificateField { field } => field,
+        other => panic!("{other}"),
+    };
+    // Intel's extension is in the template, and once more behind it: said twice.
+    let twice = fault(|domain| {
+        let extension = intel::sgx(&domain.certified);
+        domain.chain[0].0.extensions.push(extension);
+    });
+    assert!(matches!(twice, TdxError::Chain(_)), "{twice}");
+    let model = field(|domain| domain.certified.fmspc.push(0));
+    assert_eq!(model, "the model of the platform");
+    let other = fault(|domain| domain.certified.fmspc[0] ^= 1);
+    assert!(
+        matches!(other, TdxError::OtherPlatform { field: "FMSPC", .. }),
+        "{other}"
+    );
+    let other = fault(|domain| drop(domain.edit(0, "\"pceId\":\"0000\"", "\"pceId\":\"0100\"")));
+    assert!(
+        matches!(other, TdxError::OtherPlatform { field: "PCE", .. }),
+        "{other}"
+    );
+    // What is not said is not assumed.
+    let found = None;
+    let flag = PlatformFlag::Dynamic;
+    assert_eq!(
+        fault(|domain| domain.certified.flags = None),
+        TdxError::Flag { flag, found }
+    );
+    let flags = [
+        PlatformFlag::Dynamic,
+        PlatformFlag::CachedKeys,
+        PlatformFlag::Smt,
+    ];
+    for (place, flag) in flags.into_iter().enumerate() {
+        let error = fault(|domain| domain.certified.flags.as_mut().unwrap()[place] = true);
+        let found = Some(true);
+        assert_eq!(error, TdxError::Flag { flag, found });
+    }
+}
+
+#[test]
+fn the_quoting_enclave_is_intels() {
+    for (at, field) in [
+        (enclave::MR_SIGNER, IdentityField::EnclaveSigner),
+        (enclave::PRODUCT, IdentityField::EnclaveProduct),
+        (enclave::MISC_SELECT, IdentityField::EnclaveMiscSelect),
+        (enclave::ATTRIBUTES, IdentityField::EnclaveAttributes),
+    ] {
+        let error = fault(|domain| drop(domain.set_enclave(at, &[0x17])));
+        assert_eq!(error, TdxError::Identity { field });
+        assert_eq!(Refusal::from(error).class(), Class::Signature);
+    }
+    let part = Evaluated::QuotingEnclave;
+    let found = TcbStatus::OutOfDate;
+    let error = fault(|domain| drop(domain.set_enclave(enclave::SVN, &[3])));
+    assert_eq!(error, TdxError::Status { part, found });
+    let error = fault(|domain| drop(domain.set_enclave(enclave::SVN, &[1])));
+    assert_eq!(error, TdxError::NoLevel { part });
+    let mut later = Domain::new();
+    later.set_enclave(enclave::SVN, &[0, 1]);
+    assert!(judge(&later, &later.policy(), NOW).is_ok());
+}
+
+#[test]
+fn versions_of_platform_and_module_are_judged_as_intel_says() {
+    let status = |part, found| TdxError::Status { part, found };
+    let out_of_date = TcbStatus::OutOfDate;
+    let error = fault(|domain| drop(domain.set(at::TCB, &[5, 1, 3])));
+    assert_eq!(error, status(Evaluated::LaunchModule, out_of_date));
+    assert_eq!(Refusal::from(error).class(), Class::Policy);
+    let part = Evaluated::LaunchModule;
+    let error = fault(|domain| drop(domain.set(at::TCB, &[3, 1, 3])));
+    assert_eq!(error, TdxError::NoLevel { part });
+    let error = fault(|domain| drop(domain.set(at::TCB, &[7, 3, 3])));
+    assert_eq!(error, TdxError::UnknownModule { version: 3 });
+    let (at_launch, now) = (Evaluated::Launch, Evaluated::Current);
+    let error = fault(|domain| drop(domain.set(at::TCB, &[7, 1, 2])));
+    assert_eq!(error, status(at_launch, out_of_date));
+    let error = fault(|domain| domain.certified.cpu[15] = 2);
+    assert_eq!(error, status(at_launch, out_of_date));
+    let error = fault(|domain| domain.certified.pce = 12);
+    assert_eq!(error, status(at_launch, out_of_date));
+    let error = fault(|domain| domain.certified.cpu = [1; 16]);
+    assert_eq!(error, status(at_launch, TcbStatus::Revoked));
+    let error = fault(|domain| domain.certified.cpu[0] = 0);
+    assert_eq!(error, TdxError::NoLevel { part: at_launch });
+    // With major version 0 the first two components count with the others.
+    let old = |minor| {
+        let mut domain = Domain::new();
+        domain.set(at::TCB, &[minor, 0, 3]);
+        judge(&domain, &domain.policy(), NOW).map(drop)
+    };
+    assert_eq!(old(5), Ok(()));
+    assert_eq!(old(4), Err(status(at_launch, out_of_date)));
+    // The module was updated since, or rolled back.
+    let mut domain = Domain::of_version_5(3);
+    domain.set(at::CURRENT_TCB, &[5, 1, 3]);
+    let error = judge(&domain, &domain.policy(), NOW).unwrap_err();
+    assert_eq!(error, status(Evaluated::CurrentModule, out_of_date));
+    domain.set(at::CURRENT_TCB, &[7, 1, 2]);
+    let error = judge(&domain, &domain.policy(), NOW).unwrap_err();
+    assert_eq!(error, status(now, out_of_date));
+    for (at, field) in [
+        (at::MR_SIGNER_SEAM, IdentityField::ModuleSigner),
+        (at::SEAM_ATTRIBUTES, IdentityField::ModuleAttributes),
+    ] {
+        for version in [0, 1] {
+            let error = fault(|domain| drop(domain.set(at::TCB, &[7, version, 3]).set(at, &[1])));
+            assert_eq!(error, TdxError::Identity { field });
+        }
+    }
+}
+
+#[test]
+fn statuses_and_advisories_are_accepted_by_name_only() {
+    let mut domain = Domain::new();
+    domain.set(at::TCB, &[5, 1, 2]);
+    let mut policy = domain.policy();
+    policy.tcb_statuses.push(TcbStatus::OutOfDate);
+    let advisory = |policy: &TdxPolicy| match judge(&domain, policy, NOW) {
+        Err(TdxError::Advisory { part, found }) => (part, found.to_string()),
+        other => panic!("{other:?}"),
+    };
+    let (part, found) = (Evaluated::LaunchModule, "INTEL-SA-01036".to_owned());
+    assert_eq!(advisory(&policy), (part, found));
+    policy.advisories.push("INTEL-SA-01036".parse().unwrap());
+    let (part, found) = (Evaluated::Launch, "INTEL-SA-01079".to_owned());
+    assert_eq!(advisory(&policy), (part, found));
+    policy.advisories.push("INTEL-SA-01079".parse().unwrap());
+    let verified = judge(&domain, &policy, NOW).unwrap();
+    let mut claims = verified.claims().iter();
+    let claim = claims.find(|claim| claim.what == "platform at launch");
+    assert_eq!(
+        claim.unwrap().found,
+        "OutOfDate, level of 2024-03-13T00:00:00Z; INTEL-SA-01036, INTEL-SA-01079"
+    );
+}
+
+#[test]
+fn a_quote_for_something_else_is_refused() {
+    let evidence = Domain::new().evidence();
+    let error = verify(&evidence, &[1; 64], &Domain::new().policy(), NOW).unwrap_err();
+    assert!(matches!(error, TdxError::ReportData { .. }), "{error}");
+    assert_eq!(Refusal::from(error).class(), Class::Signature);
+}
+
+#[test]
+fn attributes_that_are_wrong_or_unknown_are_refused() {
+    let attributes =
+        |bits: u64| fault(|domain| drop(domain.set(at::ATTRIBUTES, &bits.to_le_bytes())));
+    let sound = 1 << 28;
+    for bit in 0..8 {
+        let found = sound | 1 << bit;
+        assert_eq!(attributes(found), TdxError::Debug { found });
+    }
+    for bit in (8..16).chain(18..27).chain(32..62) {
+        let found = sound | 1 << bit;
+        assert_eq!(attributes(found), TdxError::UnknownAttributes { found });
+    }
+    for bit in [17, 27, 29, 30, 31, 62, 63] {
+        let error = attributes(sound | 1 << bit);
+        let TdxError::Setting { expected, .. } = error else {
+            panic!("{bit} {error}")
+        };
+        assert!(!expected);
+    }
+    let TdxError::Setting { setting, expected } = attributes(0) else {
+        panic!("must be refused")
+    };
+    assert_eq!(setting, attest::tdx::TdxSetting::SeptVeDisable);
+    assert!(expected);
+    for xfam in [
+        [0xe6, 2, 6, 0],
+        [0xe5, 2, 6, 0],
+        [0xef, 2, 6, 0],
+        [0xe7, 2, 6, 1],
+    ] {
+        let error = fault(|domain| drop(domain.set(at::XFAM, &xfam)));
+        assert!(matches!(error, TdxError::Xfam { .. }), "{error}");
+    }
+}
+
+#[test]
+fn service_domains_and_parts_of_domains_are_refused() {
+    let error = fault(|domain| {
+        *domain = Domain::of_version_5(3);
+        domain.set(at::MR_SERVICE_TD, &[1]);
+    });
+    let TdxError::Pinned { field, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(field, TdxField::MrServiceTd);
+    let error = fault(|domain| {
+        *domain = Domain::of_version_5(4);
+        domain.set(at::CURRENT_SERVICE_TD, &[1]);
+    });
+    assert!(matches!(error, TdxError::ServiceDomain { .. }), "{error}");
+    let error = fault(|domain| {
+        *domain = Domain::of_version_5(4);
+        domain.set(at::VM_ID, &[1]);
+    });
+    assert_eq!(error, TdxError::Partition { found: 1 });
+}
+
+#[test]
+fn the_event_log_explains_the_registers() {
+    let error = spoilt(|evidence| evidence.event_log.clear());
+    assert_eq!(error, TdxError::NoEventLog);
+    let error = spoilt(|evidence| evidence.event_log.truncate(100));
+    assert!(matches!(error, TdxError::EventLog(_)), "{error}");
+    let error = fault(|domain| domain.events[2].data = vec![1; 4]);
+    let TdxError::EventLog(EventLogError::Digest { event, .. }) = error else {
+        panic!("{error}")
+    };
+    assert_eq!(event, 3);
+    for found in [0, 5, 23] {
+        let error = fault(|domain| domain.events[1].register = found);
+        let (event, found) = (2, found as u8);
+        assert_eq!(error, TdxError::EventRegister { event, found });
+    }
+    // An event more, or one less, in any register.
+    for number in 0..4 {
+        let error = fault(|domain| {
+            let event = Event::other(u32::from(number) + 1, 6, b"more", b"");
+            domain.events.push(event);
+        });
+        let TdxError::Replay { field, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(field, TdxField::Rtmr(number));
+        assert_eq!(Refusal::from(error).class(), Class::Signature);
+    }
+    let error = fault(|domain| drop(domain.events.pop()));
+    assert!(matches!(error, TdxError::Replay { .. }), "{error}");
+}
+
+#[test]
+fn every_event_is_one_that_the_policy_lists() {
+    let (domain, mut policy) = (Domain::new(), Domain::new().policy());
+    let digest = |event: &Event| Digest::sha384(&event.measured);
+    let digests: Vec<_> = domain.events.iter().map(digest).collect();
+    policy.event_digests = attest::policy::Pin::OneOf(digests.clone());
+    assert!(judge(&domain, &policy, NOW).is_ok());
+    policy.event_digests = attest::policy::Pin::OneOf(digests[..7].to_vec());
+    let (event, found) = (8, digests[7]);
+    assert_eq!(
+        judge(&domain, &policy, NOW).unwrap_err(),
+        TdxError::Event { event, found }
+    );
+}
