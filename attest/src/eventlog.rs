@@ -5,6 +5,7 @@
 //! first   pcr 4 = 0 ‖ type 4 = EV_NO_ACTION ‖ SHA-1 digest 20 = 0 ‖ size 4 ‖ Spec ID Event03:
 //!         "Spec ID Event03\0" ‖ class 4 ‖ minor 1 ‖ major 1 ‖ errata 1 ‖ uintn 1
 //!         ‖ banks 4 ‖ (algorithm 2 ‖ digest size 2)… ‖ vendor size 1 ‖ vendor
+//!         a CCEL, the log of a confidential platform, begins with pcr 1: it counts RTMR0 to RTMR3 from 1
 //! then    pcr 4 ‖ type 4 ‖ count 4 ‖ (algorithm 2 ‖ digest)… ‖ size 4 ‖ data
 //! ```
 //!
@@ -137,13 +138,22 @@ pub enum EventLogError {
 }
 
 impl<'a> EventLog<'a> {
-    /// Reads a log and checks every event's data against its digest where that can be done.
+    /// Reads a TPM's log and checks every event's data against its digest where that can be done.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, EventLogError> {
+        Self::parse_from(bytes, 0)
+    }
+
+    /// Reads a CCEL, without the padding behind it, in the same way.
+    pub fn parse_ccel(bytes: &'a [u8]) -> Result<Self, EventLogError> {
+        Self::parse_from(bytes, 1)
+    }
+
+    fn parse_from(bytes: &'a [u8], first: u32) -> Result<Self, EventLogError> {
         if bytes.len() > MAX_EVENT_LOG_BYTES {
             return Err(EventLogError::TooLarge { found: bytes.len() });
         }
         let mut reader = Reader(bytes);
-        let banks = parse_spec_id(&mut reader).ok_or(EventLogError::SpecId)?;
+        let banks = parse_spec_id(&mut reader, first).ok_or(EventLogError::SpecId)?;
         let mut events = Vec::new();
         while !reader.is_empty() {
             let number = events.len() + 1;
@@ -154,10 +164,10 @@ impl<'a> EventLog<'a> {
         Ok(Self { events })
     }
 
-    /// The part of a buffer that a log fills: the firmware pads it with ones or zeros.
+    /// The part of a buffer that a CCEL fills: the firmware pads it with ones or zeros.
     pub fn unpadded(bytes: &'a [u8]) -> Result<&'a [u8], EventLogError> {
         let mut reader = Reader(bytes);
-        let banks = parse_spec_id(&mut reader).ok_or(EventLogError::SpecId)?;
+        let banks = parse_spec_id(&mut reader, 1).ok_or(EventLogError::SpecId)?;
         let mut event = 1;
         while !is_padding(reader.0) {
             parse_event(&mut reader, &banks, event)?;
@@ -266,7 +276,7 @@ fn is_padding(rest: &[u8]) -> bool {
 }
 
 /// The announced banks: algorithm and size of digests. One is SHA-384.
-fn parse_spec_id(reader: &mut Reader<'_>) -> Option<Vec<(u16, u16)>> {
+fn parse_spec_id(reader: &mut Reader<'_>, first: u32) -> Option<Vec<(u16, u16)>> {
     let head = (
         reader.u32_le()?,
         EventKind(reader.u32_le()?),
@@ -275,7 +285,7 @@ fn parse_spec_id(reader: &mut Reader<'_>) -> Option<Vec<(u16, u16)>> {
     let size = reader.u32_le()?;
     let mut event = Reader(reader.take(usize::try_from(size).ok()?)?);
     let announced = event.take(SPEC_ID.len())? == SPEC_ID;
-    if head != (0, EventKind::NO_ACTION, &[0; 20]) || !announced {
+    if head != (first, EventKind::NO_ACTION, &[0; 20]) || !announced {
         return None;
     }
     let [_, _, _, _, _minor, major, _errata, _uintn] = event.array()?;

@@ -15,6 +15,7 @@ use std::ops::Range;
 use attest::{Claim, Evidence, Expectation, Policy, Refusal, ReleaseFloor, verify};
 use signer::amd::{machine_evidence, machine_world};
 use signer::boot::{self, Event};
+use signer::intel::{domain_evidence, domain_world};
 use signer::{NOW, World};
 
 /// Types whose data is compared with their digest.
@@ -104,5 +105,30 @@ fn nothing_flipped_is_accepted_from_a_machine_with_snp() {
             "byte {place} of {}",
             genuine.len()
         );
+    }
+}
+
+/// With TDX every byte is signed, or has one value only, but for those of the event log that the list
+/// above names.
+#[test]
+fn nothing_flipped_is_accepted_from_a_trust_domain() {
+    let (world, domain, policy) = domain_world();
+    let binding = world.handshake_binding();
+    let genuine = domain_evidence(&world, &domain, &binding).encode();
+    let expected = claims(&world, &policy, &genuine).unwrap();
+    let log = boot::encode_ccel(&domain.events);
+    let mut windows = genuine.windows(log.len());
+    let start = windows.position(|window| window == log).unwrap();
+    let unsigned = unsigned(&domain.events);
+    for place in (0..genuine.len()).step_by(13) {
+        let mut bytes = genuine.clone();
+        bytes[place] ^= 1 << (place % 8);
+        if let Ok(found) = claims(&world, &policy, &bytes) {
+            let listed = place
+                .checked_sub(start)
+                .is_some_and(|within| unsigned.iter().any(|range| range.contains(&within)));
+            assert!(listed, "byte {place} of {} is not listed", genuine.len());
+            assert_eq!(found, expected, "byte {place} changes a claim");
+        }
     }
 }

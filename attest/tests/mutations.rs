@@ -5,6 +5,7 @@ use attest::Platform;
 use attest::release::Bundle;
 use signer::amd::Machine;
 use signer::fuzz::{self, mutate};
+use signer::intel::Domain;
 use signer::{World, boot};
 
 #[test]
@@ -29,6 +30,7 @@ fn quotes_and_certificates() {
 #[test]
 fn event_logs() {
     mutate(&boot::encode(&boot::events()), 3000, fuzz::event_log);
+    mutate(&boot::encode_ccel(&boot::events()), 1000, fuzz::event_log);
 }
 
 #[test]
@@ -60,4 +62,15 @@ fn reports_and_revocation_lists_of_snp() {
     mutate(&evidence.report, 1000, fuzz::snp_report);
     mutate(&evidence.certificates[0], 500, fuzz::snp_certificate);
     mutate(&evidence.revocation_lists[0], 500, fuzz::revocation_list);
+}
+
+#[test]
+fn quotes_and_collateral_of_tdx() {
+    let evidence = Domain::new().evidence();
+    mutate(&evidence.quote, 500, fuzz::tdx_quote);
+    let collateral = &evidence.collateral;
+    mutate(&collateral.tcb_info, 100, fuzz::tdx_document);
+    mutate(&collateral.enclave_identity, 100, fuzz::tdx_document);
+    mutate(&collateral.signer, 100, fuzz::tdx_collateral);
+    mutate(&collateral.revocation_lists[1], 100, fuzz::tdx_collateral);
 }

@@ -1,4 +1,5 @@
-//! Every way in which evidence of TDX can be wrong, on a domain that is signed at run time.
+//! Every way in which a quote of TDX, its certificates and Intel's documents can be wrong, on a domain
+//! that is signed at run time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,41 +7,20 @@
     reason = "a test may panic"
 )]
 
+#[path = "common/tdx.rs"]
+mod common;
+
 use attest::certificate::{ChainFault, Position};
 use attest::crl::RevocationFault;
-use attest::eventlog::EventLogError;
-use attest::policy::TdxPolicy;
 use attest::tdx::{
-    Authority, Document, DocumentFault, Evaluated, IdentityField, MAX_DOCUMENT_BYTES,
-    MAX_QUOTE_BYTES, Part, PlatformFlag, Quote, QuoteError, TcbStatus, TdxError, TdxEvidence,
-    TdxField, VerifiedQuote, verify,
+    Authority, Document, DocumentFault, MAX_DOCUMENT_BYTES, MAX_QUOTE_BYTES, Part, Quote,
+    QuoteError, TdxError, verify,
 };
 use attest::{Class, Digest, Refusal, UnixTime};
+use common::{done, fault, judge, spoilt};
 use signer::NOW;
 use signer::authority::Known;
-use signer::boot::Event;
 use signer::intel::{self, Domain, at, enclave, key};
-
-fn judge(domain: &Domain, policy: &TdxPolicy, now: UnixTime) -> Result<VerifiedQuote, TdxError> {
-    verify(&domain.evidence(), &[0; 64], policy, now)
-}
-
-/// The fault that is found on a domain after `change`, under the policy for a sound one.
-fn fault(change: impl FnOnce(&mut Domain)) -> TdxError {
-    let mut domain = Domain::new();
-    change(&mut domain);
-    let error = judge(&domain, &Domain::new().policy(), NOW).expect_err("must be refused");
-    let refusal = Refusal::from(error.clone());
-    assert!(!refusal.to_string().is_empty() && !refusal.hint().is_empty());
-    error
-}
-
-/// The fault that is found in evidence after `change`.
-fn spoilt(change: impl FnOnce(&mut TdxEvidence)) -> TdxError {
-    let mut evidence = Domain::new().evidence();
-    change(&mut evidence);
-    verify(&evidence, &[0; 64], &Domain::new().policy(), NOW).expect_err("must be refused")
-}
 
 fn quote(change: impl FnOnce(&mut Vec<u8>)) -> QuoteError {
     match spoilt(|evidence| change(&mut evidence.quote)) {
@@ -205,9 +185,9 @@ fn every_signature_of_the_quote_counts() {
     let error = fault(|domain| domain.platform_key = other);
     assert_eq!(error, TdxError::EnclaveSignature);
     assert_eq!(Refusal::from(error).class(), Class::Signature);
-    let error = fault(|domain| drop(domain.set_enclave(enclave::REPORT_DATA, &[1])));
+    let error = fault(|domain| done(domain.set_enclave(enclave::REPORT_DATA, &[1])));
     assert_eq!(error, TdxError::AttestationKey);
-    let error = fault(|domain| drop(domain.set_enclave(enclave::REPORT_DATA + 63, &[1])));
+    let error = fault(|domain| done(domain.set_enclave(enclave::REPORT_DATA + 63, &[1])));
     assert_eq!(error, TdxError::AttestationKey);
     let body = spoilt(|evidence| evidence.quote[48 + at::MR_TD] ^= 1);
     assert_eq!(body, TdxError::Signature);
@@ -369,7 +349,7 @@ fn documents_are_signed_known_and_in_time() {
             }
         );
         let edited = |from: &str, to: &str| {
-            let (at, found) = document(|domain| drop(domain.edit(place, from, to)));
+            let (at, found) = document(|domain| done(domain.edit(place, from, to)));
             assert_eq!(at, which);
             found
         };
@@ -401,7 +381,7 @@ fn documents_are_signed_known_and_in_time() {
         );
     }
     assert_eq!(
-        document(|domain| drop(domain.edit(0, "\"tcbType\":0", "\"tcbType\":1"))).1,
+        document(|domain| done(domain.edit(0, "\"tcbType\":0", "\"tcbType\":1"))).1,
         DocumentFault::Kind
     );
 }
@@ -447,258 +427,4 @@ fn dates_are_checked_at_the_given_time_in_everything() {
             assert_eq!(Refusal::from(error).class(), Class::Collateral, "{place}");
         }
     }
-}
-
-#[test]
-fn what_intel_says_of_the_platform_is_read_or_refused() {
-    let field = |change: fn(&mut Domain)| match fault(change) {
-        TdxError::CertificateField { field } => field,
-        other => panic!("{other}"),
-    };
-    // Intel's extension is in the template, and once more behind it: said twice.
-    let twice = fault(|domain| {
-        let extension = intel::sgx(&domain.certified);
-        domain.chain[0].0.extensions.push(extension);
-    });
-    assert!(matches!(twice, TdxError::Chain(_)), "{twice}");
-    let model = field(|domain| domain.certified.fmspc.push(0));
-    assert_eq!(model, "the model of the platform");
-    let other = fault(|domain| domain.certified.fmspc[0] ^= 1);
-    assert!(
-        matches!(other, TdxError::OtherPlatform { field: "FMSPC", .. }),
-        "{other}"
-    );
-    let other = fault(|domain| drop(domain.edit(0, "\"pceId\":\"0000\"", "\"pceId\":\"0100\"")));
-    assert!(
-        matches!(other, TdxError::OtherPlatform { field: "PCE", .. }),
-        "{other}"
-    );
-    // What is not said is not assumed.
-    let found = None;
-    let flag = PlatformFlag::Dynamic;
-    assert_eq!(
-        fault(|domain| domain.certified.flags = None),
-        TdxError::Flag { flag, found }
-    );
-    let flags = [
-        PlatformFlag::Dynamic,
-        PlatformFlag::CachedKeys,
-        PlatformFlag::Smt,
-    ];
-    for (place, flag) in flags.into_iter().enumerate() {
-        let error = fault(|domain| domain.certified.flags.as_mut().unwrap()[place] = true);
-        let found = Some(true);
-        assert_eq!(error, TdxError::Flag { flag, found });
-    }
-}
-
-#[test]
-fn the_quoting_enclave_is_intels() {
-    for (at, field) in [
-        (enclave::MR_SIGNER, IdentityField::EnclaveSigner),
-        (enclave::PRODUCT, IdentityField::EnclaveProduct),
-        (enclave::MISC_SELECT, IdentityField::EnclaveMiscSelect),
-        (enclave::ATTRIBUTES, IdentityField::EnclaveAttributes),
-    ] {
-        let error = fault(|domain| drop(domain.set_enclave(at, &[0x17])));
-        assert_eq!(error, TdxError::Identity { field });
-        assert_eq!(Refusal::from(error).class(), Class::Signature);
-    }
-    let part = Evaluated::QuotingEnclave;
-    let found = TcbStatus::OutOfDate;
-    let error = fault(|domain| drop(domain.set_enclave(enclave::SVN, &[3])));
-    assert_eq!(error, TdxError::Status { part, found });
-    let error = fault(|domain| drop(domain.set_enclave(enclave::SVN, &[1])));
-    assert_eq!(error, TdxError::NoLevel { part });
-    let mut later = Domain::new();
-    later.set_enclave(enclave::SVN, &[0, 1]);
-    assert!(judge(&later, &later.policy(), NOW).is_ok());
-}
-
-#[test]
-fn versions_of_platform_and_module_are_judged_as_intel_says() {
-    let status = |part, found| TdxError::Status { part, found };
-    let out_of_date = TcbStatus::OutOfDate;
-    let error = fault(|domain| drop(domain.set(at::TCB, &[5, 1, 3])));
-    assert_eq!(error, status(Evaluated::LaunchModule, out_of_date));
-    assert_eq!(Refusal::from(error).class(), Class::Policy);
-    let part = Evaluated::LaunchModule;
-    let error = fault(|domain| drop(domain.set(at::TCB, &[3, 1, 3])));
-    assert_eq!(error, TdxError::NoLevel { part });
-    let error = fault(|domain| drop(domain.set(at::TCB, &[7, 3, 3])));
-    assert_eq!(error, TdxError::UnknownModule { version: 3 });
-    let (at_launch, now) = (Evaluated::Launch, Evaluated::Current);
-    let error = fault(|domain| drop(domain.set(at::TCB, &[7, 1, 2])));
-    assert_eq!(error, status(at_launch, out_of_date));
-    let error = fault(|domain| domain.certified.cpu[15] = 2);
-    assert_eq!(error, status(at_launch, out_of_date));
-    let error = fault(|domain| domain.certified.pce = 12);
-    assert_eq!(error, status(at_launch, out_of_date));
-    let error = fault(|domain| domain.certified.cpu = [1; 16]);
-    assert_eq!(error, status(at_launch, TcbStatus::Revoked));
-    let error = fault(|domain| domain.certified.cpu[0] = 0);
-    assert_eq!(error, TdxError::NoLevel { part: at_launch });
-    // With major version 0 the first two components count with the others.
-    let old = |minor| {
-        let mut domain = Domain::new();
-        domain.set(at::TCB, &[minor, 0, 3]);
-        judge(&domain, &domain.policy(), NOW).map(drop)
-    };
-    assert_eq!(old(5), Ok(()));
-    assert_eq!(old(4), Err(status(at_launch, out_of_date)));
-    // The module was updated since, or rolled back.
-    let mut domain = Domain::of_version_5(3);
-    domain.set(at::CURRENT_TCB, &[5, 1, 3]);
-    let error = judge(&domain, &domain.policy(), NOW).unwrap_err();
-    assert_eq!(error, status(Evaluated::CurrentModule, out_of_date));
-    domain.set(at::CURRENT_TCB, &[7, 1, 2]);
-    let error = judge(&domain, &domain.policy(), NOW).unwrap_err();
-    assert_eq!(error, status(now, out_of_date));
-    for (at, field) in [
-        (at::MR_SIGNER_SEAM, IdentityField::ModuleSigner),
-        (at::SEAM_ATTRIBUTES, IdentityField::ModuleAttributes),
-    ] {
-        for version in [0, 1] {
-            let error = fault(|domain| drop(domain.set(at::TCB, &[7, version, 3]).set(at, &[1])));
-            assert_eq!(error, TdxError::Identity { field });
-        }
-    }
-}
-
-#[test]
-fn statuses_and_advisories_are_accepted_by_name_only() {
-    let mut domain = Domain::new();
-    domain.set(at::TCB, &[5, 1, 2]);
-    let mut policy = domain.policy();
-    policy.tcb_statuses.push(TcbStatus::OutOfDate);
-    let advisory = |policy: &TdxPolicy| match judge(&domain, policy, NOW) {
-        Err(TdxError::Advisory { part, found }) => (part, found.to_string()),
-        other => panic!("{other:?}"),
-    };
-    let (part, found) = (Evaluated::LaunchModule, "INTEL-SA-01036".to_owned());
-    assert_eq!(advisory(&policy), (part, found));
-    policy.advisories.push("INTEL-SA-01036".parse().unwrap());
-    let (part, found) = (Evaluated::Launch, "INTEL-SA-01079".to_owned());
-    assert_eq!(advisory(&policy), (part, found));
-    policy.advisories.push("INTEL-SA-01079".parse().unwrap());
-    let verified = judge(&domain, &policy, NOW).unwrap();
-    let mut claims = verified.claims().iter();
-    let claim = claims.find(|claim| claim.what == "platform at launch");
-    assert_eq!(
-        claim.unwrap().found,
-        "OutOfDate, level of 2024-03-13T00:00:00Z; INTEL-SA-01036, INTEL-SA-01079"
-    );
-}
-
-#[test]
-fn a_quote_for_something_else_is_refused() {
-    let evidence = Domain::new().evidence();
-    let error = verify(&evidence, &[1; 64], &Domain::new().policy(), NOW).unwrap_err();
-    assert!(matches!(error, TdxError::ReportData { .. }), "{error}");
-    assert_eq!(Refusal::from(error).class(), Class::Signature);
-}
-
-#[test]
-fn attributes_that_are_wrong_or_unknown_are_refused() {
-    let attributes =
-        |bits: u64| fault(|domain| drop(domain.set(at::ATTRIBUTES, &bits.to_le_bytes())));
-    let sound = 1 << 28;
-    for bit in 0..8 {
-        let found = sound | 1 << bit;
-        assert_eq!(attributes(found), TdxError::Debug { found });
-    }
-    for bit in (8..16).chain(18..27).chain(32..62) {
-        let found = sound | 1 << bit;
-        assert_eq!(attributes(found), TdxError::UnknownAttributes { found });
-    }
-    for bit in [17, 27, 29, 30, 31, 62, 63] {
-        let error = attributes(sound | 1 << bit);
-        let TdxError::Setting { expected, .. } = error else {
-            panic!("{bit} {error}")
-        };
-        assert!(!expected);
-    }
-    let TdxError::Setting { setting, expected } = attributes(0) else {
-        panic!("must be refused")
-    };
-    assert_eq!(setting, attest::tdx::TdxSetting::SeptVeDisable);
-    assert!(expected);
-    for xfam in [
-        [0xe6, 2, 6, 0],
-        [0xe5, 2, 6, 0],
-        [0xef, 2, 6, 0],
-        [0xe7, 2, 6, 1],
-    ] {
-        let error = fault(|domain| drop(domain.set(at::XFAM, &xfam)));
-        assert!(matches!(error, TdxError::Xfam { .. }), "{error}");
-    }
-}
-
-#[test]
-fn service_domains_and_parts_of_domains_are_refused() {
-    let error = fault(|domain| {
-        *domain = Domain::of_version_5(3);
-        domain.set(at::MR_SERVICE_TD, &[1]);
-    });
-    let TdxError::Pinned { field, .. } = error else {
-        panic!("{error}")
-    };
-    assert_eq!(field, TdxField::MrServiceTd);
-    let error = fault(|domain| {
-        *domain = Domain::of_version_5(4);
-        domain.set(at::CURRENT_SERVICE_TD, &[1]);
-    });
-    assert!(matches!(error, TdxError::ServiceDomain { .. }), "{error}");
-    let error = fault(|domain| {
-        *domain = Domain::of_version_5(4);
-        domain.set(at::VM_ID, &[1]);
-    });
-    assert_eq!(error, TdxError::Partition { found: 1 });
-}
-
-#[test]
-fn the_event_log_explains_the_registers() {
-    let error = spoilt(|evidence| evidence.event_log.clear());
-    assert_eq!(error, TdxError::NoEventLog);
-    let error = spoilt(|evidence| evidence.event_log.truncate(100));
-    assert!(matches!(error, TdxError::EventLog(_)), "{error}");
-    let error = fault(|domain| domain.events[2].data = vec![1; 4]);
-    let TdxError::EventLog(EventLogError::Digest { event, .. }) = error else {
-        panic!("{error}")
-    };
-    assert_eq!(event, 3);
-    for found in [0, 5, 23] {
-        let error = fault(|domain| domain.events[1].register = found);
-        let (event, found) = (2, found as u8);
-        assert_eq!(error, TdxError::EventRegister { event, found });
-    }
-    // An event more, or one less, in any register.
-    for number in 0..4 {
-        let error = fault(|domain| {
-            let event = Event::other(u32::from(number) + 1, 6, b"more", b"");
-            domain.events.push(event);
-        });
-        let TdxError::Replay { field, .. } = error else {
-            panic!("{error}")
-        };
-        assert_eq!(field, TdxField::Rtmr(number));
-        assert_eq!(Refusal::from(error).class(), Class::Signature);
-    }
-    let error = fault(|domain| drop(domain.events.pop()));
-    assert!(matches!(error, TdxError::Replay { .. }), "{error}");
-}
-
-#[test]
-fn every_event_is_one_that_the_policy_lists() {
-    let (domain, mut policy) = (Domain::new(), Domain::new().policy());
-    let digest = |event: &Event| Digest::sha384(&event.measured);
-    let digests: Vec<_> = domain.events.iter().map(digest).collect();
-    policy.event_digests = attest::policy::Pin::OneOf(digests.clone());
-    assert!(judge(&domain, &policy, NOW).is_ok());
-    policy.event_digests = attest::policy::Pin::OneOf(digests[..7].to_vec());
-    let (event, found) = (8, digests[7]);
-    assert_eq!(
-        judge(&domain, &policy, NOW).unwrap_err(),
-        TdxError::Event { event, found }
-    );
 }

@@ -10,14 +10,16 @@ use attest::evidence::EvidenceError;
 use attest::policy::SecureBootPolicy;
 use attest::release::ReleaseError;
 use attest::snp::SnpError;
+use attest::tdx::{TdxError, TdxField};
 use attest::tpm::quote::QuoteError;
 use attest::{
-    Assurance, Binding, Class, Configuration, Digest, Evidence, Expectation, Platform, Policy,
-    Refusal, ReleaseFloor, UnixTime, VerifiedPeer, verify, verify_release,
+    Assurance, Binding, Class, Configuration, Digest, Evidence, Expectation, Platform,
+    PlatformKind, Policy, Refusal, ReleaseFloor, UnixTime, VerifiedPeer, verify, verify_release,
 };
 use signer::amd::{at, machine_evidence, machine_world};
 use signer::authority::Authority;
 use signer::boot::{self, Event};
+use signer::intel::{domain_evidence, domain_world};
 use signer::{NOW, World};
 
 fn judge(evidence: &Evidence, binding: Binding, policy: &Policy) -> Result<VerifiedPeer, Refusal> {
@@ -457,4 +459,64 @@ fn what_snp_launched_is_one_of_the_releases_machines() {
     // A policy for a TPM takes no report of SEV-SNP.
     let refusal = judge(&evidence, binding, &world.policy()).unwrap_err();
     assert!(matches!(refusal, Refusal::Platform { .. }), "{refusal}");
+}
+
+#[test]
+fn what_a_domain_runs_is_one_of_the_releases_machines_in_every_register() {
+    let (mut world, domain, policy) = domain_world();
+    let binding = world.handshake_binding();
+    let evidence = domain_evidence(&world, &domain, &binding);
+    let peer = judge(&evidence, binding, &policy).unwrap();
+    let mut claims = peer.claims().iter();
+    let claim = claims.find(|claim| claim.what == "launched software");
+    let found = "MRTD and RTMR0 to RTMR3 of qemu-4-8g";
+    assert_eq!(claim.unwrap().found, found);
+    // Two machines fit in MRTD, one of them in RTMR0.
+    for (stated, expected, fitting) in [
+        (0, TdxField::MrTd, 2),
+        (1, TdxField::Rtmr(0), 2),
+        (2, TdxField::Rtmr(1), 1),
+        (3, TdxField::Rtmr(2), 1),
+    ] {
+        let (mut world, domain, policy) = domain_world();
+        let release = world.predicate.reference_values.tdx.as_mut().unwrap();
+        for machine in &mut release.machines {
+            let registers = [
+                &mut machine.mrtd,
+                &mut machine.rtmr0,
+                &mut machine.rtmr1,
+                &mut machine.rtmr2,
+            ];
+            registers.into_iter().nth(stated).unwrap().0[0] ^= 1;
+        }
+        let evidence = domain_evidence(&world, &domain, &binding);
+        match judge(&evidence, binding, &policy).unwrap_err() {
+            Refusal::DomainRegister {
+                field, machines, ..
+            } => assert_eq!((field, machines), (expected, fitting)),
+            other => panic!("{other}"),
+        }
+    }
+    // Something was measured at run time, and the log tells of it.
+    let mut later = domain.clone();
+    later.events.push(Event::other(4, 6, b"later", b""));
+    later.measure();
+    let evidence = domain_evidence(&world, &later, &binding);
+    match judge(&evidence, binding, &policy).unwrap_err() {
+        Refusal::DomainRegister { field, .. } => assert_eq!(field, TdxField::Rtmr(3)),
+        other => panic!("{other}"),
+    }
+    // Made for another handshake.
+    let evidence = domain_evidence(&world, &domain, &world.nonce_binding([9; 32]));
+    match judge(&evidence, binding, &policy).unwrap_err() {
+        Refusal::Tdx(error) => assert!(matches!(*error, TdxError::ReportData { .. })),
+        other => panic!("{other}"),
+    }
+    world.predicate.reference_values.tdx = None;
+    let evidence = domain_evidence(&world, &domain, &binding);
+    let refusal = judge(&evidence, binding, &policy).unwrap_err();
+    let platform = PlatformKind::Tdx;
+    assert_eq!(refusal, Refusal::NoReferenceValues { platform });
+    let refusal = judge(&evidence, binding, &world.policy()).unwrap_err();
+    assert_eq!(refusal, Refusal::Platform { found: platform });
 }

@@ -478,7 +478,7 @@ impl Judge<'_> {
             (Demand::Required, false) => "required",
             (Demand::NotRequired, false) => "not required (relaxed by the policy)",
         };
-        let log = EventLog::parse(bytes)?;
+        let log = EventLog::parse_ccel(bytes)?;
         for (event, entry) in (1..).zip(log.events()) {
             let measures = entry.kind != EventKind::NO_ACTION;
             let found = entry.register.0;

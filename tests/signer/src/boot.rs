@@ -134,6 +134,13 @@ pub fn encode(events: &[Event]) -> Vec<u8> {
     [spec_id(), events].concat()
 }
 
+/// The same as a CCEL, which begins with another register.
+pub fn encode_ccel(events: &[Event]) -> Vec<u8> {
+    let mut log = encode(events);
+    log[0] = 1;
+    log
+}
+
 /// The quoted registers after these events, by a replay that shares nothing with `attest`.
 pub fn registers(events: &[Event]) -> [Digest<48>; QUOTED.len()] {
     QUOTED.map(|register| {

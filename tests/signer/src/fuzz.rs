@@ -5,13 +5,15 @@ use std::sync::LazyLock;
 
 use attest::cbor::Decoder;
 use attest::eventlog::EventLog;
-use attest::policy::SnpPolicy;
+use attest::policy::{SnpPolicy, TdxPolicy};
 use attest::release::{Bundle, SignedCheckpoint, Statement};
 use attest::snp::{self, Report, SnpEvidence};
+use attest::tdx::{self, TdxEvidence};
 use attest::tpm::{Register, TpmEvidence, chain, quote};
 use attest::{Configuration, Evidence, Expectation, Policy, ReleaseFloor, verify};
 
 use crate::amd::Machine;
+use crate::intel::Domain;
 use crate::{NOW, World};
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
@@ -19,6 +21,10 @@ static CERTIFICATE: LazyLock<Vec<u8>> = LazyLock::new(|| WORLD.authority.issue(&
 static SNP: LazyLock<(SnpEvidence, SnpPolicy)> = LazyLock::new(|| {
     let machine = Machine::new();
     (machine.evidence(), machine.policy())
+});
+static TDX: LazyLock<(TdxEvidence, TdxPolicy)> = LazyLock::new(|| {
+    let domain = Domain::new();
+    (domain.evidence(), domain.policy())
 });
 static POLICY: LazyLock<Policy> = LazyLock::new(|| WORLD.policy());
 
@@ -129,6 +135,57 @@ pub fn revocation_list(bytes: &[u8]) {
     }
 }
 
+fn is_domain(evidence: &TdxEvidence) -> bool {
+    tdx::verify(evidence, &[0; 64], &TDX.1, NOW).is_ok()
+}
+
+/// No quote is believed that the platform did not sign; zeros may pad it.
+pub fn tdx_quote(bytes: &[u8]) {
+    let _ = tdx::Quote::parse(bytes);
+    assert!(bytes.starts_with(tdx::Quote::unpadded(bytes)));
+    let mut evidence = TDX.0.clone();
+    evidence.quote = bytes.to_vec();
+    if is_domain(&evidence) {
+        assert_eq!(tdx::Quote::unpadded(bytes), TDX.0.quote);
+    }
+}
+
+/// No document is believed that Intel did not sign.
+pub fn tdx_document(bytes: &[u8]) {
+    let mut evidence = TDX.0.clone();
+    evidence.collateral.tcb_info = bytes.to_vec();
+    assert!(!is_domain(&evidence) || evidence == TDX.0);
+    let mut evidence = TDX.0.clone();
+    evidence.collateral.enclave_identity = bytes.to_vec();
+    assert!(!is_domain(&evidence) || evidence == TDX.0);
+    // Signed, whatever it is: it is read or refused, and nothing of it is believed by half.
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        for place in 0..2 {
+            let mut domain = Domain::new();
+            text.clone_into(&mut domain.documents[place]);
+            let _ = is_domain(&domain.evidence());
+        }
+    }
+}
+
+/// No certificate of Intel's key is believed that the root did not issue, and no list.
+pub fn tdx_collateral(bytes: &[u8]) {
+    let mut evidence = TDX.0.clone();
+    evidence.collateral.signer = bytes.to_vec();
+    assert!(!is_domain(&evidence) || evidence == TDX.0);
+    for place in 0..2 {
+        let mut evidence = TDX.0.clone();
+        evidence.collateral.revocation_lists[place] = bytes.to_vec();
+        let genuine = TDX
+            .0
+            .collateral
+            .revocation_lists
+            .iter()
+            .any(|list| list == bytes);
+        assert!(!is_domain(&evidence) || genuine);
+    }
+}
+
 /// No certificate that the authority did not issue is accepted.
 pub fn certificate(bytes: &[u8]) {
     let tpm = POLICY.tpm.as_ref().expect("a policy for a TPM");
@@ -143,6 +200,10 @@ pub fn event_log(bytes: &[u8]) {
             let _ = (log.replay(register), log.count(register));
         }
         let _ = log.secure_boot();
+    }
+    if let Ok(log) = EventLog::unpadded(bytes) {
+        assert!(bytes.starts_with(log));
+        assert_eq!(EventLog::unpadded(log), Ok(log));
     }
 }
 
@@ -168,7 +229,8 @@ pub fn checkpoint(bytes: &[u8]) {
 pub fn policy(bytes: &[u8]) {
     if let Ok(policy) = Policy::parse(bytes) {
         assert!(!policy.release.signers.is_empty() && !policy.evidence.platforms.is_empty());
-        assert!(policy.tpm.is_some() || policy.snp.is_some());
+        assert!(policy.tpm.is_some() || policy.snp.is_some() || policy.tdx.is_some());
+        assert!(policy.tdx.is_none_or(|tdx| !tdx.roots.is_empty()));
         assert!(policy.tpm.is_none_or(|tpm| !tpm.roots.is_empty()));
         assert!(policy.snp.is_none_or(|snp| !snp.products.is_empty()));
     }

@@ -97,6 +97,8 @@ pub struct Domain {
     pub platform_key: SigningKey,
     /// What Intel says of the platform.
     pub certified: Certified,
+    /// What stands in the place of what Intel says, if that is garbled.
+    pub extension: Option<Vec<u8>>,
     /// Certificate of the key of Intel's documents, and the key of its issuer.
     pub signer: (Template, SigningKey),
     /// The key of Intel's documents.
@@ -148,6 +150,7 @@ impl Domain {
                 instance: Some([0x1d; 16]),
                 flags: Some([false; 3]),
             },
+            extension: None,
             signer: (signer, root.clone()),
             document_key,
             documents: [tcb_info(), enclave_identity()],
@@ -248,7 +251,11 @@ impl Domain {
     /// The certificates, leaf first.
     pub fn certificates(&self) -> Vec<Vec<u8>> {
         let mut chain = self.chain.clone();
-        chain[0].0.extensions.push(sgx(&self.certified));
+        let mut extension = sgx(&self.certified);
+        if let Some(garbled) = &self.extension {
+            extension.2.clone_from(garbled);
+        }
+        chain[0].0.extensions.push(extension);
         chain
             .iter()
             .map(|(template, key)| issue(key, template))
@@ -265,7 +272,7 @@ impl Domain {
             .map(|(list, key)| seal(key, list.signed_part()));
         TdxEvidence {
             quote: self.quote(),
-            event_log: boot::encode(&self.events),
+            event_log: boot::encode_ccel(&self.events),
             collateral: Collateral {
                 tcb_info: info.clone().into_bytes(),
                 tcb_info_signature: sign(info),
