@@ -5,7 +5,7 @@
 //! first   pcr 4 = 0 ‖ type 4 = EV_NO_ACTION ‖ SHA-1 digest 20 = 0 ‖ size 4 ‖ Spec ID Event03:
 //!         "Spec ID Event03\0" ‖ class 4 ‖ minor 1 ‖ major 1 ‖ errata 1 ‖ uintn 1
 //!         ‖ banks 4 ‖ (algorithm 2 ‖ digest size 2)… ‖ vendor size 1 ‖ vendor
-//!         a CCEL, the log of a confidential platform, begins with pcr 1: it counts RTMR0 to RTMR3 from 1
+//!         (a CCEL, of a confidential platform, has 1 there: it counts RTMR0 to RTMR3 from 1)
 //! then    pcr 4 ‖ type 4 ‖ count 4 ‖ (algorithm 2 ‖ digest)… ‖ size 4 ‖ data
 //! ```
 //!

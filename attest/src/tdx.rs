@@ -1,14 +1,15 @@
 //! Evidence by Intel TDX: a quote, and what Intel says of the platform that signed it.
 //!
 //! ```text
-//! root (policy) ─┬─▶ PCK CA ──▶ PCK (one platform) ──▶ quoting enclave ──▶ attestation key ──▶ quote
+//! root (policy) ─┬─▶ PCK CA ─▶ PCK (one platform) ─▶ quoting enclave ─▶ attestation key ─▶ quote
 //!   └─ signs its └─▶ TCB signing ──▶ TCB info: versions of the platform and the TDX module
 //!      list; so does the PCK CA     └▶ identity of the quoting enclave
 //! ```
 //!
-//! Formats: Intel's "TDX DCAP Quoting Library API" for the quote, "SGX PCK Certificate and Certificate
-//! Revocation List Profile Specification" for the certificates, its Provisioning Certification
-//! Service (version 4) for the documents, "TDX Module ABI Specification" (348551) for attributes.
+//! Formats: Intel's "TDX DCAP Quoting Library API" for the quote, "SGX PCK Certificate and
+//! Certificate Revocation List Profile Specification" for the certificates, its Provisioning
+//! Certification Service (version 4) for the documents, "TDX Module ABI Specification" (348551) for
+//! the attributes.
 
 use std::fmt;
 

@@ -108,8 +108,8 @@ fn nothing_flipped_is_accepted_from_a_machine_with_snp() {
     }
 }
 
-/// With TDX every byte is signed, or has one value only, but for those of the event log that the list
-/// above names.
+/// With TDX every byte is signed, or has one value only, but for those of the event log that the
+/// list above names.
 #[test]
 fn nothing_flipped_is_accepted_from_a_trust_domain() {
     let (world, domain, policy) = domain_world();

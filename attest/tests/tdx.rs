@@ -1,5 +1,5 @@
-//! Every way in which a quote of TDX, its certificates and Intel's documents can be wrong, on a domain
-//! that is signed at run time.
+//! Every way in which a quote of TDX, its certificates and Intel's documents can be wrong, on a
+//! domain that is signed at run time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,5 @@
-//! Every way in which a platform of Intel's or a trust domain can be other than the policy demands, on
-//! a domain that is signed at run time.
+//! Every way in which a platform of Intel's or a trust domain can be other than the policy demands,
+//! on a domain that is signed at run time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

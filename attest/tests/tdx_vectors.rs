@@ -15,8 +15,8 @@ use attest::crl::RevocationFault;
 use attest::eventlog::EventLog;
 use attest::policy::{TdxPolicy, Tolerance};
 use attest::tdx::{
-    Authority, Collateral, Document, DocumentFault, Evaluated, PlatformFlag, Quote, QuoteError, TcbStatus,
-    TdxError, TdxEvidence, VerifiedQuote, verify,
+    Authority, Collateral, Document, DocumentFault, Evaluated, PlatformFlag, Quote, QuoteError,
+    TcbStatus, TdxError, TdxEvidence, VerifiedQuote, verify,
 };
 use attest::tpm::Register;
 use attest::{Digest, UnixTime};

@@ -39,8 +39,8 @@
 //! performance_monitoring = "refused"      # PERFMON
 //! ```
 //!
-//! A domain under debug, an attribute that is not known, a revoked platform and a missing revocation
-//! list are refused: no field accepts them.
+//! A domain under debug, an attribute that is not known, a revoked platform and a missing
+//! revocation list are refused: no field accepts them.
 
 use serde::{Deserialize, Deserializer, de};
 

@@ -1,8 +1,8 @@
 //! What Intel says of its platforms: TCB info (version 3) and the identity of the quoting enclave
 //! (version 2), as its Provisioning Certification Service gives them.
 //!
-//! Both are JSON, signed by ECDSA with P-256 and SHA-256 over the very bytes. Every field is read, and
-//! one that is not known is refused: what it says might be that the others do not hold.
+//! Both are JSON, signed by ECDSA with P-256 and SHA-256 over the very bytes. Every field is read,
+//! and one that is not known is refused: what it says might be that the others do not hold.
 
 use std::fmt;
 
