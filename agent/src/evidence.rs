@@ -1,17 +1,23 @@
-//! Where evidence comes from: made by the TPM, for one handshake or one nonce.
+//! Where evidence comes from: made by a TPM, or by a confidential platform through the kernel, for one
+//! handshake or one nonce.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use attest::eventlog::{EventLog, EventLogError};
 use attest::evidence::MAX_EVIDENCE_BYTES;
+use attest::snp::{REPORT_BYTES, SnpEvidence, TableError};
+use attest::tdx::{Collateral, Quote as TdxQuote, TdxEvidence};
 use attest::tpm::{MAX_CERTIFICATE_BYTES, QUOTED, TpmEvidence};
 use attest::{Binding, Digest, Evidence, Platform, ReportData};
 use sha2::{Digest as _, Sha384};
 use tokio::sync::Mutex;
 
 use tpm::{AK_CERTIFICATE_INDEX, Bank, KeyHandle, Quote, Selection, Tpm, TpmError, Transport};
+use tsm::{Provider, Tree, Tsm, TsmError};
 
 pub mod tpm;
+pub mod tsm;
 
 /// Attempts to quote registers that nobody extends in between.
 const MAX_QUOTES: u32 = 5;
@@ -25,6 +31,21 @@ pub enum EvidenceError {
     /// The machine was never provisioned, or its certificate cannot be one.
     #[error("the attestation key's certificate in NV memory has {0} bytes")]
     Certificate(usize),
+    /// The kernel gave no report.
+    #[error(transparent)]
+    Tsm(#[from] TsmError),
+    /// Not a report of SEV-SNP.
+    #[error("the report of SEV-SNP has {0} bytes, {REPORT_BYTES} expected")]
+    Report(usize),
+    /// The host gives no certificates with the report.
+    #[error("the host gives no certificates of the key that signs reports")]
+    Table(#[from] TableError),
+    /// Nothing is known of what Intel says of this platform: nobody could verify a quote.
+    #[error("there is no collateral of Intel's for this platform")]
+    NoCollateral,
+    /// The firmware's log is none.
+    #[error("the firmware's event log (CCEL) is not one")]
+    EventLog(#[from] EventLogError),
     /// Something extends registers again and again.
     #[error("the registers changed during each of {MAX_QUOTES} quotes")]
     Unstable,
@@ -45,13 +66,22 @@ pub struct Constants {
     pub event_log: Vec<u8>,
     /// The release bundle, or nothing.
     pub release: Vec<u8>,
+    /// What Intel says of the platform; only TDX has need of it.
+    pub collateral: Collateral,
 }
 
-/// Makes evidence, one piece at a time: the TPM does one thing after another.
+/// Makes evidence, one piece at a time: TPM and platform do one thing after another.
 #[derive(Debug)]
 pub struct Attester {
-    device: Arc<Mutex<Device>>,
-    constants: Constants,
+    source: Arc<Mutex<Source>>,
+    constants: Arc<Constants>,
+}
+
+/// What signs.
+#[derive(Debug)]
+enum Source {
+    Tpm(Device),
+    Tsm(Tsm),
 }
 
 impl Attester {
@@ -62,10 +92,32 @@ impl Attester {
             session: None,
         };
         device.session()?;
-        Ok(Self {
-            device: Arc::new(Mutex::new(device)),
-            constants,
-        })
+        Ok(Self::new(Source::Tpm(device), constants))
+    }
+
+    /// Asks the kernel for a first report, so that a machine which cannot give any does not start.
+    pub fn open_tsm(
+        tree: Box<dyn Tree>,
+        provider: Provider,
+        mut constants: Constants,
+    ) -> Result<Self, EvidenceError> {
+        if provider == Provider::TdxGuest {
+            if constants.collateral.tcb_info.is_empty() {
+                return Err(EvidenceError::NoCollateral);
+            }
+            let written = EventLog::unpadded(&constants.event_log)?.len();
+            constants.event_log.truncate(written);
+        }
+        let mut tsm = Tsm::new(tree, provider);
+        platform_of(&mut tsm, &[0; 64], &constants)?;
+        Ok(Self::new(Source::Tsm(tsm), constants))
+    }
+
+    fn new(source: Source, constants: Constants) -> Self {
+        Self {
+            source: Arc::new(Mutex::new(source)),
+            constants: Arc::new(constants),
+        }
     }
 
     /// SHA-256 of the configuration.
@@ -79,20 +131,14 @@ impl Attester {
     }
 
     /// Evidence bound to `binding`, encoded. Waits its turn; dropped while it waits, it costs
-    /// the TPM nothing.
+    /// the platform nothing.
     pub async fn make(&self, binding: &Binding) -> Result<Vec<u8>, EvidenceError> {
-        let qualifying_data = ReportData::compute(binding).qualifying_data();
-        let mut device = self.device.clone().lock_owned().await;
-        let quoted = tokio::task::spawn_blocking(move || device.quote(&qualifying_data));
-        let quoted = quoted.await.map_err(|_| EvidenceError::Stopped)??;
+        let data = ReportData::compute(binding);
+        let mut source = self.source.clone().lock_owned().await;
+        let constants = self.constants.clone();
+        let platform = tokio::task::spawn_blocking(move || source.platform(&data, &constants));
         let evidence = Evidence {
-            platform: Platform::Tpm(TpmEvidence {
-                attest: quoted.quote.attest,
-                signature: quoted.quote.signature,
-                registers: quoted.registers,
-                event_log: self.constants.event_log.clone(),
-                certificates: vec![quoted.certificate],
-            }),
+            platform: platform.await.map_err(|_| EvidenceError::Stopped)??,
             configuration: self.constants.configuration.clone(),
             release: self.constants.release.clone(),
         };
@@ -101,6 +147,50 @@ impl Attester {
             return Err(EvidenceError::TooLarge(bytes.len()));
         }
         Ok(bytes)
+    }
+}
+
+impl Source {
+    fn platform(
+        &mut self,
+        data: &ReportData,
+        constants: &Constants,
+    ) -> Result<Platform, EvidenceError> {
+        match self {
+            Self::Tpm(device) => {
+                let quoted = device.quote(&data.qualifying_data())?;
+                Ok(Platform::Tpm(TpmEvidence {
+                    attest: quoted.quote.attest,
+                    signature: quoted.quote.signature,
+                    registers: quoted.registers,
+                    event_log: constants.event_log.clone(),
+                    certificates: vec![quoted.certificate],
+                }))
+            }
+            Self::Tsm(tsm) => platform_of(tsm, data.as_bytes(), constants),
+        }
+    }
+}
+
+fn platform_of(
+    tsm: &mut Tsm,
+    data: &[u8; 64],
+    constants: &Constants,
+) -> Result<Platform, EvidenceError> {
+    let report = tsm.report(data)?;
+    match tsm.provider() {
+        Provider::SevGuest if report.outblob.len() != REPORT_BYTES => {
+            Err(EvidenceError::Report(report.outblob.len()))
+        }
+        Provider::SevGuest => {
+            let evidence = SnpEvidence::from_table(report.outblob, &report.auxblob)?;
+            Ok(Platform::Snp(evidence))
+        }
+        Provider::TdxGuest => Ok(Platform::Tdx(TdxEvidence {
+            quote: TdxQuote::unpadded(&report.outblob).to_vec(),
+            event_log: constants.event_log.clone(),
+            collateral: constants.collateral.clone(),
+        })),
     }
 }
 

@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use attest::eventlog::MAX_EVENT_LOG_BYTES;
+use attest::PlatformKind;
+use attest::eventlog::{EventLog, EventLogError, MAX_EVENT_LOG_BYTES};
 use attest::release::MAX_BUNDLE_BYTES;
 use verity::map::{self, MapError, Purpose};
 use verity::partition::{FindError, Finder};
@@ -22,6 +23,9 @@ const RELEASE_MAGIC: &[u8; 8] = b"CLOISTR1";
 const MODEL_DEVICE: &str = "cloister-model";
 /// Without these there is no model.
 const MODEL_FILES: [&str; 2] = ["config.json", "tokenizer.json"];
+
+/// Longest buffer that a firmware reserves for a CCEL.
+const MAX_CCEL_BYTES: usize = 4 << 20;
 
 /// Why the machine is not ready to serve.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,9 @@ pub enum PrepareError {
         /// What is missing.
         file: &'static str,
     },
+    /// The firmware's event log is none.
+    #[error("the firmware's event log (CCEL) is not one")]
+    EventLog(#[source] EventLogError),
     /// A file or folder for the server cannot be made.
     #[error("cannot make {}", path.display())]
     Make {
@@ -92,7 +99,7 @@ pub enum ReleaseFault {
 pub fn prepare(places: &Places, journal: &Journal) -> Result<(), PrepareError> {
     let (configuration, _) = site::read_configuration(&places.configuration)?;
     open_model_volume(configuration.model.volume.as_str(), &places.model, journal)?;
-    copy_event_log(places, journal)?;
+    copy_event_log(configuration.platform(), places, journal)?;
     copy_release(places, journal)
 }
 
@@ -129,8 +136,22 @@ fn missing_model_file(folder: &Path) -> Option<&'static str> {
         .find(|file| !folder.join(file).is_file())
 }
 
-fn copy_event_log(places: &Places, journal: &Journal) -> Result<(), PrepareError> {
-    let log = site::read_bounded(&places.firmware_log, MAX_EVENT_LOG_BYTES)?;
+/// SEV-SNP has no log: its launch digest says all.
+fn copy_event_log(
+    platform: PlatformKind,
+    places: &Places,
+    journal: &Journal,
+) -> Result<(), PrepareError> {
+    let log = match platform {
+        PlatformKind::Snp => Vec::new(),
+        PlatformKind::Tdx => {
+            let mut buffer = site::read_bounded(&places.ccel, MAX_CCEL_BYTES)?;
+            let written = EventLog::unpadded(&buffer).map(<[u8]>::len);
+            buffer.truncate(written.map_err(PrepareError::EventLog)?);
+            buffer
+        }
+        _ => site::read_bounded(&places.firmware_log, MAX_EVENT_LOG_BYTES)?,
+    };
     write_public(&places.event_log, &log)?;
     journal.tell(&Event::EventLogCopied { bytes: log.len() });
     Ok(())

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use attest::configuration::Limits;
 use attest::eventlog::MAX_EVENT_LOG_BYTES;
 use attest::release::MAX_BUNDLE_BYTES;
-use attest::{Configuration, Digest};
+use attest::tdx::Collateral;
+use attest::{Configuration, Digest, PlatformKind};
 use carrier::Clock;
 use inference::{Engine, EngineLimits, LoadError};
 use tokio::net::{TcpListener, TcpSocket};
@@ -16,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use crate::api::{self, Api};
+use crate::evidence::tsm::{ConfigFs, Provider};
 use crate::evidence::{Attester, Constants, EvidenceError};
 use crate::journal::{Event, Journal};
 use crate::keys::{KeyError, Keys};
@@ -77,7 +79,7 @@ async fn boot(places: &Places, journal: &Journal) -> Result<(), ServeError> {
     let (configuration, bytes) = site::read_configuration(&places.configuration)?;
     let socket = reserve(SocketAddr::new(places.listen, configuration.server.port))?;
     let engine = open_model(places, &configuration.limits, journal)?;
-    let attester = open_attester(places, bytes, journal)?;
+    let attester = open_attester(configuration.platform(), places, bytes, journal)?;
     let clock = Clock::start();
     let keys = Keys::generate(clock.now(), journal.clone())?;
     let api = make_api(&configuration, engine, &attester);
@@ -116,7 +118,9 @@ fn engine_limits(limits: &Limits) -> EngineLimits {
     }
 }
 
+/// The measured configuration names the platform; none that happens to be there takes its place.
 fn open_attester(
+    platform: PlatformKind,
     places: &Places,
     configuration: Vec<u8>,
     journal: &Journal,
@@ -127,8 +131,14 @@ fn open_attester(
         configuration,
         event_log,
         release,
+        collateral: Collateral::default(),
     };
-    let attester = Attester::open(places.tpm.clone(), constants)?;
+    let tree = || Box::new(ConfigFs(places.tsm.clone()));
+    let attester = match platform {
+        PlatformKind::Snp => Attester::open_tsm(tree(), Provider::SevGuest, constants)?,
+        PlatformKind::Tdx => Attester::open_tsm(tree(), Provider::TdxGuest, constants)?,
+        _ => Attester::open(places.tpm.clone(), constants)?,
+    };
     journal.tell(&Event::AttestationReady);
     Ok(attester)
 }

@@ -19,12 +19,16 @@ pub struct Places {
     pub model: PathBuf,
     /// The firmware's event log as the kernel gives it, for root only.
     pub firmware_log: PathBuf,
+    /// The same where the platform is TDX, in a padded buffer.
+    pub ccel: PathBuf,
     /// Its copy.
     pub event_log: PathBuf,
     /// The copy of the release bundle.
     pub release: PathBuf,
     /// The TPM's device or an emulator's socket.
     pub tpm: PathBuf,
+    /// Where the kernel makes reports of SEV-SNP and TDX.
+    pub tsm: PathBuf,
     /// Where to listen; the port is the configuration's.
     pub listen: IpAddr,
     /// Time between two snapshots of the metrics: what is finer would show when answers end.
@@ -37,9 +41,11 @@ impl Default for Places {
             configuration: "/run/cloister/config.toml".into(),
             model: "/run/cloister/model".into(),
             firmware_log: "/sys/kernel/security/tpm0/binary_bios_measurements".into(),
+            ccel: "/sys/firmware/acpi/tables/data/CCEL".into(),
             event_log: "/run/cloister/event-log".into(),
             release: "/run/cloister/release.json".into(),
             tpm: "/dev/tpmrm0".into(),
+            tsm: "/sys/kernel/config/tsm/report".into(),
             listen: Ipv4Addr::UNSPECIFIED.into(),
             metrics_interval: Duration::from_secs(60),
         }

@@ -14,14 +14,21 @@
 //! port = 8080
 //! ```
 //!
-//! Every key is required, no other key is allowed.
+//! Every key is required, no other key is allowed. Version 1 means that a TPM gives evidence; version
+//! 2 says who does:
+//!
+//! ```toml
+//! version = 2
+//! [evidence]
+//! platform = "snp"            # or "tdx", "tpm"
+//! ```
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
-use crate::{Digest, Name};
+use crate::{Digest, Name, PlatformKind};
 
 /// Longest configuration file.
 pub const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
@@ -31,12 +38,20 @@ pub const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
 #[serde(deny_unknown_fields)]
 pub struct Configuration {
     version: u64,
+    evidence: Option<EvidenceSource>,
     /// The model that is served.
     pub model: Model,
     /// What one client may ask for.
     pub limits: Limits,
     /// Where the server listens.
     pub server: Server,
+}
+
+/// Where evidence comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EvidenceSource {
+    platform: PlatformKind,
 }
 
 /// The model that is served.
@@ -115,11 +130,14 @@ pub enum ConfigurationError {
     #[error("{}", .0.message())]
     Toml(Box<toml::de::Error>),
     /// A version of the file that this program does not know.
-    #[error("version {found}, 1 expected")]
+    #[error("version {found}, 1 or 2 expected")]
     Version {
         /// Version found.
         found: u64,
     },
+    /// Version 2 without `[evidence]`, or version 1 with it.
+    #[error("[evidence] stands in version 2, and only there")]
+    Evidence,
     /// A number out of its range.
     #[error("{field} = {found}, {least} to {most} allowed")]
     Range {
@@ -147,11 +165,18 @@ impl Configuration {
         Ok(configuration)
     }
 
+    /// The platform that gives evidence: a TPM in version 1.
+    #[must_use]
+    pub fn platform(&self) -> PlatformKind {
+        let source = self.evidence.as_ref();
+        source.map_or(PlatformKind::Tpm, |source| source.platform)
+    }
+
     fn check(&self) -> Result<(), ConfigurationError> {
-        if self.version != 1 {
-            return Err(ConfigurationError::Version {
-                found: self.version,
-            });
+        match (self.version, self.evidence) {
+            (1, None) | (2, Some(_)) => {}
+            (1 | 2, _) => return Err(ConfigurationError::Evidence),
+            (found, _) => return Err(ConfigurationError::Version { found }),
         }
         let limits = &self.limits;
         within(Field::ContextTokens, limits.context_tokens, 1..=1 << 20)?;

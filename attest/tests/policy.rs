@@ -176,8 +176,8 @@ fn values_of_a_configuration_are_within_their_ranges() {
             "{wrong}"
         );
     }
-    let verdict = configuration(&text.replacen("version = 1", "version = 2", 1));
-    assert_eq!(verdict, Err(ConfigurationError::Version { found: 2 }));
+    let verdict = configuration(&text.replacen("version = 1", "version = 3", 1));
+    assert_eq!(verdict, Err(ConfigurationError::Version { found: 3 }));
     let found = (64 << 10) + 1;
     let verdict = Configuration::parse(&vec![b'#'; found]);
     assert_eq!(verdict, Err(ConfigurationError::TooLarge { found }));
@@ -343,4 +343,29 @@ fn values_of_the_tables_for_snp_are_checked() {
             "{to}"
         );
     }
+}
+
+/// Version 1 means a TPM; version 2 says which platform, and nothing is assumed.
+#[test]
+fn a_configuration_names_its_platform_from_version_2_on() {
+    let text = String::from_utf8(World::new().configuration).unwrap();
+    let read = configuration(&text).unwrap();
+    assert_eq!(read.platform(), PlatformKind::Tpm);
+    let later = text.replacen("version = 1", "version = 2", 1);
+    assert_eq!(configuration(&later), Err(ConfigurationError::Evidence));
+    for (name, kind) in [
+        ("tpm", PlatformKind::Tpm),
+        ("snp", PlatformKind::Snp),
+        ("tdx", PlatformKind::Tdx),
+    ] {
+        let table = format!("\n[evidence]\nplatform = \"{name}\"\n");
+        let read = configuration(&format!("{later}{table}")).unwrap();
+        assert_eq!(read.platform(), kind);
+        let early = configuration(&format!("{text}{table}"));
+        assert_eq!(early, Err(ConfigurationError::Evidence));
+        let more = configuration(&format!("{later}{table}other = 1\n"));
+        assert!(matches!(more, Err(ConfigurationError::Toml(_))));
+    }
+    let unknown = configuration(&format!("{later}\n[evidence]\nplatform = \"cca\"\n"));
+    assert!(matches!(unknown, Err(ConfigurationError::Toml(_))));
 }

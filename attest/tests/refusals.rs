@@ -5,23 +5,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 16] = [
+const ERRORS: [&str; 19] = [
     "BundleError",
     "CborError",
     "ChainFault",
     "CheckpointError",
     "ConfigurationError",
+    "DocumentFault",
     "EnvelopeError",
     "EventLogError",
     "EvidenceError",
     "PolicyError",
     "QuoteError",
     "Refusal",
+    "ReleaseError",
     "ReportError",
     "RevocationFault",
     "SnpError",
     "StatementError",
     "TableError",
+    "TdxError",
 ];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
