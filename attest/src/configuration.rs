@@ -14,8 +14,8 @@
 //! port = 8080
 //! ```
 //!
-//! Every key is required, no other key is allowed. Version 1 means that a TPM gives evidence; version
-//! 2 says who does:
+//! Every key is required, no other key is allowed. Version 1 means that a TPM gives evidence;
+//! version 2 says who does:
 //!
 //! ```toml
 //! version = 2

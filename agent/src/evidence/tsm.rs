@@ -6,8 +6,8 @@
 //!                                     └ generation counts what was written: it must not move
 //! ```
 //!
-//! Each report has a folder of its own, which is removed whatever happens. One that is busy is asked
-//! for again within bounds, and then it is an error.
+//! Each report has a folder of its own, which is removed whatever happens. One that is busy is
+//! asked for again within bounds, and then it is an error.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};

@@ -1,4 +1,5 @@
-//! The source of reports against a stand-in for the kernel, in which things go wrong as they do there.
+//! The source of reports against a stand-in for the kernel, in which things go wrong as they do
+//! there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
