@@ -15,7 +15,6 @@ use common::Site;
 use release::bill::BillError;
 use release::compare::{Side, SideError};
 use release::root::{Deviation, RootError};
-use release::tools::ToolError;
 use serde_json::Value;
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
@@ -572,57 +571,4 @@ fn launch_digests_are_compared() {
     assert_eq!(change["after"], Digest::<48>::sha384(b"two").to_string());
     assert_eq!(compared("any").0, 6);
     assert_eq!(compared("measurements").0, 0);
-}
-
-#[test]
-fn nobody_else_reaches_what_is_taken_apart() {
-    let builds = equal();
-    let folder = builds.path("");
-    let enter = builds.path("source/image/enter.sh");
-    let text = fs::read_to_string(&enter).unwrap();
-    let seen = builds.path("seen");
-    let note = format!(
-        "into=${{4#--extract=}}; stat -c '%a %n' \"${{into%/*}}\" >>'{}'\nshift 2\n",
-        seen.display()
-    );
-    common::script(&enter, &text.replacen("shift 2\n", &note, 1));
-    fs::create_dir(builds.path("tmp")).unwrap();
-    for arguments in [
-        &["compare", "theirs", "ours", "--source", "source"][..],
-        &["bill", "--image", "ours/image", "--source", "source"],
-    ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
-        command.args(arguments).current_dir(&folder);
-        let status = command.env("TMPDIR", builds.path("tmp")).status();
-        assert!(status.unwrap().success());
-    }
-    let seen = fs::read_to_string(seen).unwrap();
-    let names: BTreeSet<&str> = seen.lines().collect();
-    let above = builds.path("tmp");
-    let expected = format!("700 {}/cloister-scratch-", above.display());
-    // One folder for each command, of another name each time, and none of it is left.
-    assert_eq!((seen.lines().count(), names.len()), (3, 2), "{seen}");
-    assert!(
-        names.iter().all(|name| name.starts_with(&expected)),
-        "{seen}"
-    );
-    assert_eq!(above.read_dir().unwrap().count(), 0);
-}
-
-#[test]
-fn what_unpacks_to_more_than_is_allowed_is_refused() {
-    let builds = equal();
-    let tools = release::tools::Tools::of(&builds.path("source")).unwrap();
-    let (packed, to) = (builds.path("packed"), builds.path("unpacked"));
-    fs::write(&packed, vec![7; 100_000]).unwrap();
-    tools.unpack_zstd(&packed, &to, 100_000).unwrap();
-    assert_eq!(fs::read(&to).unwrap(), vec![7; 100_000]);
-    let error = tools.unpack_zstd(&packed, &to, 99_999).unwrap_err();
-    assert!(
-        matches!(error, ToolError::TooLarge { most: 99_999, .. }),
-        "{error:?}"
-    );
-    fs::remove_file(&packed).unwrap();
-    let error = tools.unpack_zstd(&packed, &to, 1).unwrap_err();
-    assert!(matches!(error, ToolError::Failed { .. }), "{error:?}");
 }

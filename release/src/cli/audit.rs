@@ -78,8 +78,8 @@ a statement, envelope or bundle. What one side cannot tell is listed as not comp
 Conditions of --fail-on, which may be repeated: any (the default), nothing, growth=BYTES (of root,
 initrd and kernel together), or a topic: release, packages, files, setuid, command-line,
 configuration, units, sandbox, measurements, launch, artifacts, sizes.
-A topic that could not be compared fails. A root that is not what its manifest.json lists is refused;
-without the tools of --source nothing in it is compared.
+A topic that could not be compared fails. A root that is not what its manifest.json lists is
+refused; without the tools of --source nothing in it is compared.
 
 Exit codes: 0 no condition is met   1 misuse or unusable input   6 different")]
 pub(super) struct CompareArguments {
@@ -117,8 +117,9 @@ is taken apart down to the first object that differs, with the package or source
 likely cause: timestamp, path, order, mode, owner, version, missing or content.
 
 A statement must name every artifact of a release, each once, and the whole name of a commit. With
---image the sources must stand at that commit. What was asked for and not compared counts as different:
-values of other platforms than a TPM are such, until --without-config leaves out all that is measured.
+--image the sources must stand at that commit. What was asked for and not compared counts as
+different: values of other platforms than a TPM, until --without-config leaves out all that is
+measured.
 
 Exit codes: 0 equal, or with --without-config equal as far as compared: see `complete` in --json
             1 misuse or failure   2, 3, 4, 5 --policy refused it   6 different or not compared")]
