@@ -196,8 +196,8 @@ fn what_the_mirrors_no_longer_have_comes_from_the_snapshot_archive() {
     assert_eq!(fs::read(locked.cached()).unwrap(), PACKAGE);
 }
 
-/// A mirror whose line is cut after the first nine bytes of a package. Asked for what is missing, it
-/// says nothing until `mended`. Gives its address, and the place where the last such wish began.
+/// A mirror whose line is cut after the first nine bytes of a package. Asked for what is missing,
+/// it says nothing until `mended`. Gives its address, and the place where the last such wish began.
 fn cut_off_mirror(mended: Arc<AtomicBool>) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

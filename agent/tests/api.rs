@@ -112,7 +112,8 @@ async fn a_stream_and_a_whole_answer_say_the_same() {
         assert_eq!(last["usage"][count], usage[count]);
     }
 
-    // All but the last token had been read for the first answer, and is known to this session alone.
+    // All but the last token had been read for the first answer: this session's cache has it, and
+    // no other's.
     let cached = |usage: &Value| usage["prompt_tokens_details"]["cached_tokens"].as_u64();
     let prompt = usage["prompt_tokens"].as_u64().unwrap();
     assert_eq!(

@@ -42,7 +42,7 @@ impl KvCache {
         tokens.div_ceil(BLOCK_TOKENS)
     }
 
-    /// Takes what `blocks` lack for so many tokens, or nothing at all; false if there is too little.
+    /// Takes what `blocks` lack for so many tokens, or nothing at all: false if that is too much.
     pub(crate) fn grow(&mut self, blocks: &mut Vec<u32>, tokens: usize) -> bool {
         let missing = Self::blocks_for(tokens).saturating_sub(blocks.len());
         let taken = self.take(missing * BLOCK_TOKENS);

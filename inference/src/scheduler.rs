@@ -1,13 +1,13 @@
 //! The scheduler thread: schedule, forward, sample, emit.
 //!
-//! A request waits until there is a slot for it, and cache for its prompt. Next is always one of the
-//! client that has the fewest slots, then the one that came first; a client without a slot gets one
-//! of a client that has several. Each step advances every active request: those that generate by one
-//! token, those that read their prompt by a share of the step's prefill budget, one client after the
-//! other. A request takes cache as it grows. Where there is none left, first what is kept of ended
-//! requests goes; then the request that came last gives up its own, waits, and later reads its
-//! tokens again, which gives the same bits. The one that came first is never interrupted, and one
-//! full context always fits, so every request ends.
+//! A request waits until there is a slot for it, and cache for its prompt. Next is always one of
+//! the client that has the fewest slots, then the one that came first; a client without a slot gets
+//! one of a client that has several. Each step advances every active request: those that generate
+//! by one token, those that read their prompt by a share of the step's prefill budget, one client
+//! after the other. A request takes cache as it grows. Where there is none left, first what is kept
+//! of ended requests goes; then the request that came last gives up its own, waits, and later reads
+//! its tokens again, which gives the same bits. The one that came first is never interrupted, and
+//! one full context always fits, so every request ends.
 //!
 //! Slots and cache of a request that ended, was dropped or ran out of time are free before the next
 //! step.

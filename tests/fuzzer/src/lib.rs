@@ -73,7 +73,7 @@ targets! {
     b10 "attest-revocation_list" "../../../attest/fuzz/fuzz_targets/revocation_list.rs" revocation;
     b11 "attest-snp_certificate" "../../../attest/fuzz/fuzz_targets/snp_certificate.rs" vcek;
     b12 "attest-snp_report" "../../../attest/fuzz/fuzz_targets/snp_report.rs" snp_report;
-    b14 "attest-tdx_collateral" "../../../attest/fuzz/fuzz_targets/tdx_collateral.rs" tdx_collateral;
+    b14 "attest-tdx_chain" "../../../attest/fuzz/fuzz_targets/tdx_chain.rs" tdx_collateral;
     b15 "attest-tdx_document" "../../../attest/fuzz/fuzz_targets/tdx_document.rs" tdx_document;
     b16 "attest-tdx_quote" "../../../attest/fuzz/fuzz_targets/tdx_quote.rs" tdx_quote;
     b13 "attest-verify" "../../../attest/fuzz/fuzz_targets/verify.rs" evidence;
