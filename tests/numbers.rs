@@ -176,7 +176,7 @@ fn every_path_has_an_owner() {
     }
     let initrd = read.folder.path().join("initrd");
     tools()
-        .unpack_zstd(&read.image.join("initrd"), &initrd)
+        .unpack_zstd(&read.image.join("initrd"), &initrd, 1 << 28)
         .unwrap();
     let initrd = fs::read(initrd).unwrap();
     let entries = archive::entries(&initrd).unwrap();
@@ -233,7 +233,7 @@ fn planted_differences_are_named_in_the_image_itself() {
     let root = read.root();
     let unpacked = read.folder.path().join("initrd.cpio");
     tools()
-        .unpack_zstd(&read.image.join("initrd"), &unpacked)
+        .unpack_zstd(&read.image.join("initrd"), &unpacked, 1 << 28)
         .unwrap();
     let manifest = fs::read_to_string(read.image.join("manifest.json")).unwrap();
     let conf = root.join("usr/lib/sysctl.d/10-cloister.conf");

@@ -14,6 +14,7 @@ const MAX_COLUMNS: usize = 100;
 const ROOT: &[&str] = &[
     ".ci",
     ".github",
+    ".gitattributes",
     ".gitignore",
     "Cargo.lock",
     "Cargo.toml",

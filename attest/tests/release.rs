@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::release::envelope::{EnvelopeSignature, pae};
-use attest::release::statement::{SnpLaunchDigest, SnpReferenceValues};
+use attest::release::statement::{SnpLaunchDigest, SnpReferenceValues, Subject, SubjectDigest};
 use attest::release::{
     Bundle, BundleError, CheckpointError, EnvelopeError, MAX_BUNDLE_BYTES, ReleaseError,
     SignedCheckpoint, Statement, StatementError, VerifiedRelease,
@@ -194,6 +194,25 @@ fn what_is_signed_must_be_a_release_statement() {
         Statement::decode(text.as_bytes()).unwrap().encode(),
         text.as_bytes()
     );
+}
+
+#[test]
+fn an_artifact_is_named_once_and_in_its_place() {
+    let world = World::new();
+    let decode = |names: &[&str]| {
+        let subject = |name: &&str| Subject {
+            name: name.parse().unwrap(),
+            digest: SubjectDigest {
+                sha256: Digest::sha256(b"contents"),
+            },
+        };
+        let subjects = names.iter().map(subject).collect();
+        Statement::decode(&Statement::new(subjects, world.predicate.clone()).encode())
+    };
+    assert!(decode(&["a", "b", "image-a"]).is_ok());
+    for wrong in [&["a", "a"][..], &["b", "a"], &["a", "b", "a"]] {
+        assert_eq!(decode(wrong).unwrap_err(), StatementError::Subjects);
+    }
 }
 
 /// The first form that can state a release, and no statement about nothing.

@@ -9,7 +9,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use attest::Digest;
@@ -20,6 +19,7 @@ use crate::files::digest_of_file;
 use crate::inputs::{self, Input, InputsError};
 use crate::manifest::{self, Kind, Manifest, ManifestError};
 use crate::owns;
+use crate::root::{self, RootError};
 
 /// Name of the bill in an image's folder.
 pub const FILE: &str = "sbom.spdx.json";
@@ -34,7 +34,10 @@ pub const PARTS: [&str; 6] = [
 ];
 const NAMESPACE: &str = "https://cloister.dev/spdx/";
 const NOTHING: &str = "NOASSERTION";
-/// The programs of ours in an image: their crate, their name, and the SPDX id.
+const CREATOR: &str = concat!("Tool: cloister-release-", env!("CARGO_PKG_VERSION"));
+/// The file that says when the sources were made.
+const DATES: &str = "mkosi.conf";
+/// The programs of ours in an image: their crate and their name.
 const PROGRAMS: [(&str, &str); 2] = [
     ("cloister-agent", "cloister-agent"),
     ("cloister-verity", "verity-init"),
@@ -58,11 +61,8 @@ pub enum BillError {
         source: io::Error,
     },
     /// The packed root is not what the manifest lists.
-    #[error("{path} in root.erofs is not what manifest.json lists")]
-    Differs {
-        /// Path in the root.
-        path: String,
-    },
+    #[error(transparent)]
+    Root(#[from] RootError),
     /// The manifest names a package that the lock does not have.
     #[error(
         "the image holds {name} {version}, which {} does not name",
@@ -98,6 +98,7 @@ struct Bill {
 /// holds what was read back out of its root file system.
 pub fn make(source: &Path, image: &Path, root: &Path) -> Result<Vec<u8>, BillError> {
     let manifest = Manifest::read(image)?;
+    root::check(&manifest, root)?;
     let inputs = inputs::read(source)?;
     let mut bill = Bill::default();
     bill.add_debs(&inputs, &manifest)?;
@@ -118,7 +119,7 @@ pub fn make(source: &Path, image: &Path, root: &Path) -> Result<Vec<u8>, BillErr
         "documentNamespace": namespace(source, image)?,
         "creationInfo": {
             "created": date(source)?,
-            "creators": [concat!("Tool: cloister-release-", env!("CARGO_PKG_VERSION"))],
+            "creators": [CREATOR],
             "comment": "The time is that of the sources, SourceDateEpoch in mkosi.conf. \
                 Crates are those that Cargo.lock gives a program for any platform: the most \
                 that can be in it.",
@@ -147,16 +148,22 @@ pub fn check(source: &Path, image: &Path) -> Result<(), BillError> {
     }
 }
 
-/// The bill's name follows from all that it is made of.
+/// The bill's name follows from all that it is made of, and from what makes it.
 fn namespace(source: &Path, image: &Path) -> Result<String, BillError> {
-    let mut of = String::new();
-    let locks = [inputs::DEB_LOCK, inputs::CARGO_LOCK, inputs::LICENCES];
-    let locks = locks.map(|name| source.join(name));
+    let mut of = format!("{CREATOR}\n");
+    let locks = [
+        inputs::DEB_LOCK,
+        inputs::CARGO_LOCK,
+        inputs::LICENCES,
+        DATES,
+    ];
+    let locks = locks.map(|name| source.join(name)).into_iter();
+    let locks = locks.chain(inputs::manifests(source)?);
     let parts = PARTS
         .iter()
         .chain([&manifest::FILE])
         .map(|name| image.join(name));
-    for path in locks.into_iter().filter(|path| path.exists()).chain(parts) {
+    for path in locks.filter(|path| path.exists()).chain(parts) {
         of += &format!("{}\n", digest_of_file(&path).map_err(unreadable(&path))?);
     }
     Ok(format!("{NAMESPACE}{}", Digest::sha256(of.as_bytes())))
@@ -187,11 +194,19 @@ impl Bill {
                 .iter()
                 .flatten()
                 .any(|name| deb.name.starts_with(name));
-            if manifest.package(&deb.name).is_some() || (boots && is_for(deb, "image")) {
+            let is_inside =
+                manifest.package(&deb.name).is_some() || (boots && is_for(deb, "image"));
+            if is_inside {
                 self.relate("SPDXRef-Image", "CONTAINS", &id);
             }
-            if is_for(deb, "build") || is_for(deb, "tools") {
+            // Those of the second way as well: the bill is the same by both.
+            let is_tool = ["build", "tools", "nix"].iter().any(|set| is_for(deb, set));
+            if is_tool {
                 self.relate(&id, "BUILD_TOOL_OF", "SPDXRef-Image");
+            }
+            if !is_inside && !is_tool {
+                // Unpacked for the image, and nothing of it was taken.
+                self.relate(&id, "BUILD_DEPENDENCY_OF", "SPDXRef-Image");
             }
         }
         Ok(())
@@ -223,30 +238,17 @@ impl Bill {
         Ok(())
     }
 
-    /// Every file and link of the root.
+    /// Every file and link of the root, which is what the manifest lists.
     fn add_files(&mut self, manifest: &Manifest, root: &Path) -> Result<(), BillError> {
         for (path, file) in &manifest.files {
             let place = root.join(path.trim_start_matches('/'));
-            let differs = || BillError::Differs { path: path.clone() };
             let (contents, comment) = match &file.kind {
                 Kind::Folder { .. } => continue,
                 Kind::Link { target } => {
-                    let found = std::fs::read_link(&place).map_err(|_| differs())?;
-                    if found != Path::new(target) {
-                        return Err(differs());
-                    }
                     let comment = format!("symbolic link to {target}; its hashes are of that name");
                     (target.clone().into_bytes(), Some(comment))
                 }
-                Kind::File { mode, sha256 } => {
-                    let metadata = place.symlink_metadata().map_err(unreadable(&place))?;
-                    let contents = std::fs::read(&place).map_err(unreadable(&place))?;
-                    let same = Digest::sha256(&contents) == *sha256;
-                    if !same || metadata.mode() & 0o7777 != *mode {
-                        return Err(differs());
-                    }
-                    (contents, None)
-                }
+                Kind::File { .. } => (std::fs::read(&place).map_err(unreadable(&place))?, None),
             };
             let (kind, from) = match &file.from[..] {
                 "cloister-agent" => ("COPY_OF", "SPDXRef-Program-cloister-agent".to_owned()),
@@ -408,7 +410,7 @@ fn id(kind: &str, name: &str, version: &str) -> String {
 
 /// The time of the sources, as RFC 3339 has it.
 fn date(source: &Path) -> Result<String, BillError> {
-    let path = source.join("mkosi.conf");
+    let path = source.join(DATES);
     let text = std::fs::read_to_string(&path).map_err(unreadable(&path))?;
     let mut lines = text
         .lines()

@@ -35,8 +35,10 @@ pub enum Topic {
     Units,
     /// Settings of units that confine their processes.
     Sandbox,
-    /// Values that a machine must show.
+    /// Registers of a TPM that a machine must show.
     Measurements,
+    /// Values of other platforms that a machine must show: launch digests of SEV-SNP.
+    Launch,
     /// Artifacts, by hash.
     Artifacts,
     /// Bytes of each artifact.
@@ -45,7 +47,7 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Release,
         Self::Packages,
         Self::Files,
@@ -55,6 +57,7 @@ impl Topic {
         Self::Units,
         Self::Sandbox,
         Self::Measurements,
+        Self::Launch,
         Self::Artifacts,
         Self::Sizes,
     ];
@@ -71,6 +74,7 @@ impl Topic {
             Self::Units => "units",
             Self::Sandbox => "sandbox",
             Self::Measurements => "measurements",
+            Self::Launch => "launch",
             Self::Artifacts => "artifacts",
             Self::Sizes => "sizes",
         }

@@ -173,12 +173,24 @@ fn crates(source: &Path) -> Result<Vec<Input>, InputsError> {
 pub fn crate_graph(source: &Path) -> Result<CrateGraph, InputsError> {
     let mut graph = in_lock(source, CARGO_LOCK, crates::parse)?;
     graph.leave_tests_out(|room| {
-        let rooms = [room.to_owned(), format!("tests/{room}")];
-        let manifests = rooms.map(|room| source.join(room).join("Cargo.toml"));
+        let manifests = manifests_of(source, room);
         let mut texts = manifests.iter().map(std::fs::read_to_string);
         texts.find_map(Result::ok)
     });
     Ok(graph)
+}
+
+/// The manifests of our own crates, which say what of the lock a program is made of.
+pub fn manifests(source: &Path) -> Result<Vec<PathBuf>, InputsError> {
+    let graph = in_lock(source, CARGO_LOCK, crates::parse)?;
+    let rooms = graph.rooms().flat_map(|room| manifests_of(source, room));
+    Ok(rooms.filter(|path| path.is_file()).collect())
+}
+
+/// Where the manifest of a room may lie.
+fn manifests_of(source: &Path, room: &str) -> [PathBuf; 2] {
+    let rooms = [room.to_owned(), format!("tests/{room}")];
+    rooms.map(|room| source.join(room).join("Cargo.toml"))
 }
 
 fn in_lock<T>(

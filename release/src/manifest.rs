@@ -134,7 +134,11 @@ pub enum ManifestFault {
 impl Manifest {
     /// Reads the manifest in an image's folder.
     pub fn read(image: &Path) -> Result<Self, ManifestError> {
-        let path = image.join(FILE);
+        Self::read_file(image.join(FILE))
+    }
+
+    /// Reads a manifest under whatever name it was published.
+    pub fn read_file(path: PathBuf) -> Result<Self, ManifestError> {
         let unreadable = |source| ManifestError::Read {
             path: path.clone(),
             source,

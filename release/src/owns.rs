@@ -5,9 +5,8 @@
 //! `image/initrd.modules`. A version is that of the image's own manifest or bill, and of the lock
 //! where the image has no bill.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use attest::Digest;
@@ -19,6 +18,7 @@ use crate::differ::tree::source_of;
 use crate::differ::{archive, initrd as packed};
 use crate::inputs::{self, InputsError};
 use crate::manifest::{Manifest, ManifestError};
+use crate::scratch::Scratch;
 use crate::tools::Tools;
 
 /// How the kernel's package is named.
@@ -132,14 +132,8 @@ fn unpack(initrd: Vec<u8>, source: &Path) -> io::Result<Vec<u8>> {
         return Ok(initrd);
     }
     let tools = Tools::of(source).map_err(io::Error::other)?;
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let name = format!("cloister-owns-{}", hex::encode(random));
-    let scratch = std::env::temp_dir().join(name);
-    DirBuilder::new().mode(0o700).create(&scratch)?;
-    let unpacked = packed::unpack(&initrd, &tools, &scratch, "initrd");
-    fs::remove_dir_all(&scratch)?;
-    unpacked.map_err(io::Error::other)
+    let scratch = Scratch::new()?;
+    packed::unpack(&initrd, &tools, scratch.path(), "initrd").map_err(io::Error::other)
 }
 
 /// Whether the sources take a module out of the kernel's package.

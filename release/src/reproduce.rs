@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use attest::Digest;
 use attest::release::Statement;
 
+use crate::assemble::{IMAGE_FILES, OUTPUT_FILES};
 use crate::bill::{self, BillError};
 use crate::differ::Difference;
 use crate::differ::artifact::Descent;
@@ -95,8 +96,19 @@ pub struct Question<'a> {
     pub against: Option<&'a Path>,
     /// Sources at the release's revision.
     pub source: &'a Path,
-    /// Folder for what is taken apart.
+    /// Folder for what is taken apart, in which nobody else can look: see [`crate::scratch`].
     pub scratch: &'a Path,
+}
+
+/// What became of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// All of it was compared, and is the same.
+    Equal,
+    /// Nothing differs, and not all of it was compared.
+    Incomplete,
+    /// Something differs.
+    Different,
 }
 
 /// What came out, artifact by artifact.
@@ -248,6 +260,22 @@ fn in_order(stated: &BTreeMap<String, Digest<32>>) -> Vec<(String, Digest<32>)> 
 }
 
 impl Question<'_> {
+    /// What a whole release names and this one does not: what assembling makes, the parts of an
+    /// image, and whatever else of ours the image has. The bill alone may be left out.
+    pub fn unstated(&self) -> BTreeSet<String> {
+        let assembled = OUTPUT_FILES.map(str::to_owned);
+        let parts = IMAGE_FILES.map(|name| format!("image-{name}"));
+        let more = MADE_OF.iter().filter_map(|(name, _)| {
+            let file = name.strip_prefix("image-")?;
+            let is_made = file != bill::FILE && self.image.join(file).is_file();
+            is_made.then(|| (*name).to_owned())
+        });
+        let required = assembled.into_iter().chain(parts).chain(more);
+        required
+            .filter(|name| !self.stated.contains_key(name))
+            .collect()
+    }
+
     fn outcome(
         &self,
         name: &str,
@@ -325,11 +353,10 @@ impl Question<'_> {
             Published::Absent => return Ok(Because::NotAtHand),
         };
         fs::create_dir_all(self.scratch).map_err(unusable(self.scratch))?;
-        let manifest = candidates(against, "image-manifest.json");
-        let manifest = manifest.iter().filter_map(|path| path.parent());
+        let manifests = candidates(against, "image-manifest.json").into_iter();
         let owners = Owners {
-            theirs: manifest
-                .filter_map(|folder| Manifest::read(folder).ok())
+            theirs: manifests
+                .filter_map(|path| Manifest::read_file(path).ok())
                 .next(),
             ours: Manifest::read(self.image).ok(),
         };
@@ -341,11 +368,17 @@ impl Question<'_> {
         };
         Ok(match descent.artifact(name, &theirs, ours) {
             Ok(found) => Because::Found(found),
-            Err(error) if name == "image-root.erofs" => {
-                let listed = owners.compare().into_iter().map(|one| one.within(name));
-                Because::Listed(listed.collect(), error.to_string())
+            Err(error) => {
+                let listed = match name {
+                    "image-root.erofs" => owners.compare(),
+                    _ => Vec::new(),
+                };
+                let listed: Vec<_> = listed.into_iter().map(|one| one.within(name)).collect();
+                match listed.is_empty() {
+                    true => Because::NotReadable(error.to_string()),
+                    false => Because::Listed(listed, error.to_string()),
+                }
             }
-            Err(error) => Because::NotReadable(error.to_string()),
         })
     }
 }
@@ -357,11 +390,19 @@ impl Answer {
         outcomes.all(|outcome| *outcome == Outcome::NotRebuilt)
     }
 
-    /// Whether every stated artifact was built again to the same bits, or needs a configuration
-    /// that was left out on purpose.
-    pub fn is_equal(&self) -> bool {
-        let mut outcomes = self.artifacts.iter().map(|artifact| &artifact.outcome);
-        !outcomes.any(|outcome| matches!(outcome, Outcome::Different { .. }))
+    /// Whether every stated artifact was built again to the same bits; artifacts that need a
+    /// configuration which was left out are not compared.
+    pub fn verdict(&self) -> Verdict {
+        let verdicts = self
+            .artifacts
+            .iter()
+            .map(|artifact| match artifact.outcome {
+                Outcome::Equal => Verdict::Equal,
+                Outcome::NotRebuilt => Verdict::Incomplete,
+                Outcome::Different { .. } => Verdict::Different,
+            });
+        // Of no artifact at all nothing is known.
+        verdicts.max().unwrap_or(Verdict::Incomplete)
     }
 
     /// The first object that differs, with the artifact that it is in.
@@ -405,17 +446,24 @@ fn published_file(
 }
 
 /// Where a published artifact may lie: under its stated name, or in a folder as the build and
-/// assembling leave it.
+/// assembling leave it. Image and assembled artifacts share some names. A file of such a name that
+/// lies bare belongs to what lies beside it: to the assembled ones, where UKI or disk lie there, or
+/// files of the image under their stated names; else to the image.
 fn candidates(folder: &Path, name: &str) -> Vec<PathBuf> {
-    match name.strip_prefix("image-") {
-        Some(file) => ["image", "."]
-            .map(|below| folder.join(below).join(file))
-            .to_vec(),
-        None => vec![folder.join("assembled").join(name)],
+    let file = name.strip_prefix("image-").unwrap_or(name);
+    let is_shared = OUTPUT_FILES.contains(&file) && IMAGE_FILES.contains(&file);
+    let beside = MADE_OF.iter().map(|(name, _)| *name);
+    let is_assembled = beside
+        .filter(|name| name.starts_with("image-") || ["cloister.efi", "disk.img"].contains(name))
+        .any(|name| folder.join(name).is_file());
+    let stated = folder.join(name);
+    let bare = folder.join(file);
+    match name.starts_with("image-") {
+        true if is_shared && is_assembled => vec![stated, folder.join("image").join(file)],
+        true => vec![stated, folder.join("image").join(file), bare],
+        false if is_shared && !is_assembled => vec![folder.join("assembled").join(file)],
+        false => vec![folder.join("assembled").join(file), bare],
     }
-    .into_iter()
-    .chain([folder.join(name)])
-    .collect()
 }
 
 fn digest(name: &str, path: &Path) -> Result<Digest<32>, ReproduceError> {

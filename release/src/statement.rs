@@ -6,7 +6,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use attest::release::envelope::{EnvelopeSignature, PayloadType, pae};
 use attest::release::statement::{
@@ -18,6 +17,7 @@ use attest::{Digest, Name};
 use crate::assemble::OUTPUT_FILES;
 use crate::disk::{self, DiskError};
 use crate::files::digest_of_file;
+use crate::git;
 use crate::key::SigningKey;
 use crate::measure::{self, MeasureError, Measurement};
 use crate::pe::Image;
@@ -164,11 +164,7 @@ pub fn source_revision(folder: &Path, allow_dirty: bool) -> Result<Name, SourceE
         path: folder.to_owned(),
     };
     let git = |arguments: &[&str]| {
-        let output = Command::new("git")
-            .arg("-C")
-            .arg(folder)
-            .args(arguments)
-            .output();
+        let output = git::command(Some(folder)).args(arguments).output();
         let output = output.map_err(SourceError::Git)?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout)

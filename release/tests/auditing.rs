@@ -9,8 +9,12 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use attest::Digest;
 use builds::{Build, Builds};
 use common::Site;
+use release::bill::BillError;
+use release::compare::{Side, SideError};
+use release::root::{Deviation, RootError};
 use serde_json::Value;
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
@@ -54,6 +58,18 @@ fn equal() -> Builds {
     Builds::new(&Build::default(), &Build::default())
 }
 
+/// Packages whose own copyright file or metadata names no licence in a form that can be read out.
+const UNNAMED: [&str; 8] = [
+    "cuda-toolkit",
+    "libcrypt-dev",
+    "libcrypt1",
+    "libgc1",
+    "libpixman-1-0",
+    "libpython3-stdlib",
+    "python3",
+    "python3-minimal",
+];
+
 #[test]
 fn every_row_of_every_lock_is_listed_with_its_licence() {
     let (_, told) = told(repository(), &["inputs"]);
@@ -80,8 +96,10 @@ fn every_row_of_every_lock_is_listed_with_its_licence() {
         }
     }
     assert!(count > 300);
-    for input in inputs.iter().filter(|input| input["kind"] != "python") {
-        let known = input["licence"].is_string() && input["bytes"].is_u64();
+    for input in inputs {
+        let licence = input["licence"].as_str().unwrap_or("unknown");
+        let named = licence != "unknown" || UNNAMED.contains(&input["name"].as_str().unwrap());
+        let known = named && input["licence"].is_string() && input["bytes"].is_u64();
         assert!(
             known,
             "{} has no row in image/licences.lock: `make licences`",
@@ -93,6 +111,10 @@ fn every_row_of_every_lock_is_listed_with_its_licence() {
             input["name"]
         );
     }
+    let python = inputs.iter().find(|input| input["kind"] == "python");
+    let python = python.unwrap();
+    let origin = format!("pypi:{}", python["name"].as_str().unwrap());
+    assert_eq!(python["origin"], origin);
     // What an input is used for follows from the manifests: tests bring no crate into the image.
     let of = |name: &str| inputs.iter().find(|input| input["name"] == name).unwrap();
     assert_eq!(of("proptest")["used_for"].as_array().unwrap().len(), 1);
@@ -125,7 +147,7 @@ fn a_lock_that_is_damaged_is_named_with_its_line() {
     fs::write(&lock, text.replacen("amd64", "amd64 more", 1)).unwrap();
     assert!(listed(&builds).contains("image/deb.lock, line 2: not of the form"));
     fs::write(&lock, &text[..text.len() - 90]).unwrap();
-    assert!(listed(&builds).contains("line 7: "));
+    assert!(listed(&builds).contains("line 9: "));
     fs::remove_file(&lock).unwrap();
     assert!(listed(&builds).contains("cannot read source/image/deb.lock"));
 }
@@ -173,7 +195,10 @@ fn a_bill_covers_every_file_and_is_the_same_each_time() {
     let manifest = fs::read(folder.join("ours/image/manifest.json")).unwrap();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     let files = list("files");
-    for listed in manifest["files"].as_array().unwrap() {
+    let folders = |listed: &&Value| listed["sha256"].is_string() || listed["link"].is_string();
+    let listed = manifest["files"].as_array().unwrap().iter();
+    let listed: Vec<&Value> = listed.filter(folders).collect();
+    for listed in &listed {
         let name = format!("./root{}", text(listed, "path"));
         let file = files.iter().find(|file| file["fileName"] == *name).unwrap();
         if let Some(sha256) = listed["sha256"].as_str() {
@@ -184,7 +209,14 @@ fn a_bill_covers_every_file_and_is_the_same_each_time() {
             .filter(|relation| relation["spdxElementId"] == file["SPDXID"]);
         assert_eq!(origins.count(), 1, "{name}");
     }
-    assert_eq!(files.len(), manifest["files"].as_array().unwrap().len() + 6);
+    assert_eq!(files.len(), listed.len() + 6);
+    // And each package is there for something.
+    for package in list("packages") {
+        let id = text(&package, "SPDXID");
+        let ends = ["spdxElementId", "relatedSpdxElement"];
+        let named = |relation: &Value| ends.iter().any(|end| relation[end] == *id);
+        assert!(relations.iter().any(named), "{id}");
+    }
     for name in ["zlib1g", "linux-image-6.12", "zstd", "one", "verity-init"] {
         assert!(
             list("packages")
@@ -206,6 +238,22 @@ fn a_bill_of_another_image_or_lock_is_refused() {
     fs::write(image.join("cmdline"), "panic=0\n").unwrap();
     let stale = release::bill::check(&builds.path("source"), &image).unwrap_err();
     assert!(matches!(stale, release::bill::BillError::Stale { .. }));
+    fs::write(image.join("cmdline"), "panic=-1\n").unwrap();
+    release::bill::check(&builds.path("source"), &image).unwrap();
+    // Whatever the bill is made of makes another bill: dates, and manifests of our own crates.
+    let source = builds.path("source");
+    let dated = fs::read(source.join("mkosi.conf")).unwrap();
+    fs::write(source.join("mkosi.conf"), "SourceDateEpoch=1793491201\n").unwrap();
+    assert!(release::bill::check(&source, &image).is_err());
+    fs::write(source.join("mkosi.conf"), dated).unwrap();
+    release::bill::check(&source, &image).unwrap();
+    fs::create_dir(source.join("agent")).unwrap();
+    fs::write(
+        source.join("agent/Cargo.toml"),
+        "[dev-dependencies]\none = \"1\"\n",
+    )
+    .unwrap();
+    assert!(release::bill::check(&source, &image).is_err());
     let manifest = image.join("manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replacen("\"0755\"", "\"0711\"", 1)).unwrap();
@@ -291,7 +339,7 @@ fn a_comparison_names_every_change_with_its_owner() {
     assert_eq!(library["owner"], "zlib1g 1:1.3.2-1");
     assert!(change("setuid", "/usr/bin/udevadm")["before"].is_null());
     assert_eq!(change("command-line", "quiet")["after"], "");
-    let unit = "cloister-agent.service: Service.";
+    let unit = "/usr/lib/systemd/system/cloister-agent.service: Service.";
     assert_eq!(
         change("units", &format!("{unit}ExecStart"))["owner"],
         Value::Null
@@ -312,12 +360,12 @@ fn a_comparison_names_every_change_with_its_owner() {
         "{text}"
     );
     assert!(
-        text.contains("not compared: release, configuration, measurements"),
+        text.contains("not compared: release, configuration, measurements, launch"),
         "{text}"
     );
     let markdown = run(&folder, &[&sides[..], &["--markdown"]].concat()).stdout;
     let markdown = String::from_utf8(markdown).unwrap();
-    let row = "| <code>cloister-agent.service: Service.ProtectHome</code> | <code>yes</code> |";
+    let row = "/cloister-agent.service: Service.ProtectHome</code> | <code>yes</code> |";
     assert!(markdown.contains(row), "{markdown}");
     let tables = markdown.lines().filter(|line| line.starts_with("| <code>"));
     assert!(
@@ -376,4 +424,151 @@ fn releases_are_compared_by_their_statements() {
     let changes = |topic: &str| told["topics"][topic].as_array().unwrap().len();
     assert_eq!((changes("release"), changes("measurements")), (2, 6));
     assert!(told["topics"]["files"].is_null() && told["topics"]["sizes"].is_null());
+}
+
+/// What stands in a packed root and in no manifest.
+fn extra(path: &str, mode: u32, text: &str) -> Build {
+    let mut build = Build::default();
+    let extra = (path.to_owned(), mode, text.as_bytes().to_vec());
+    build.unlisted.push(extra);
+    build
+}
+
+#[test]
+fn a_root_with_more_than_its_manifest_lists_is_neither_compared_nor_billed() {
+    for (path, mode) in [
+        ("/usr/bin/su", 0o4755),
+        ("/usr/lib/systemd/system/evil.service", 0o644),
+    ] {
+        let builds = Builds::new(&Build::default(), &extra(path, mode, "[Service]\nUser=0\n"));
+        let folder = builds.path("");
+        let (image, source) = (builds.path("ours/image"), builds.path("source"));
+        let scratch = release::scratch::Scratch::within(&folder).unwrap();
+        let tools = release::tools::Tools::of(&source).unwrap();
+        let error = Side::read(&image, Some(&tools), scratch.path()).unwrap_err();
+        let SideError::Root(RootError::Differs {
+            path: at,
+            deviation,
+        }) = error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!((&*at, deviation), (path, Deviation::Unlisted));
+        let error = release::bill::make(&source, &image, &builds.path("ours-root")).unwrap_err();
+        let BillError::Root(RootError::Differs {
+            path: at,
+            deviation,
+        }) = error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!((&*at, deviation), (path, Deviation::Unlisted));
+        let sides = [
+            "compare",
+            "theirs",
+            "ours",
+            "--source",
+            "source",
+            "--fail-on",
+            "nothing",
+        ];
+        assert!(fails(&folder, &sides).contains("it is not listed"));
+    }
+}
+
+#[test]
+fn without_tools_a_manifest_speaks_for_nothing() {
+    let builds = Builds::new(&Build::default(), &extra("/usr/bin/su", 0o4755, ""));
+    let folder = builds.path("");
+    let sides = ["compare", "theirs", "ours", "--source", "nowhere"];
+    let (_, told) = told(&folder, &sides);
+    for topic in ["packages", "files", "setuid", "units", "sandbox"] {
+        assert!(told["topics"][topic].is_null(), "{topic}");
+    }
+    let code = run(&folder, &[&sides[..], &["--fail-on", "setuid"]].concat());
+    assert_eq!(code.status.code(), Some(6));
+}
+
+#[test]
+fn a_unit_in_etc_is_seen_beside_the_one_that_it_hides() {
+    let unit = |path: &str, text: &str| {
+        let file = (path.to_owned(), 0o644, text.as_bytes().to_vec());
+        (file.0, file.1, file.2, "image/rootfs".to_owned())
+    };
+    let build = |user: &str| {
+        let mut build = Build::default();
+        let text = format!("[Service]\nUser={user}\n");
+        build
+            .files
+            .push(unit("/etc/systemd/system/cloister-agent.service", &text));
+        build
+    };
+    let mut more = build("root");
+    more.files.push(unit(
+        "/etc/systemd/system/x.automount",
+        "[Automount]\nWhere=/x\n",
+    ));
+    more.files.push(unit("/etc/systemd/system/y.swap", ""));
+    let builds = Builds::new(&build("agent"), &more);
+    let sides = ["compare", "theirs", "ours", "--source", "source"];
+    let (_, told) = told(&builds.path(""), &sides);
+    let changes = |topic: &str| -> Vec<String> {
+        let changes = told["topics"][topic].as_array().unwrap().iter();
+        changes
+            .map(|change| change["what"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let etc = "/etc/systemd/system/";
+    assert_eq!(
+        changes("sandbox"),
+        [format!("{etc}cloister-agent.service: Service.User")]
+    );
+    let (where_, swap) = (
+        format!("{etc}x.automount: Automount.Where"),
+        format!("{etc}y.swap"),
+    );
+    assert_eq!(
+        changes("units"),
+        [format!("{etc}x.automount"), where_, swap]
+    );
+}
+
+#[test]
+fn a_command_line_that_says_something_else_differs() {
+    for (before, after) in [
+        ("a=1 a=2", "a=2 a=1"),
+        ("a b", "b a"),
+        ("a -- b", "-- a b"),
+        ("a", "a a"),
+        ("a", "a="),
+        ("a  b", "a b"),
+    ] {
+        let builds = equal();
+        fs::write(builds.path("theirs/image/cmdline"), before).unwrap();
+        fs::write(builds.path("ours/image/cmdline"), after).unwrap();
+        let sides = ["compare", "theirs", "ours", "--fail-on", "command-line"];
+        let output = run(&builds.path(""), &sides);
+        assert_eq!(output.status.code(), Some(6), "{before:?}, {after:?}");
+    }
+}
+
+#[test]
+fn launch_digests_are_compared() {
+    let site = Site::new();
+    site.assemble("out").unwrap();
+    let state = |name: &str, launched: &[u8]| {
+        let statement = common::launched(site.statement(1).unwrap(), launched);
+        fs::write(site.path(name), statement.encode()).unwrap();
+    };
+    state("one.json", b"one");
+    state("two.json", b"two");
+    let sides = ["compare", "one.json", "two.json", "--fail-on"];
+    let compared = |condition| told(&site.path(""), &[&sides[..], &[condition]].concat());
+    let (code, told) = compared("launch");
+    assert_eq!(code, 6);
+    let change = &told["topics"]["launch"][0];
+    assert_eq!(change["what"], "snp launch_digests qemu-epyc-v4-4 digest");
+    assert_eq!(change["after"], Digest::<48>::sha384(b"two").to_string());
+    assert_eq!(compared("any").0, 6);
+    assert_eq!(compared("measurements").0, 0);
 }

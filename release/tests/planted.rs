@@ -11,7 +11,7 @@ use builds::{Build, Builds, agent, elf, initrd};
 use proptest::prelude::*;
 use release::differ::{Cause, Difference, archive, content, disk, erofs, image};
 use release::differ::{elf as program, text};
-use release::reproduce::{Answer, Because, Outcome};
+use release::reproduce::{Answer, Because, Outcome, Question, Verdict};
 
 /// The answer where `plant` changes the rebuilt side, or the published one.
 fn planted(plant: impl FnOnce(&mut Build, &mut Build)) -> Answer {
@@ -33,14 +33,14 @@ fn first(answer: &Answer, artifact: &str) -> Difference {
         }
     }
     assert_eq!(own, [artifact]);
-    assert!(!answer.is_equal());
+    assert_eq!(answer.verdict(), Verdict::Different);
     answer.first().unwrap().clone()
 }
 
 #[test]
 fn equal_builds_are_equal() {
     let answer = planted(|_, _| {});
-    assert!(answer.is_equal() && answer.first().is_none());
+    assert_eq!((answer.verdict(), answer.first()), (Verdict::Equal, None));
     assert!(answer.artifacts.len() >= 6);
 }
 
@@ -270,17 +270,98 @@ fn a_uki_shows_its_section_and_a_disk_its_partition() {
         panic!("no partition differs");
     };
     assert_eq!((content, at), (disk::Content::Root, 77));
-    // The release partition is the last: whatever is attached there, the disk is the same.
+    // Whatever is attached in the release partition, the disk is the same.
     let bytes = read("one/disk.img");
     let mut attached = bytes.clone();
-    let end = attached.len() - (1 << 20);
-    attached[end] = 1;
+    attached[table.entries()[3].offset_bytes() as usize] = 1;
     fs::write(&two, attached).unwrap();
     assert_eq!(disk::compare(&one, &two).unwrap(), disk::Found::Nowhere);
     fs::write(&two, &bytes[..20000]).unwrap();
     assert!(disk::compare(&one, &two).is_err());
     fs::write(&two, b"no disk").unwrap();
     assert!(disk::compare(&one, &two).is_err());
+}
+
+#[test]
+fn a_disk_that_differs_outside_of_its_partitions_shows_where() {
+    let site = common::Site::new();
+    site.assemble("one").unwrap();
+    fs::create_dir(site.path("two")).unwrap();
+    let (one, two) = (site.path("one/disk.img"), site.path("two/disk.img"));
+    let bytes = fs::read(&one).unwrap();
+    let size = bytes.len();
+    let place = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut other = bytes.clone();
+        change(&mut other);
+        fs::write(&two, other).unwrap();
+        match disk::compare(&one, &two).unwrap() {
+            disk::Found::Table(found) => found.place.join(" → "),
+            other => panic!("{other:?}"),
+        }
+    };
+    // Protective MBR, a gap, the backup's entries and its header.
+    let table = "partition table → byte ";
+    assert_eq!(place(&|disk| disk[10] ^= 1), format!("{table}10"));
+    let gap = "outside of all partitions → byte 20000";
+    assert_eq!(place(&|disk| disk[20000] ^= 1), gap);
+    let backup = |at: usize| format!("backup of the {table}{at}");
+    assert_eq!(
+        place(&|disk| disk[size - 33 * 512] ^= 1),
+        backup(size - 33 * 512)
+    );
+    assert_eq!(place(&|disk| disk[size - 500] ^= 1), backup(size - 500));
+    assert_eq!(place(&|disk| disk.extend([0; 512])), "size");
+
+    // And an answer always names something.
+    fs::write(&two, &bytes).unwrap();
+    common::edit(&two, |disk| disk[size - 500] ^= 1);
+    let stated = release::reproduce::published(&site.path("two")).unwrap();
+    let source = Builds::new(&Build::default(), &Build::default());
+    let (image, assembled, against) = (site.path("image"), site.path("one"), site.path("two"));
+    let question = Question {
+        stated,
+        image: &image,
+        assembled: Some(&assembled),
+        against: Some(&against),
+        source: &source.path("source"),
+        scratch: &site.path("scratch"),
+    };
+    let answer = release::reproduce::answer(&question).unwrap();
+    let found = answer.first().unwrap();
+    assert_eq!(
+        found.place[..2],
+        ["disk.img", "backup of the partition table"]
+    );
+}
+
+#[test]
+fn flags_of_a_partition_are_named() {
+    let site = common::Site::new();
+    site.assemble("one").unwrap();
+    let (one, two) = (site.path("one/disk.img"), site.path("two.img"));
+    let mut bytes = fs::read(&one).unwrap();
+    // The flags of the second entry, and the sums that cover them (UEFI 2.10, 5.3.2).
+    bytes[1024 + 128 + 48] ^= 4;
+    let sum = crc32(&bytes[1024..1024 + 128 * 128]);
+    bytes[512 + 88..512 + 92].copy_from_slice(&sum.to_le_bytes());
+    bytes[512 + 16..512 + 20].fill(0);
+    let sum = crc32(&bytes[512..512 + 92]);
+    bytes[512 + 16..512 + 20].copy_from_slice(&sum.to_le_bytes());
+    fs::write(&two, bytes).unwrap();
+    let disk::Found::Table(found) = disk::compare(&one, &two).unwrap() else {
+        panic!("no table differs");
+    };
+    assert_eq!(found.place, ["partition table", "partition 2"]);
+    assert!(found.ours.ends_with("flags 0x4"), "{}", found.ours);
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |sum: u32, byte: &u8| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
+        })
+    };
+    !bytes.iter().fold(!0, step)
 }
 
 #[test]

@@ -3,116 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod common;
+mod released;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
-use common::{Logged, Site};
+use released::Released;
 use serde_json::Value;
-
-const BUILD: &str = r#"#!/bin/sh
-# build.sh --fresh --profile NAME --output DIR
-[ "$1 $2 $3" = "--fresh --profile production" ] || exit 9
-echo "building in $CLOISTER_CACHE" >&2
-mkdir -p "$5" && cp "$(dirname "$0")/../built/"* "$5/"
-"#;
-const ENTER: &str = "#!/bin/sh\necho the tools are not here >&2\nexit 1\n";
-
-/// A release of a site, and the repository that it was made from.
-struct Released {
-    site: Site,
-}
-
-impl Released {
-    fn new() -> Self {
-        let site = Site::new();
-        site.assemble("out").unwrap();
-        let source = site.path("source");
-        fs::create_dir_all(source.join("image")).unwrap();
-        for (name, text) in [("build.sh", BUILD), ("enter.sh", ENTER)] {
-            common::script(&source.join("image").join(name), text);
-        }
-        fs::copy(site.path("deb.lock"), source.join("image/deb.lock")).unwrap();
-        fs::create_dir(source.join("built")).unwrap();
-        for entry in site.path("image").read_dir().unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, source.join("built").join(path.file_name().unwrap())).unwrap();
-        }
-        let released = Self { site };
-        released.git(&["init", "--quiet", "--initial-branch=main"]);
-        released.commit();
-        released.git(&["tag", "v1.0.0"]);
-        released.state("");
-        released
-    }
-
-    fn git(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("git");
-        command.args(["-c", "user.name=t", "-c", "user.email=t@example.org"]);
-        let output = command
-            .args(arguments)
-            .current_dir(self.site.path("source"))
-            .output();
-        let output = output.unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn commit(&self) {
-        self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--message=x"]);
-    }
-
-    /// States the release as made from the checked-out commit, with an ending to its name.
-    fn state(&self, ending: &str) {
-        let mut statement = self.site.statement(1).unwrap();
-        let revision = self.git(&["rev-parse", "HEAD"]) + ending;
-        statement.predicate.source_revision = revision.parse().unwrap();
-        fs::write(self.site.path("statement.json"), statement.encode()).unwrap();
-        let logged = self.site.path("releases.log");
-        if logged.exists() {
-            return;
-        }
-        let logged = Logged::new(&self.site);
-        let bundle = logged.append(&statement);
-        fs::write(self.site.path("bundle.json"), bundle.encode()).unwrap();
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
-        command
-            .arg("reproduce")
-            .args(arguments)
-            .args(["--source", "source"]);
-        command
-            .args(["--output", "work"])
-            .current_dir(self.site.path(""));
-        let path = std::env::var("PATH").unwrap();
-        let path = format!("{}:{path}", self.site.path("bin").display());
-        command.env("PATH", path);
-        command.env("CLOISTER_CACHE", self.site.path("no-cache"));
-        command.output().unwrap()
-    }
-
-    fn told(&self, arguments: &[&str]) -> (i32, Value) {
-        let output = self.run(&[arguments, &["--json"]].concat());
-        let json = serde_json::from_slice(&output.stdout);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        (
-            output.status.code().unwrap(),
-            json.unwrap_or_else(|_| panic!("{stderr}")),
-        )
-    }
-
-    fn fails(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.contains(" hint: "), "{stderr}");
-        stderr
-    }
-}
 
 fn outcome(told: &Value, name: &str) -> String {
     let artifacts = told["artifacts"].as_array().unwrap();
@@ -126,6 +23,13 @@ fn an_honest_release_is_reproduced() {
     for form in ["statement.json", "bundle.json"] {
         let (code, told) = released.told(&[form, "--config", "config.toml"]);
         assert_eq!((code, &told["equal"]), (0, &true.into()), "{told:#}");
+        assert_eq!(
+            (&told["verdict"], &told["complete"]),
+            (&"equal".into(), &true.into())
+        );
+        let left = released.site.path("work").read_dir().unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(left.filter(|name| name.contains("scratch")).count(), 0);
         assert_eq!(told["facts"]["lock"], "as stated");
         assert_eq!(told["facts"]["registers"], "as stated");
         assert_eq!(outcome(&told, "disk.img"), "equal");
@@ -134,6 +38,17 @@ fn an_honest_release_is_reproduced() {
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("equal      image-vmlinuz "), "{text}");
+    let all = "INCOMPLETE: 10 artifact(s) are equal, and not all was compared";
+    assert!(text.contains(all), "{text}");
+    let (_, told) = released.told(&["statement.json", "--without-config"]);
+    assert_eq!(
+        (&told["verdict"], &told["equal"]),
+        (&"incomplete".into(), &Value::Null)
+    );
+    assert_eq!(
+        (&told["complete"], &told["not_compared"][0]),
+        (&false.into(), &"stated registers".into())
+    );
     assert!(text.contains("not built  disk.img "), "{text}");
     assert!(
         text.contains("6 artifact(s) need the configuration"),
@@ -360,10 +275,56 @@ fn an_image_that_was_built_elsewhere_is_taken_as_it_is() {
             .unwrap()
             .contains("not built here")
     );
+    // Sources at another commit are not those of the release, whatever they give.
+    let stated = released.git(&["rev-parse", "HEAD"]);
+    released.git(&["commit", "--quiet", "--allow-empty", "--message=y"]);
+    let head = released.git(&["rev-parse", "HEAD"]);
+    let (code, told) = released.told(&arguments);
+    let says = format!(
+        "the sources beside the image are at commit {head}, the release's at commit {stated}"
+    );
+    assert_eq!((code, &told["contradictions"][0]), (6, &says.into()));
+    assert_eq!(told["facts"]["sources"], format!("source at commit {head}"));
+    released.git(&["reset", "--quiet", "--hard", &stated]);
+    fs::rename(released.site.path("source/.git"), released.site.path("git")).unwrap();
+    let (code, told) = released.told(&arguments);
+    assert_eq!(
+        (code, &told["verdict"]),
+        (6, &"incomplete".into()),
+        "{told:#}"
+    );
+    fs::rename(released.site.path("git"), released.site.path("source/.git")).unwrap();
     released.site.set_part("os-release", b"ID=other\n");
     let (code, told) = released.told(&arguments);
     assert_eq!(
         (code, outcome(&told, "image-os-release")),
         (6, "different".to_owned())
     );
+}
+
+#[test]
+fn artifacts_in_one_flat_folder_are_told_apart() {
+    let released = Released::new();
+    let site = &released.site;
+    fs::create_dir(site.path("flat")).unwrap();
+    for (from, prefix) in [("image", "image-"), ("out", "")] {
+        for entry in site.path(from).read_dir().unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            fs::copy(&path, site.path("flat").join(format!("{prefix}{name}"))).unwrap();
+        }
+    }
+    let arguments = ["v1.0.0", "--against", "flat"];
+    let (code, told) = released.told(&arguments);
+    assert_eq!((code, &told["verdict"]), (0, &"equal".into()), "{told:#}");
+    assert_eq!(told["artifacts"].as_array().unwrap().len(), 16);
+    // What the image lacks is not taken from what was assembled of it.
+    fs::remove_file(site.path("flat/image-initrd")).unwrap();
+    let (code, told) = released.told(&arguments);
+    assert_eq!(
+        (code, &told["verdict"]),
+        (0, &"incomplete".into()),
+        "{told:#}"
+    );
+    assert_eq!(told["not_compared"][0], "not published: image-initrd");
 }

@@ -1,7 +1,8 @@
 //! What a release states (in-toto statement v1): its artifacts, and the values that a machine
 //! which runs them must show.
 //!
-//! The JSON has one spelling: no white space, keys in the order of the fields below.
+//! The JSON has one spelling: no white space, keys in the order of the fields below, artifacts
+//! sorted by name.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ pub struct Statement {
     /// Version of the statement's form.
     #[serde(rename = "_type")]
     pub kind: StatementType,
-    /// The artifacts.
+    /// The artifacts, sorted by name, each named once.
     pub subject: Vec<Subject>,
     /// Version of the predicate's form.
     #[serde(rename = "predicateType")]
@@ -167,6 +168,9 @@ pub enum StatementError {
     /// is empty.
     #[error("the predicate's form does not go with what it states")]
     PredicateType,
+    /// Artifacts are not sorted by name, or one is named twice.
+    #[error("its artifacts are not sorted by name, or one is named twice")]
+    Subjects,
     /// The same statement has another spelling.
     #[error("not in its one canonical spelling")]
     NotCanonical,
@@ -205,6 +209,10 @@ impl Statement {
         let stated = &statement.predicate.reference_values;
         if statement.predicate_type != stated.predicate_type() || stated.is_vacuous() {
             return Err(StatementError::PredicateType);
+        }
+        let subjects = &statement.subject;
+        if !subjects.is_sorted_by(|one, next| one.name < next.name) {
+            return Err(StatementError::Subjects);
         }
         if statement.encode() != bytes {
             return Err(StatementError::NotCanonical);

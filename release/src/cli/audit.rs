@@ -77,8 +77,9 @@ a statement, envelope or bundle. What one side cannot tell is listed as not comp
 
 Conditions of --fail-on, which may be repeated: any (the default), nothing, growth=BYTES (of root,
 initrd and kernel together), or a topic: release, packages, files, setuid, command-line,
-configuration, units, sandbox, measurements, artifacts, sizes.
-A topic that could not be compared fails.
+configuration, units, sandbox, measurements, launch, artifacts, sizes.
+A topic that could not be compared fails. A root that is not what its manifest.json lists is
+refused; without the tools of --source nothing in it is compared.
 
 Exit codes: 0 no condition is met   1 misuse or unusable input   6 different")]
 pub(super) struct CompareArguments {
@@ -94,7 +95,7 @@ pub(super) struct CompareArguments {
     /// What counts as different.
     #[arg(long, value_name = "CONDITION", default_value = "any")]
     pub(super) fail_on: Vec<Condition>,
-    /// Sources whose locked tools read the units out of the roots.
+    /// Sources whose locked tools read the roots back.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(super) source: PathBuf,
 }
@@ -115,7 +116,13 @@ Where bits differ, --against holds the published artifacts, flat or in image/ an
 is taken apart down to the first object that differs, with the package or source behind it and the
 likely cause: timestamp, path, order, mode, owner, version, missing or content.
 
-Exit codes: 0 equal   1 misuse or failure   2, 3, 4, 5 --policy refused it   6 different")]
+A statement must name every artifact of a release, each once, and the whole name of a commit. With
+--image the sources must stand at that commit. What was asked for and not compared counts as
+different: values of other platforms than a TPM, until --without-config leaves out all that is
+measured.
+
+Exit codes: 0 equal, or with --without-config equal as far as compared: see `complete` in --json
+            1 misuse or failure   2, 3, 4, 5 --policy refused it   6 different or not compared")]
 pub(super) struct ReproduceArguments {
     /// Statement, envelope or bundle of the release; or a tag of the sources.
     #[arg(value_name = "RELEASE")]

@@ -13,17 +13,37 @@ use crate::differ::tree::source_of;
 use crate::files::digest_of_file;
 use crate::manifest::{self, Kind, Manifest, ManifestError};
 use crate::measure::{self, MeasureError};
+use crate::root::{self, RootError};
 use crate::stated::{self, StatedError};
 use crate::tools::{ToolError, Tools};
 
 type Table = BTreeMap<String, String>;
 
+/// The row of a whole command line; no word has a space in it.
+const WHOLE_LINE: &str = "the whole line";
+
 const UKI: &str = "cloister.efi";
 /// Folders of a root that hold units.
-const UNIT_FOLDERS: [&str; 2] = ["/usr/lib/systemd/system/", "/etc/systemd/system/"];
+const UNIT_FOLDERS: [&str; 5] = [
+    "/etc/systemd/system.control/",
+    "/etc/systemd/system/",
+    "/lib/systemd/system/",
+    "/usr/lib/systemd/system/",
+    "/usr/local/lib/systemd/system/",
+];
 /// Kinds of units.
-const UNIT_ENDINGS: [&str; 9] = [
-    ".conf", ".device", ".mount", ".path", ".service", ".slice", ".socket", ".target", ".timer",
+const UNIT_ENDINGS: [&str; 11] = [
+    ".automount",
+    ".conf",
+    ".device",
+    ".mount",
+    ".path",
+    ".service",
+    ".slice",
+    ".socket",
+    ".swap",
+    ".target",
+    ".timer",
 ];
 
 /// What is known of one build or release.
@@ -31,12 +51,14 @@ const UNIT_ENDINGS: [&str; 9] = [
 pub struct Side {
     pub(super) name: String,
     release: Option<Table>,
+    /// Where the packed root was read back, and is what it lists.
     manifest: Option<Manifest>,
     command_line: Option<String>,
     configuration: Option<Table>,
-    /// Settings of each unit.
+    /// Settings of each unit, by its whole path: one in /etc stands beside one in /usr.
     units: Option<BTreeMap<String, Table>>,
     measurements: Option<Table>,
+    launch: Option<Table>,
     /// Hash, and size where the file itself is there.
     artifacts: Option<BTreeMap<String, (String, Option<u64>)>>,
 }
@@ -66,6 +88,9 @@ pub enum SideError {
     /// The manifest cannot be used.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The packed root is not what the manifest lists.
+    #[error(transparent)]
+    Root(#[from] RootError),
     /// The UKI's measurement cannot be predicted.
     #[error("{path}: {source}")]
     Measure {
@@ -86,7 +111,8 @@ pub enum SideError {
 }
 
 impl Side {
-    /// Reads a side. `tools` read units out of a root; without them units are not compared.
+    /// Reads a side. `tools` read its root back; without them nothing is known of what is in it,
+    /// whatever its manifest says. `scratch` is a folder in which nobody else can look.
     pub fn read(path: &Path, tools: Option<&Tools>, scratch: &Path) -> Result<Self, SideError> {
         let metadata = path.metadata().map_err(unreadable(path))?;
         if !metadata.is_dir() {
@@ -116,6 +142,7 @@ impl Side {
             configuration: None,
             units: None,
             measurements: None,
+            launch: None,
             artifacts: None,
         }
     }
@@ -141,6 +168,7 @@ impl Side {
         Self {
             release: Some(release.into()),
             measurements: Some(registers(&stated.reference_values.tpm)),
+            launch: Some(stated::beyond_tpm(&stated.reference_values)),
             artifacts: Some(artifacts.collect()),
             ..Self::empty(path)
         }
@@ -163,9 +191,11 @@ impl Side {
                 fs::remove_dir_all(&root).map_err(unreadable(&root))?;
             }
             tools.extract_erofs(&image.join("root.erofs"), &root)?;
+            root::check(&manifest, &root)?;
             self.units = Some(read_units(&manifest, &root)?);
+            self.manifest = Some(manifest);
+            fs::remove_dir_all(&root).map_err(unreadable(&root))?;
         }
-        self.manifest = Some(manifest);
         Ok(())
     }
 
@@ -209,9 +239,16 @@ impl Side {
             Topic::Setuid => Some(files(self.manifest.as_ref()?, |mode| mode & 0o7000 != 0)),
             Topic::CommandLine => Some(words(self.command_line.as_deref()?)),
             Topic::Configuration => self.configuration.clone(),
-            Topic::Units => Some(self.settings(|name| !units::is_sandbox(name))?),
+            Topic::Units => {
+                let mut table = self.settings(|name| !units::is_sandbox(name))?;
+                // One without a setting may still hide another, or undo it.
+                let units = self.units.as_ref()?.keys();
+                table.extend(units.map(|unit| (unit.clone(), String::new())));
+                Some(table)
+            }
             Topic::Sandbox => Some(self.settings(units::is_sandbox)?),
             Topic::Measurements => self.measurements.clone(),
+            Topic::Launch => self.launch.clone(),
             Topic::Artifacts => {
                 let artifacts = self.artifacts.as_ref()?.iter();
                 let shown = artifacts.map(|(name, (sum, _))| (name.clone(), sum.clone()));
@@ -227,7 +264,7 @@ impl Side {
         }
     }
 
-    /// The settings of all units that fit, and that each unit is there.
+    /// The settings of all units that fit.
     fn settings(&self, fits: impl Fn(&str) -> bool) -> Option<Table> {
         let mut table = Table::new();
         for (unit, settings) in self.units.as_ref()? {
@@ -311,8 +348,10 @@ fn files(manifest: &Manifest, fits: impl Fn(u32) -> bool) -> Table {
 }
 
 /// A command line by its keys; the words of a key that stands several times follow each other.
+/// Order, repetition and what a word means after `--` show in the line as a whole alone.
 fn words(line: &str) -> Table {
-    let mut table = Table::new();
+    let whole = line.strip_suffix('\n').unwrap_or(line);
+    let mut table = Table::from([(WHOLE_LINE.to_owned(), whole.escape_debug().to_string())]);
     for word in line.split_whitespace() {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         let values = table.entry(key.to_owned()).or_default();
@@ -347,11 +386,10 @@ fn read_units(manifest: &Manifest, root: &Path) -> Result<BTreeMap<String, Table
         let inside = UNIT_FOLDERS
             .iter()
             .find_map(|folder| path.strip_prefix(folder));
-        let Some(name) =
-            inside.filter(|name| UNIT_ENDINGS.iter().any(|ending| name.ends_with(ending)))
-        else {
+        let is_unit = |name: &str| UNIT_ENDINGS.iter().any(|ending| name.ends_with(ending));
+        if !inside.is_some_and(is_unit) {
             continue;
-        };
+        }
         let settings = match &file.kind {
             Kind::Link { target } => Table::from([("link".to_owned(), target.clone())]),
             Kind::Folder { .. } => continue,
@@ -361,7 +399,7 @@ fn read_units(manifest: &Manifest, root: &Path) -> Result<BTreeMap<String, Table
                 units::parse(&String::from_utf8_lossy(&bytes))
             }
         };
-        found.insert(name.to_owned(), settings);
+        found.insert(path.clone(), settings);
     }
     Ok(found)
 }

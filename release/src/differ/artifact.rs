@@ -50,6 +50,9 @@ pub enum DescentError {
         /// The root.
         path: PathBuf,
     },
+    /// Nothing in them differs that is looked into.
+    #[error("nothing was found in it that differs")]
+    Nothing,
     /// An initrd cannot be unpacked.
     #[error(transparent)]
     Initrd(#[from] InitrdError),
@@ -65,8 +68,7 @@ pub enum DescentError {
 }
 
 impl Descent<'_> {
-    /// The differences of an artifact, the first one first; none if only what does not count
-    /// differs.
+    /// The differences of an artifact, the first one first: at least one.
     pub fn artifact(
         &self,
         name: &str,
@@ -85,6 +87,9 @@ impl Descent<'_> {
                 content(&theirs, &ours).into_iter().collect()
             }
         };
+        if found.is_empty() {
+            return Err(DescentError::Nothing);
+        }
         let owner = crate::owns::artifact(kind).map(|owner| self.owner(owner));
         let found = found
             .into_iter()

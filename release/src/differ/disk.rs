@@ -5,13 +5,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use verity::gpt::{Entry, GptError, Table};
+use verity::gpt::{Entry, GptError, SECTOR_BYTES, TABLE_BYTES, Table};
 
 use super::{Cause, Difference};
 use crate::disk::{ESP_TYPE, RELEASE_TYPE, ROOT_TYPE, ROOT_VERITY_TYPE};
 
 /// Bytes that are compared at a time.
 const CHUNK_BYTES: usize = 1 << 20;
+/// The entries again and the backup header, at the end of a disk.
+const BACKUP_BYTES: u64 = 33 * SECTOR_BYTES;
 
 /// What a partition of ours holds, causes before what follows from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +22,7 @@ pub enum Content {
     Root,
     /// The EFI system partition.
     Esp,
-    /// Its hash tree.
+    /// The root's hash tree.
     HashTree,
     /// Something else.
     Other,
@@ -31,7 +33,7 @@ pub enum Content {
 pub enum Found {
     /// Nowhere that counts: a release partition may hold any bundle.
     Nowhere,
-    /// In the partition table, or outside of all partitions.
+    /// In a partition table, or outside of all partitions.
     Table(Difference),
     /// In a partition.
     Partition {
@@ -96,7 +98,11 @@ pub fn compare(theirs: &Path, ours: &Path) -> Result<Found, DiskCompareError> {
         let entries = entries.iter().map(|entry| {
             let (first, last) = (entry.first, entry.last);
             let (kind, id) = (entry.type_guid, entry.unique_guid);
-            format!("{} {kind} {id} sectors {first}-{last}", entry.name)
+            let flags = entry.attributes;
+            format!(
+                "{} {kind} {id} sectors {first}-{last} flags {flags:#x}",
+                entry.name
+            )
         });
         entries.collect::<Vec<_>>()
     };
@@ -114,12 +120,18 @@ pub fn compare(theirs: &Path, ours: &Path) -> Result<Found, DiskCompareError> {
             Found::Table(found.within("partition table"))
         }
         None if left.table != right.table => {
-            let ids = [&left, &right].map(|disk| disk.table.disk_guid().to_string());
-            let [one, other] = ids;
+            let shown = |disk: &Disk| {
+                let (id, backup) = (disk.table.disk_guid(), disk.table.backup_sector());
+                format!("{id}, backup in sector {backup}")
+            };
+            let (one, other) = (shown(&left), shown(&right));
             let found = Difference::new("id of the disk", one, other, Cause::Content);
             Found::Table(found.within("partition table"))
         }
-        None => Found::Nowhere,
+        None => match left.outside(&right)? {
+            Some(found) => Found::Table(found),
+            None => Found::Nowhere,
+        },
     })
 }
 
@@ -156,6 +168,51 @@ impl Disk {
         })
     }
 
+    /// The first byte outside of all partitions at which two disks differ whose partitions lie
+    /// in the same places: in the tables, between partitions, behind the last one.
+    fn outside(&self, other: &Self) -> Result<Option<Difference>, DiskCompareError> {
+        let (bytes, other_bytes) = (self.bytes()?, other.bytes()?);
+        if bytes != other_bytes {
+            let (one, other) = (format!("{bytes} bytes"), format!("{other_bytes} bytes"));
+            return Ok(Some(Difference::new("size", one, other, Cause::Content)));
+        }
+        let mut entries: Vec<&Entry> = self.table.entries().iter().collect();
+        entries.sort_by_key(|entry| entry.first);
+        let mut start = 0;
+        let ranges = entries.iter().map(|entry| {
+            let offset = entry.offset_bytes();
+            (offset, offset.saturating_add(entry.size_bytes()))
+        });
+        for (end, next) in ranges.chain([(bytes, bytes)]) {
+            let end = end.min(bytes);
+            if let Some(at) = self.range(start, other, start, end.saturating_sub(start))? {
+                let at = start + at;
+                let place = match at {
+                    _ if at < TABLE_BYTES as u64 => "partition table",
+                    _ if at >= bytes.saturating_sub(BACKUP_BYTES) => {
+                        "backup of the partition table"
+                    }
+                    _ => "outside of all partitions",
+                };
+                let shown = |disk: &Self| Ok(hex::encode(disk.read(at, 1)?));
+                let (one, other) = (shown(self)?, shown(other)?);
+                let found = Difference::new(format!("byte {at}"), one, other, Cause::Content);
+                return Ok(Some(found.within(place)));
+            }
+            start = start.max(next);
+        }
+        Ok(None)
+    }
+
+    fn bytes(&self) -> Result<u64, DiskCompareError> {
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|source| DiskCompareError::Read {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(metadata.len())
+    }
+
     /// The first byte at which two partitions differ.
     fn difference(
         &self,
@@ -165,18 +222,31 @@ impl Disk {
     ) -> Result<Option<u64>, DiskCompareError> {
         let (bytes, other_bytes) = (entry.size_bytes(), other_entry.size_bytes());
         let common = bytes.min(other_bytes);
+        let (start, other_start) = (entry.offset_bytes(), other_entry.offset_bytes());
+        let found = self.range(start, other, other_start, common)?;
+        Ok(found.or((bytes != other_bytes).then_some(common)))
+    }
+
+    /// The first of so many bytes at which two disks differ.
+    fn range(
+        &self,
+        start: u64,
+        other: &Self,
+        other_start: u64,
+        bytes: u64,
+    ) -> Result<Option<u64>, DiskCompareError> {
         let mut at = 0;
-        while at < common {
-            let length = (common - at).min(CHUNK_BYTES as u64) as usize;
-            let left = self.read(entry.offset_bytes() + at, length)?;
-            let right = other.read(other_entry.offset_bytes() + at, length)?;
+        while at < bytes {
+            let length = (bytes - at).min(CHUNK_BYTES as u64) as usize;
+            let left = self.read(start + at, length)?;
+            let right = other.read(other_start + at, length)?;
             if left != right {
                 let within = super::first_difference(&left, &right) as u64;
                 return Ok(Some(at + within));
             }
             at += length as u64;
         }
-        Ok((bytes != other_bytes).then_some(common))
+        Ok(None)
     }
 
     fn read(&self, at: u64, length: usize) -> Result<Vec<u8>, DiskCompareError> {

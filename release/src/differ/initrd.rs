@@ -16,6 +16,8 @@ use crate::tools::{ToolError, Tools};
 
 /// How a zstd frame begins.
 pub const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// Most that the archives of an initrd are unpacked to.
+const MAX_BYTES: u64 = 256 << 20;
 /// A block that repeats one byte.
 const REPEATED: u32 = 1;
 
@@ -83,7 +85,8 @@ pub fn unpack(
         let bytes = frame_bytes(rest).ok_or(InitrdError::Frame(at))?;
         let frame = rest.get(..bytes).unwrap_or_default();
         fs::write(&packed, frame).map_err(unusable(&packed))?;
-        tools.unpack_zstd(&packed, &plain)?;
+        let left = MAX_BYTES.saturating_sub(unpacked.len() as u64);
+        tools.unpack_zstd(&packed, &plain, left)?;
         unpacked.extend(fs::read(&plain).map_err(unusable(&plain))?);
         unpacked.resize(unpacked.len().next_multiple_of(4), 0);
         at += bytes;

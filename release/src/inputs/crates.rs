@@ -31,6 +31,12 @@ struct Crate {
     dependencies: Vec<String>,
 }
 
+impl Crate {
+    fn room(&self) -> &str {
+        self.name.strip_prefix("cloister-").unwrap_or(&self.name)
+    }
+}
+
 /// What is wrong with a row of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LockFault {
@@ -114,8 +120,7 @@ impl CrateGraph {
     /// a room, by the end of its crate's name.
     pub(super) fn leave_tests_out(&mut self, manifest: impl Fn(&str) -> Option<String>) {
         for one in self.crates.iter_mut().filter(|one| one.source.is_none()) {
-            let room = one.name.strip_prefix("cloister-").unwrap_or(&one.name);
-            let Some(text) = manifest(room) else {
+            let Some(text) = manifest(one.room()) else {
                 continue;
             };
             let kept = keys(&text, |table| {
@@ -126,6 +131,12 @@ impl CrateGraph {
                 kept.contains(name.strip_prefix("cloister-").unwrap_or(name))
             });
         }
+    }
+
+    /// The rooms of this house, by the end of their crates' names.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = &str> {
+        let own = self.crates.iter().filter(|one| one.source.is_none());
+        own.map(Crate::room)
     }
 
     /// The crates from outside.

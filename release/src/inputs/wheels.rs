@@ -1,6 +1,6 @@
 //! `requirements.txt` with hashes: `name==version [; condition] \`, then lines `--hash=sha256:…`.
 
-use super::{Input, Kind, LockFault, REQUIREMENTS};
+use super::{Input, Kind, LockFault};
 
 pub(super) fn parse(text: &str) -> Result<Vec<Input>, (usize, LockFault)> {
     let mut inputs: Vec<(usize, Input)> = Vec::new();
@@ -23,7 +23,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Input>, (usize, LockFault)> {
             name: name.to_owned(),
             version: version.to_owned(),
             sha256: Vec::new(),
-            origin: REQUIREMENTS.to_owned(),
+            origin: format!("pypi:{name}"),
             bytes: None,
             licence: None,
             used_for: vec!["demo-model".to_owned()],
@@ -53,7 +53,10 @@ mod tests {
         );
         let inputs = parse(&text).unwrap();
         assert_eq!((inputs.len(), inputs[0].sha256.len()), (1, 2));
-        assert_eq!(inputs[0].version, "1.0");
+        assert_eq!(
+            (&*inputs[0].version, &*inputs[0].origin),
+            ("1.0", "pypi:one")
+        );
         assert_eq!(parse("one==1.0\n"), Err((1, LockFault::Unpinned)));
         assert_eq!(parse("one>=1.0\n"), Err((1, LockFault::Form)));
     }

@@ -77,9 +77,9 @@ impl Workplace {
         self.folder.join("assembled")
     }
 
-    /// Where artifacts are taken apart.
-    pub fn scratch(&self) -> PathBuf {
-        self.folder.join("scratch")
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Builds the image of `profile`. `shared` is the cache of everyday's builds, of which

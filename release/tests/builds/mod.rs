@@ -24,7 +24,7 @@ tool=$1
 shift
 case $tool in
 fsck.erofs) into=${1#--extract=} && mkdir -p "$into" && tar -xpf "$2" -C "$into" ;;
-zstd) cp "$6" "$5" ;;
+zstd) cat "$4" ;;
 esac
 "#;
 
@@ -43,6 +43,8 @@ pub struct Build {
     pub files: Vec<(String, u32, Vec<u8>, String)>,
     /// Path, target, origin.
     pub links: Vec<(String, String, String)>,
+    /// Path, mode, contents of what stands in the packed root and in no manifest.
+    pub unlisted: Vec<(String, u32, Vec<u8>)>,
     /// Name and version.
     pub packages: BTreeMap<String, String>,
     /// Path, mode, contents, in order.
@@ -85,6 +87,7 @@ impl Default for Build {
                 "usr/bin".to_owned(),
                 "base-files".to_owned(),
             )],
+            unlisted: Vec::new(),
             packages: [
                 ("base-files", "13.8"),
                 ("udev", "257.13-1"),
@@ -162,6 +165,16 @@ impl Builds {
             std::os::unix::fs::symlink(target, root.join(&path[1..])).unwrap();
             files.push(json!({ "path": path, "from": from, "link": target }));
         }
+        for folder in folders(&root) {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+            let path = format!("/{}", folder.strip_prefix(&root).unwrap().display());
+            files.push(json!({ "path": path, "from": "base-files", "mode": "0755" }));
+        }
+        for (path, mode, contents) in &build.unlisted {
+            let place = root.join(&path[1..]);
+            fs::write(&place, contents).unwrap();
+            fs::set_permissions(&place, fs::Permissions::from_mode(*mode)).unwrap();
+        }
         let packages: Vec<_> = build
             .packages
             .iter()
@@ -207,6 +220,16 @@ impl Builds {
     }
 }
 
+/// Every folder below another one.
+fn folders(above: &Path) -> Vec<PathBuf> {
+    let entries = above.read_dir().unwrap().map(|entry| entry.unwrap());
+    let inside = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+    inside
+        .map(|entry| entry.path())
+        .flat_map(|folder| [vec![folder.clone()], folders(&folder)].concat())
+        .collect()
+}
+
 const CARGO_LOCK: &str = r#"# made by cargo
 version = 4
 
@@ -244,10 +267,11 @@ pub fn lock(build: &Build) -> String {
         let sha256 = hash(&name, &version);
         rows += &format!("{name} {version} amd64 {sha256} 100 pool/{name}.deb image\n");
     }
-    rows + &format!(
-        "zstd 1.5.7 amd64 {} 100 pool/zstd.deb tools\n",
-        hash("zstd", "1.5.7")
-    )
+    for (name, sets) in [("zstd", "tools"), ("nix", "nix"), ("dpkg", "image")] {
+        let sha256 = hash(name, "1.5.7");
+        rows += &format!("{name} 1.5.7 amd64 {sha256} 100 pool/{name}.deb {sets}\n");
+    }
+    rows
 }
 
 /// A newc archive with these entries in this order.

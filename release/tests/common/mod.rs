@@ -14,6 +14,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use attest::Digest;
+use attest::release::statement::{SnpLaunchDigest, SnpReferenceValues};
 use release::command_line::CommandLine;
 use release::key::SigningKey;
 use release::log::Log;
@@ -274,6 +275,20 @@ impl Logged {
             minimum_version: 1,
         }
     }
+}
+
+/// The statement with a launch digest of SEV-SNP.
+pub fn launched(
+    mut statement: attest::release::Statement,
+    launched: &[u8],
+) -> attest::release::Statement {
+    statement.predicate.reference_values.snp = Some(SnpReferenceValues {
+        launch_digests: vec![SnpLaunchDigest {
+            machine: "qemu-epyc-v4-4".parse().unwrap(),
+            digest: Digest::sha384(launched),
+        }],
+    });
+    attest::release::Statement::new(statement.subject, statement.predicate)
 }
 
 /// Writes a program. Not by this process: a file that we had open cannot be started while another

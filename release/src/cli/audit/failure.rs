@@ -14,6 +14,7 @@ use crate::cli::failure::{Failure, MISUSE};
 
 const SOURCE: &str = "name a checkout of Cloister with --source";
 const IMAGE: &str = "give the folder that image/build.sh filled";
+const DAMAGED: &str = "the image is damaged or half-built: build it again";
 const RELEASE: &str = "give a statement, envelope or bundle that `cloister-release` made";
 const TOOLS: &str = "see what `image/enter.sh true` says in the sources";
 
@@ -32,7 +33,7 @@ impl From<BillError> for Failure {
         let hint = match &error {
             BillError::Manifest(_) | BillError::Read { .. } => IMAGE,
             BillError::Inputs(_) | BillError::NoDate => SOURCE,
-            BillError::Differs { .. } => "the image is damaged or half-built: build it again",
+            BillError::Root(_) => DAMAGED,
             BillError::Unlocked { .. } => "name the sources that this image was built from",
             BillError::Stale { .. } => "make it anew: `cloister-release bill --image DIR`",
         };
@@ -55,6 +56,7 @@ impl From<SideError> for Failure {
     fn from(error: SideError) -> Self {
         let hint = match &error {
             SideError::Nothing(_) | SideError::Read { .. } | SideError::Manifest(_) => IMAGE,
+            SideError::Root(_) => DAMAGED,
             SideError::Ambiguous { .. } => "name one of the folders in it",
             SideError::Measure { .. } => "assemble again, and change nothing in the folder",
             SideError::Stated(_) | SideError::Statement(_) => RELEASE,
@@ -75,6 +77,8 @@ impl From<ToolError> for Failure {
         let hint = match &error {
             ToolError::NoCheckout { .. } => SOURCE,
             ToolError::Run { .. } | ToolError::Failed { .. } => TOOLS,
+            ToolError::Write { .. } => "free space, or set TMPDIR to a folder of yours",
+            ToolError::TooLarge { .. } => DAMAGED,
         };
         Self::new(MISUSE, &error, hint)
     }
@@ -85,6 +89,7 @@ impl From<FetchError> for Failure {
         let hint = match &error {
             FetchError::Git(_) => "install git",
             FetchError::Dirty(_) => "ask its maker for a release of committed sources",
+            FetchError::NoCommit(_) => "ask its maker for a release that names a commit",
             FetchError::Revision(_) => RELEASE,
             FetchError::Clone { .. } => "name the repository with --source",
             FetchError::Absent { .. } => {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use release::differ::Difference;
 use release::inputs::{Input, Kind};
 use release::owns::Owned;
-use release::reproduce::{Answer, Artifact, Because, Outcome};
+use release::reproduce::{Answer, Artifact, Because, Outcome, Verdict};
 use serde_json::{Value, json};
 
 use crate::cli::failure::printable;
@@ -22,6 +22,26 @@ pub(super) struct Circumstances {
     pub(super) facts: Vec<(&'static str, String)>,
     /// Stated values that these sources and artifacts do not have.
     pub(super) contradictions: Vec<String>,
+    /// What should have been compared, and could not be.
+    pub(super) not_compared: Vec<String>,
+    /// What was not compared because it was not asked for.
+    pub(super) left_out: Vec<String>,
+}
+
+impl Circumstances {
+    /// The verdict on the whole, with that on the artifacts.
+    fn verdict(&self, artifacts: Verdict) -> Verdict {
+        let whole = match (
+            &self.contradictions[..],
+            &self.not_compared[..],
+            &self.left_out[..],
+        ) {
+            ([], [], []) => Verdict::Equal,
+            ([], ..) => Verdict::Incomplete,
+            _ => Verdict::Different,
+        };
+        artifacts.max(whole)
+    }
 }
 
 /// Every input, one line each, and how many of each kind.
@@ -112,21 +132,34 @@ pub(super) fn reproduction(around: &Circumstances, answer: &Answer) -> Report {
     for contradiction in &around.contradictions {
         let _ = writeln!(text, "{:<10} {}", "different", printable(contradiction));
     }
+    for (mark, lines) in [
+        ("MISSING", &around.not_compared),
+        ("left out", &around.left_out),
+    ] {
+        for line in lines {
+            let _ = writeln!(text, "{mark:<10} {}", printable(line));
+        }
+    }
     text.push('\n');
     for artifact in &answer.artifacts {
         artifact_text(&mut text, artifact);
     }
-    let equal = answer.is_equal() && around.contradictions.is_empty();
+    let verdict = around.verdict(answer.verdict());
     let (count, first) = (answer.artifacts.len(), answer.first());
     let left_out = answer
         .artifacts
         .iter()
         .filter(|one| one.outcome == Outcome::NotRebuilt);
     let left_out = left_out.count();
-    let _ = match (equal, first) {
-        (true, _) => writeln!(text, "\nequal: {} artifact(s)", count - left_out),
-        (false, None) => writeln!(text, "\nDIFFERENT"),
-        (false, Some(first)) => {
+    let _ = match (verdict, first) {
+        (Verdict::Equal, _) => writeln!(text, "\nequal: {count} artifact(s)"),
+        (Verdict::Incomplete, _) => writeln!(
+            text,
+            "\nINCOMPLETE: {} artifact(s) are equal, and not all was compared",
+            count - left_out
+        ),
+        (Verdict::Different, None) => writeln!(text, "\nDIFFERENT"),
+        (Verdict::Different, Some(first)) => {
             let place = printable(&first.place.join(" → "));
             writeln!(text, "\nDIFFERENT: first {place}; likely {}", first.cause)
         }
@@ -139,16 +172,33 @@ pub(super) fn reproduction(around: &Circumstances, answer: &Answer) -> Report {
     }
     let facts = around.facts.iter();
     let facts = facts.map(|(name, value)| (name.replace(' ', "_"), Value::from(value.as_str())));
+    let not_compared = [&around.not_compared[..], &around.left_out].concat();
     let json = json!({
-        "equal": equal,
+        "verdict": verdict_name(verdict),
+        "equal": (verdict != Verdict::Incomplete).then_some(verdict == Verdict::Equal),
+        "complete": not_compared.is_empty() && left_out == 0,
+        "not_compared": not_compared,
         "facts": facts.collect::<serde_json::Map<_, _>>(),
         "contradictions": around.contradictions,
         "first": first.map(difference_json),
         "artifacts": answer.artifacts.iter().map(artifact_json).collect::<Vec<_>>(),
     });
     let mut report = Report::of(text, json);
-    report.code = if equal { 0 } else { DIFFERENT };
+    report.code = match verdict {
+        Verdict::Equal => 0,
+        // As much as was asked for.
+        Verdict::Incomplete if around.not_compared.is_empty() => 0,
+        Verdict::Incomplete | Verdict::Different => DIFFERENT,
+    };
     report
+}
+
+const fn verdict_name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Equal => "equal",
+        Verdict::Incomplete => "incomplete",
+        Verdict::Different => "different",
+    }
 }
 
 fn artifact_text(text: &mut String, artifact: &Artifact) {

@@ -11,6 +11,7 @@ use attest::release::Statement;
 use attest::{Digest, Policy, ReleaseFloor};
 use release::reproduce::rebuild::{self, Workplace};
 use release::reproduce::{self as reproduction, Question, source};
+use release::scratch::Scratch;
 use release::tools::Tools;
 use release::{compare as comparison, files, inputs as locked, stated};
 
@@ -42,13 +43,13 @@ pub(crate) fn bill(arguments: &BillArguments) -> Outcome {
         root,
         output,
     } = arguments;
-    let scratch = Scratch::new()?;
+    let scratch = scratch()?;
     let steps = Steps::new(false);
     let root = match root {
         Some(root) => root.clone(),
         None => {
             steps.say("reading the root file system back");
-            let root = scratch.0.join("root");
+            let root = scratch.path().join("root");
             Tools::of(source)?.extract_erofs(&image.join("root.erofs"), &root)?;
             root
         }
@@ -67,7 +68,7 @@ pub(crate) fn bill(arguments: &BillArguments) -> Outcome {
 }
 
 pub(crate) fn compare(arguments: &CompareArguments) -> Outcome {
-    let scratch = Scratch::new()?;
+    let scratch = scratch()?;
     let tools = Tools::of(&arguments.source).ok();
     let steps = Steps::new(false);
     let side = |path: &Path| {
@@ -75,7 +76,7 @@ pub(crate) fn compare(arguments: &CompareArguments) -> Outcome {
             "reading {}",
             crate::cli::failure::printable(&path.to_string_lossy())
         ));
-        comparison::Side::read(path, tools.as_ref(), &scratch.0)
+        comparison::Side::read(path, tools.as_ref(), scratch.path())
     };
     let compared = comparison::compare(&side(&arguments.before)?, &side(&arguments.after)?);
     let text = match arguments.markdown {
@@ -107,7 +108,7 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Outcome {
     let asked = Asked::read(arguments, &mut around)?;
     let place = Workplace::new(&arguments.output)?;
     let (source, image) = match &arguments.image {
-        Some(image) => (taken_source(arguments, &mut around)?, image.clone()),
+        Some(image) => (asked.taken_source(arguments, &mut around)?, image.clone()),
         None => {
             say("fetching the sources");
             let sources = source::fetch(&arguments.source, &asked.revision, &place.source())?;
@@ -129,16 +130,18 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Outcome {
     };
     asked.check_lock(&source, &mut around)?;
     say("comparing");
-    let scratch = place.scratch();
+    // What comes out of published files may be hostile: nobody else sees it, none of it stays.
+    let scratch = Scratch::within(place.folder());
+    let scratch = scratch.map_err(|error| Failure::input(place.folder(), &error, ""))?;
     let question = Question {
         stated: asked.stated.clone(),
         image: &image,
         assembled: assembled.as_deref(),
         against: arguments.against.as_deref(),
         source: &source,
-        scratch: &scratch,
+        scratch: scratch.path(),
     };
-    fs::create_dir_all(&scratch).map_err(|error| Failure::input(&scratch, &error, ""))?;
+    asked.check_whole(&question, &mut around)?;
     reproduction::make_bill(&question, &Tools::of(&source)?)?;
     let answer = reproduction::answer(&question)?;
     if answer.is_empty() {
@@ -178,6 +181,7 @@ fn diffoscope(theirs: &Path, ours: &Path, to: &Path) -> Option<(&'static str, St
 
 /// What is asked for: hashes, revision, profile, configuration.
 struct Asked {
+    /// The release's statement; without one a tag was given.
     statement: Option<Statement>,
     stated: BTreeMap<String, Digest<32>>,
     revision: String,
@@ -188,19 +192,19 @@ struct Asked {
 impl Asked {
     fn read(arguments: &ReproduceArguments, around: &mut Circumstances) -> Result<Self, Failure> {
         let path = Path::new(&arguments.release);
-        if !path.is_file() {
+        // A pipe is a file as well.
+        if !path.exists() || path.is_dir() {
             return Self::of_tag(arguments, around);
         }
-        let statement = stated::read(path)?;
+        let (statement, signature) = read_statement(arguments, path)?;
+        source::check_commit(statement.predicate.source_revision.as_str())?;
         let facts = &statement.predicate;
         let version = format!(
             "{} version {} ({})",
             facts.name, facts.version, facts.profile
         );
         around.facts.push(("release", version));
-        around
-            .facts
-            .push(("signature", check_signature(arguments, path)?));
+        around.facts.push(("signature", signature));
         let mut asked = Self {
             stated: reproduction::stated(&statement),
             revision: facts.source_revision.to_string(),
@@ -242,7 +246,9 @@ impl Asked {
 
     /// The release's configuration: given, or published beside the artifacts.
     fn configuration(&self, arguments: &ReproduceArguments) -> Result<Option<PathBuf>, Failure> {
-        let is_needed = self.stated.keys().any(|name| !name.starts_with("image-"));
+        // What a statement names does not decide how much of it is checked.
+        let is_needed =
+            self.statement.is_some() || self.stated.keys().any(|name| !name.starts_with("image-"));
         if !is_needed || arguments.without_config {
             return Ok(None);
         }
@@ -275,6 +281,94 @@ impl Asked {
         };
         let hint = "give it with --config, or compare the image alone with --without-config";
         Err(Failure::plain(MISUSE, cause + ", which is not here", hint))
+    }
+
+    /// Sources beside an image that was built elsewhere: they give the tools, and nothing is built.
+    fn taken_source(
+        &self,
+        arguments: &ReproduceArguments,
+        around: &mut Circumstances,
+    ) -> Result<PathBuf, Failure> {
+        let source = PathBuf::from(&arguments.source);
+        Tools::of(&source)?;
+        let image = arguments.image.as_deref().unwrap_or(Path::new(""));
+        let built = format!(
+            "{}: taken as built from the sources, not built here",
+            image.display()
+        );
+        around.facts.push(("image", built));
+        let head = source::commit(&source, "HEAD");
+        let stated = match self.statement {
+            Some(_) => Some(self.revision.clone()),
+            None => source::commit(&source, &self.revision),
+        };
+        let shown = |commit: &Option<String>| match commit {
+            Some(commit) => format!("commit {commit}"),
+            None => "no known commit".to_owned(),
+        };
+        let (here, there) = (shown(&head), shown(&stated));
+        around
+            .facts
+            .push(("sources", format!("{} at {here}", source.display())));
+        around.facts.push(("stated", format!("sources at {there}")));
+        let says = format!("the sources beside the image are at {here}, the release's at {there}");
+        match (head, stated) {
+            (Some(head), Some(stated)) if head == stated => {}
+            (Some(_), Some(_)) => around.contradictions.push(says),
+            _ => around.not_compared.push(says),
+        }
+        if let Some(changes) = source::changes(&source).filter(|changes| *changes > 0) {
+            let says = format!("{} has {changes} uncommitted change(s)", source.display());
+            around.facts.push(("dirty", says));
+        }
+        Ok(source)
+    }
+
+    /// Whether the release states all of itself, and what of that is not compared here.
+    fn check_whole(
+        &self,
+        question: &Question<'_>,
+        around: &mut Circumstances,
+    ) -> Result<(), Failure> {
+        let unstated = question.unstated();
+        let Some(statement) = &self.statement else {
+            if !unstated.is_empty() {
+                let names: Vec<_> = unstated.into_iter().collect();
+                around
+                    .left_out
+                    .push(format!("not published: {}", names.join(", ")));
+            }
+            return Ok(());
+        };
+        let missing = unstated.iter();
+        let missing = missing.map(|name| format!("the statement does not name {name}"));
+        around.contradictions.extend(missing);
+        let facts = &statement.predicate;
+        let configuration = self.stated.get("config.toml");
+        if configuration.is_some_and(|sum| *sum != facts.configuration_digest) {
+            let says = "the stated configuration is not the stated config.toml";
+            around.contradictions.push(says.to_owned());
+        }
+        let profile = release::statement::profile(question.image)?;
+        if profile != facts.profile {
+            let says = format!(
+                "the image is of profile {profile}, stated is {}",
+                facts.profile
+            );
+            around.contradictions.push(says);
+        }
+        let platforms = stated::platforms(&facts.reference_values);
+        let platforms = platforms
+            .keys()
+            .map(|name| format!("stated values of {name}"));
+        match &self.configuration {
+            Some(_) => around.not_compared.extend(platforms),
+            None => {
+                around.left_out.push("stated registers".to_owned());
+                around.left_out.extend(platforms);
+            }
+        }
+        Ok(())
     }
 
     fn check_lock(&self, source: &Path, around: &mut Circumstances) -> Result<(), Failure> {
@@ -311,36 +405,23 @@ impl Asked {
     }
 }
 
-fn check_signature(arguments: &ReproduceArguments, bundle: &Path) -> Result<String, Failure> {
-    let Some(path) = &arguments.policy else {
-        return Ok("not checked: give --policy".to_owned());
-    };
-    let read = |path: &Path| fs::read(path).map_err(|error| Failure::input(path, &error, ""));
-    let policy = Policy::parse(&read(path)?);
-    let policy = policy.map_err(|error| Failure::input(path, &error, "correct the policy file"))?;
-    let bundle = read(bundle)?;
-    let verified = attest::verify_release(&bundle, &policy.release, ReleaseFloor::at(0))?;
-    Ok(format!("by {}, logged", verified.signer()))
-}
-
-/// Sources beside an image that was built elsewhere: they give the tools, and nothing is built.
-fn taken_source(
+/// The statement, and what is known of its signature. The file is read once: the statement that was
+/// verified is the one that is used.
+fn read_statement(
     arguments: &ReproduceArguments,
-    around: &mut Circumstances,
-) -> Result<PathBuf, Failure> {
-    let source = PathBuf::from(&arguments.source);
-    Tools::of(&source)?;
-    let image = arguments.image.as_deref().unwrap_or(Path::new(""));
-    let built = format!(
-        "{}: taken as built from the stated sources, not built here",
-        image.display()
-    );
-    around.facts.push(("image", built));
-    if let Some(changes) = source::changes(&source).filter(|changes| *changes > 0) {
-        let says = format!("{} has {changes} uncommitted change(s)", source.display());
-        around.facts.push(("sources", says));
-    }
-    Ok(source)
+    path: &Path,
+) -> Result<(Statement, String), Failure> {
+    let bytes = stated::read_bytes(path)?;
+    let Some(policy) = &arguments.policy else {
+        let statement = stated::parse(&bytes).map_err(|error| stated::malformed(path, error))?;
+        return Ok((statement, "not checked: give --policy".to_owned()));
+    };
+    let text = fs::read(policy).map_err(|error| Failure::input(policy, &error, ""))?;
+    let hint = "correct the policy file";
+    let policy = Policy::parse(&text).map_err(|error| Failure::input(policy, &error, hint))?;
+    let verified = attest::verify_release(&bytes, &policy.release, ReleaseFloor::at(0))?;
+    let signature = format!("by {}, logged", verified.signer());
+    Ok((verified.statement().clone(), signature))
 }
 
 fn describe(sources: &source::Sources, around: &mut Circumstances) {
@@ -376,24 +457,7 @@ impl Steps {
     }
 }
 
-/// A folder that is gone when it is no longer needed.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self, Failure> {
-        let name = format!("cloister-release-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let failed = |error| Failure::input(&folder, &error, "set TMPDIR to a folder of yours");
-        // Of a process that died and had our number; a link of somebody else is not followed.
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).map_err(failed)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // There is nobody left to tell.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn scratch() -> Result<Scratch, Failure> {
+    let hint = "set TMPDIR to a folder of yours";
+    Scratch::new().map_err(|error| Failure::input(&std::env::temp_dir(), &error, hint))
 }
