@@ -15,7 +15,10 @@ pub mod cause;
 pub mod disk;
 pub mod elf;
 pub mod erofs;
+pub mod fat;
 pub mod image;
+pub mod initrd;
+pub mod inodes;
 pub mod text;
 pub mod tree;
 
@@ -23,6 +26,8 @@ pub use cause::Cause;
 
 /// Most bytes of a fragment that a report shows.
 const SHOWN_BYTES: usize = 120;
+/// Characters before the first differing one that a report shows of a longer fragment.
+const SHOWN_BEFORE: usize = 40;
 /// Most differences that are reported of one artifact.
 pub const MAX_DIFFERENCES: usize = 64;
 
@@ -123,6 +128,51 @@ pub(crate) fn shown(text: &str) -> String {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
+}
+
+/// Two fragments that differ, as a report shows them: of long ones what is around the first
+/// differing character, so that the two never look the same.
+pub(crate) fn shown_pair(theirs: &str, ours: &str) -> (String, String) {
+    if theirs.len() <= SHOWN_BYTES && ours.len() <= SHOWN_BYTES {
+        return (theirs.to_owned(), ours.to_owned());
+    }
+    let pairs = theirs.chars().zip(ours.chars());
+    let same = pairs.take_while(|(theirs, ours)| theirs == ours).count();
+    let mut start = same.saturating_sub(SHOWN_BEFORE);
+    // At the beginning of a word, if one begins there.
+    let before: Vec<char> = theirs.chars().take(same).collect();
+    let words = before.get(start..).unwrap_or_default().iter();
+    if let Some(space) = words
+        .clone()
+        .position(|c| c.is_whitespace())
+        .filter(|_| start > 0)
+    {
+        start += space + 1;
+    }
+    let cut = |side: &str| {
+        let rest: String = side.chars().skip(start).collect();
+        let rest = shown(&rest);
+        if start == 0 {
+            rest
+        } else {
+            format!("…{rest}")
+        }
+    };
+    (cut(theirs), cut(ours))
+}
+
+/// A list of which one name alone differs, while what it names is the same: a new name.
+pub(crate) fn renamed(
+    theirs: &[String],
+    ours: &[String],
+    is_same: impl Fn(usize) -> bool,
+) -> Option<Difference> {
+    let mut pairs = theirs.iter().zip(ours).enumerate();
+    let (index, (left, right)) = pairs.find(|(_, (left, right))| left != right)?;
+    let rest = pairs.all(|(_, (left, right))| left == right);
+    let is_new = theirs.len() == ours.len() && rest && is_same(index);
+    let place = format!("name of section {}", index + 1);
+    is_new.then(|| Difference::new(place, left, right, Cause::Content))
 }
 
 /// A little-endian number in a file.

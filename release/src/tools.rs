@@ -70,6 +70,11 @@ impl Tools {
         }
     }
 
+    /// The sources that the tools are locked in.
+    pub(crate) fn source(&self) -> Option<&Path> {
+        self.enter.parent()?.parent()
+    }
+
     /// Reads an erofs image back into the folder `into`, which is made.
     pub fn extract_erofs(&self, image: &Path, into: &Path) -> Result<(), ToolError> {
         let extract = format!("--extract={}", into.display());

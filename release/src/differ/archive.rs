@@ -115,28 +115,35 @@ pub fn compare(theirs: &[u8], ours: &[u8]) -> Option<Difference> {
     all(theirs, ours).ok()?.into_iter().next()
 }
 
-/// Every difference of two archives: first what concerns the whole, then entry by entry.
+/// Every difference of two archives: first what concerns the whole, then entry by entry. A path
+/// may stand in an archive several times; the kernel keeps the last, and so it is the last that is
+/// compared with the last.
 pub fn all(theirs: &[u8], ours: &[u8]) -> Result<Vec<Difference>, ArchiveError> {
     let (theirs, ours) = (entries(theirs)?, entries(ours)?);
+    let (left, right) = (places(&theirs), places(&ours));
     let mut differences = Vec::new();
-    differences.extend(order(&theirs, &ours));
-    let paths = |side: &[Entry<'_>]| -> BTreeSet<String> {
-        side.iter().map(|entry| entry.path.clone()).collect()
-    };
-    let (left, right) = (paths(&theirs), paths(&ours));
-    let missing = left.symmetric_difference(&right).map(|path| {
-        let side = |paths: &BTreeSet<String>| match paths.contains(path) {
-            true => "there",
-            false => "not there",
-        };
-        Difference::new(path, side(&left), side(&right), Cause::Missing)
+    differences.extend(order(&left, &right, &theirs, &ours));
+    let paths: BTreeSet<&str> = left
+        .keys()
+        .chain(right.keys())
+        .map(|(path, _)| *path)
+        .collect();
+    let missing = paths.into_iter().filter_map(|path| {
+        let (one, other) = (numbers_of(&left, path), numbers_of(&right, path));
+        (one.len() != other.len()).then(|| {
+            let several = one.len().max(other.len()) > 1;
+            Difference::new(
+                path,
+                side(&one, several),
+                side(&other, several),
+                Cause::Missing,
+            )
+        })
     });
     differences.extend(missing);
-    let by_path: BTreeMap<&str, &Entry<'_>> =
-        ours.iter().map(|entry| (&*entry.path, entry)).collect();
-    for entry in &theirs {
-        let other = by_path.get(&*entry.path);
-        let found = other.and_then(|other| one(entry, other));
+    for entry in common(&left, &right) {
+        let found = left.get(&entry).zip(right.get(&entry));
+        let found = found.and_then(|(&left, &right)| one(theirs.get(left)?, ours.get(right)?));
         // A number that only counts follows from the order.
         differences
             .extend(found.filter(|found| found.cause != Cause::Order || differences.is_empty()));
@@ -144,24 +151,60 @@ pub fn all(theirs: &[u8], ours: &[u8]) -> Result<Vec<Difference>, ArchiveError> 
     Ok(differences)
 }
 
-fn order(theirs: &[Entry<'_>], ours: &[Entry<'_>]) -> Option<Difference> {
-    let sorted = |side: &[Entry<'_>]| {
-        let mut paths: Vec<String> = side.iter().map(|entry| entry.path.clone()).collect();
-        paths.sort();
-        paths
-    };
-    if sorted(theirs) != sorted(ours) {
-        return None;
+/// Where each entry stands: by its path, and by how many of the same path follow it.
+type Places<'a> = BTreeMap<(&'a str, usize), usize>;
+
+fn places<'a>(entries: &'a [Entry<'_>]) -> Places<'a> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut found = BTreeMap::new();
+    for (index, entry) in entries.iter().enumerate().rev() {
+        let count = counts.entry(&entry.path).or_default();
+        found.insert((&*entry.path, *count), index);
+        *count += 1;
     }
-    let mut pairs = theirs.iter().zip(ours).enumerate();
-    let (index, (left, right)) = pairs.find(|(_, (left, right))| left.path != right.path)?;
-    let place = format!("entry {}", index + 1);
-    Some(Difference::new(
-        place,
-        &*left.path,
-        &*right.path,
-        Cause::Order,
-    ))
+    found
+}
+
+/// The numbers of a path's entries, from 1.
+fn numbers_of(places: &Places<'_>, path: &str) -> Vec<usize> {
+    let range = places.range((path, 0)..=(path, usize::MAX));
+    let mut numbers: Vec<usize> = range.map(|(_, index)| index + 1).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn side(numbers: &[usize], several: bool) -> String {
+    let listed: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    match numbers.len() {
+        0 => "not there".to_owned(),
+        1 if !several => "there".to_owned(),
+        1 => format!("once, as entry {}", listed.join(", ")),
+        count => shown(&format!("{count} times, as entry {}", listed.join(", "))),
+    }
+}
+
+/// What both sides have, in the order of the published side.
+fn common<'a>(theirs: &Places<'a>, ours: &Places<'a>) -> Vec<(&'a str, usize)> {
+    let both = theirs.iter().filter(|(entry, _)| ours.contains_key(*entry));
+    let mut both: Vec<_> = both.map(|(entry, index)| (*index, *entry)).collect();
+    both.sort_unstable();
+    both.into_iter().map(|(_, entry)| entry).collect()
+}
+
+/// The first of the entries that both have which stands elsewhere among them.
+fn order(
+    left: &Places<'_>,
+    right: &Places<'_>,
+    theirs: &[Entry<'_>],
+    ours: &[Entry<'_>],
+) -> Option<Difference> {
+    let (before, after) = (common(left, right), common(right, left));
+    let mut pairs = before.iter().zip(&after);
+    let (one, other) = pairs.find(|(one, other)| one != other)?;
+    let (one, other) = (*left.get(one)?, *right.get(other)?);
+    let place = format!("entry {}", one + 1);
+    let (one, other) = (&*theirs.get(one)?.path, &*ours.get(other)?.path);
+    Some(Difference::new(place, one, other, Cause::Order))
 }
 
 fn one(theirs: &Entry<'_>, ours: &Entry<'_>) -> Option<Difference> {

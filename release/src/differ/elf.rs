@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{Cause, Difference, bytes, cause, first_difference, shown, u64_at};
+use super::{Cause, Difference, bytes, cause, first_difference, renamed, shown, u64_at};
 use crate::pe::{u16_at, u32_at};
 
 /// How a file begins.
@@ -104,6 +104,16 @@ pub fn compare(theirs: &[u8], ours: &[u8]) -> Option<Difference> {
             .collect()
     };
     if named(&left) != named(&right) {
+        let is_same = |index: usize| {
+            let of = |file: &[u8], sections: &[Section]| {
+                let range = sections.get(index).map(|section| section.range.clone());
+                range.and_then(|range| file.get(range).map(<[u8]>::to_vec))
+            };
+            of(theirs, &left) == of(ours, &right)
+        };
+        if let Some(found) = renamed(&named(&left), &named(&right), is_same) {
+            return Some(found);
+        }
         let place = "list of sections";
         let shown = |sections| shown(&named(sections).join(" "));
         let (left, right) = (shown(&left), shown(&right));

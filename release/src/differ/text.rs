@@ -1,6 +1,6 @@
 //! Text: the first line that differs.
 
-use super::{Cause, Difference, cause, shown};
+use super::{Cause, Difference, cause, shown_pair};
 
 /// Largest file that is read as text.
 const MAX_TEXT_BYTES: usize = 16 << 20;
@@ -19,12 +19,28 @@ pub fn compare(theirs: &[u8], ours: &[u8]) -> Option<Difference> {
         (Some(left), Some(right)) => cause::guess(left, right),
         _ => Cause::Missing,
     };
-    let side = |line: Option<String>| match line {
-        Some(line) => shown(line.trim_end_matches('\n')),
-        None => "the text ends".to_owned(),
-    };
+    let (left, right) = sides(left.as_deref(), right.as_deref());
     let place = format!("line {}", number + 1);
-    Some(Difference::new(place, side(left), side(right), cause))
+    Some(Difference::new(place, left, right, cause))
+}
+
+/// Two lines as a report shows them; where they differ in their ends alone, these are said.
+fn sides(theirs: Option<&str>, ours: Option<&str>) -> (String, String) {
+    let ends = "the text ends".to_owned();
+    let plain = |line: &str| line.trim_end_matches('\n').to_owned();
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) if plain(theirs) == plain(ours) => {
+            let named = |line: &str| match line.ends_with('\n') {
+                true => "the line has an end",
+                false => "the line has no end",
+            };
+            (named(theirs).to_owned(), named(ours).to_owned())
+        }
+        (Some(theirs), Some(ours)) => shown_pair(&plain(theirs), &plain(ours)),
+        (Some(theirs), None) => (shown_pair(&plain(theirs), "").0, ends),
+        (None, Some(ours)) => (ends, shown_pair("", &plain(ours)).1),
+        (None, None) => (ends.clone(), ends),
+    }
 }
 
 /// The first of the lines that one side has more, where that is all the difference.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Cause, Difference, MAX_DIFFERENCES, content, first_difference};
@@ -125,9 +125,10 @@ pub fn source_of(from: &str, path: &str) -> String {
     }
 }
 
-/// Every path below a folder, beginning with a slash, without following links.
+/// A folder as `/` and every path below it, without following links.
 fn paths(root: &Path) -> Result<BTreeMap<String, Metadata>, TreeError> {
-    let mut found = BTreeMap::new();
+    let own = root.symlink_metadata().map_err(failed(root))?;
+    let mut found = BTreeMap::from([("/".to_owned(), own)]);
     let mut open = vec![(String::new(), root.to_owned())];
     while let Some((name, folder)) = open.pop() {
         let failed = |source| TreeError {
@@ -156,7 +157,17 @@ fn entry(
         kind if kind.is_dir() => "folder",
         kind if kind.is_symlink() => "link",
         kind if kind.is_file() => "file",
-        _ => "device or socket",
+        kind if kind.is_char_device() => "character device",
+        kind if kind.is_block_device() => "block device",
+        kind if kind.is_fifo() => "pipe",
+        _ => "socket",
+    };
+    let device = |metadata: &Metadata| {
+        let number = metadata.rdev();
+        // As Linux packs them: 12 bits and the upper 32, 8 bits and 24.
+        let major = ((number >> 8) & 0xfff) | ((number >> 32) & 0xffff_f000);
+        let minor = (number & 0xff) | ((number >> 12) & 0xffff_ff00);
+        format!("{major}:{minor}")
     };
     let field = |name: &str, left: String, right: String, cause| {
         (left != right).then(|| Difference::new(name, left, right, cause))
@@ -166,6 +177,7 @@ fn entry(
     let owner = |metadata: &Metadata| format!("{}:{}", metadata.uid(), metadata.gid());
     let time = |metadata: &Metadata| format!("{}.{:09} s", metadata.mtime(), metadata.mtime_nsec());
     let header = field("kind", kinds.0, kinds.1, Cause::Content)
+        .or_else(|| field("device", device(left), device(right), Cause::Content))
         .or_else(|| field("mode", mode(left), mode(right), Cause::Mode))
         .or_else(|| field("owner", owner(left), owner(right), Cause::Owner));
     if header.is_some() {
