@@ -44,7 +44,15 @@ const MADE_OF: [(&str, &[&str]); 19] = [
     ("image-root.ref", &["image-root.verity"]),
     (
         "image-sbom.spdx.json",
-        &["image-manifest.json", "image-initrd", "image-cmdline"],
+        &[
+            "image-root.erofs",
+            "image-manifest.json",
+            "image-vmlinuz",
+            "image-stub.efi",
+            "image-os-release",
+            "image-initrd",
+            "image-cmdline",
+        ],
     ),
     (
         "image-SHA256SUMS",

@@ -445,3 +445,28 @@ proptest! {
         read_all(&with(&theirs), &with(&ours));
     }
 }
+
+#[test]
+fn the_bill_follows_from_each_part_that_it_covers() {
+    for part in [
+        "root.erofs",
+        "vmlinuz",
+        "stub.efi",
+        "os-release",
+        "initrd",
+        "cmdline",
+    ] {
+        let builds = Builds::new(&Build::default(), &Build::default());
+        fs::write(builds.path("theirs/image").join(part), "another").unwrap();
+        fs::write(builds.path("theirs/image/sbom.spdx.json"), "theirs").unwrap();
+        fs::create_dir_all(builds.path("scratch")).unwrap();
+        fs::write(builds.path("scratch/sbom.spdx.json"), "ours").unwrap();
+        let answer = builds.answer();
+        let mut artifacts = answer.artifacts.iter();
+        let bill = artifacts.find(|one| one.name == "image-sbom.spdx.json");
+        let Outcome::Different { because, .. } = &bill.unwrap().outcome else {
+            panic!("{part}");
+        };
+        assert_eq!(*because, Because::Follows(format!("image-{part}")));
+    }
+}
