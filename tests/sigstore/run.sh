@@ -236,10 +236,10 @@ peers() {
         --bundle "$work/keyless.json" "${protocol[@]}" "$artifact"
     check "cosign verifies ours" cosign verify-blob-attestation \
         --bundle "$work/keyless.json" --trusted-root "$trust" --use-signed-timestamps \
-        --type https://cloister.dev/release/v1 "${keyless[@]}" "$artifact"
+        --type https://cloister.dev/release/v3 "${keyless[@]}" "$artifact"
     check "cosign verifies ours by a key" cosign verify-blob-attestation \
         --bundle "$work/p256.json" --trusted-root "$trust" --use-signed-timestamps \
-        --type https://cloister.dev/release/v1 --key "$work/p256.pub" "$artifact"
+        --type https://cloister.dev/release/v3 --key "$work/p256.pub" "$artifact"
     check "sigstore-js verifies ours" node "$here/verify.mjs" "$work/keyless.json" "$trust" \
         "$identity" "$issuer"
     check "cosign signs" cosign_signs

@@ -19,14 +19,18 @@ def registers(length):
 statement = {
     "_type": "https://in-toto.io/Statement/v1",
     "subject": [{"name": "artifact", "digest": {"sha256": digest}}],
-    "predicateType": "https://cloister.dev/release/v1",
+    "predicateType": "https://cloister.dev/release/v3",
     "predicate": {
         "name": "cloister",
         "version": 1,
         "profile": "demo",
+        "issued": 1790000000,
+        "builder": "https://ci.example.org/cloister/release.yml@refs/tags/v1",
+        "minimum_client": "0.1.0",
         "source_revision": "0" * 40,
         "lock_digest": "0" * 64,
         "configuration_digest": "0" * 64,
+        "revocations": [],
         "reference_values": {"tpm": {"sha256": registers(64), "sha384": registers(96)}},
     },
 }
