@@ -8,9 +8,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Some(entries) = parse_entries(bytes, width) {
         assert_eq!(encode_entries(&entries), bytes);
     }
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        if let Some(path) = TilePath::parse(text) {
-            assert_eq!(path.to_string(), text);
-        }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Some(path) = TilePath::parse(text)
+    {
+        assert_eq!(path.to_string(), text);
     }
 });
