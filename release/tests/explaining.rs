@@ -196,6 +196,36 @@ fn the_first_event_that_differs_is_named() {
         1,
         "{report}"
     );
+    // The kernel is as predicted, in one of its two forms; what follows differs.
+    let events = predicted["events"].as_array().unwrap().iter();
+    let events: Vec<_> = events.filter(|one| one["register"] == "rtmr1").collect();
+    let kernels: Vec<_> = events
+        .iter()
+        .filter(|one| one["what"].as_str().unwrap().starts_with("kernel, "))
+        .collect();
+    assert_eq!(kernels.len(), 2);
+    for kernel in kernels {
+        let mut log = ovmf::ccel(&[]);
+        let others = events
+            .iter()
+            .filter(|one| !one["what"].as_str().unwrap().starts_with("kernel, "));
+        let others: Vec<_> = others.collect();
+        let digest = |one: &Value| -> attest::Digest<48> {
+            one["sha384"].as_str().unwrap().parse().unwrap()
+        };
+        for digest in [digest(kernel), digest(others[0]), attest::Digest([7; 48])] {
+            log.extend([2, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 0, 12, 0]);
+            log.extend(digest.0);
+            log.extend([0; 4]);
+        }
+        folder.write("ccel", &log);
+        let report = folder.explain("ccel", "");
+        let first = &report["differences"][0];
+        assert_eq!(
+            (&first["register"], &first["event"]),
+            (&"rtmr1".into(), &3.into())
+        );
+    }
 }
 
 #[test]
@@ -466,6 +496,18 @@ fn a_tpms_log_is_compared_with_a_prediction_or_a_statement() {
             .unwrap()
             .starts_with("UKI, Authenticode digest")
     );
+    // What the host brought beside the UKI, into a register without predicted events.
+    folder.write(
+        "beside",
+        &ovmf::ccel(&[(12, 0xd, b"debug"), (13, 0xd, b"a sysext")]),
+    );
+    let report = folder.explain("beside", "");
+    let names = report["differences"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|one| one["register"].as_str().unwrap()).collect();
+    assert!(
+        names.contains(&"pcr12") && names.contains(&"pcr13"),
+        "{report}"
+    );
     let registers = &predicted["registers"];
     let statement =
         serde_json::json!({ "predicate": { "reference_values": { "tpm": registers } } });
@@ -495,4 +537,25 @@ fn a_tpms_log_is_compared_with_a_prediction_or_a_statement() {
         report["differences"][0]["cause"],
         "it is that of the UKI cloister.efi"
     );
+}
+
+#[test]
+fn what_never_ends_is_no_evidence_and_no_statement() {
+    let folder = Folder::new();
+    folder.report(SNP);
+    for words in [["/dev/zero", "predicted.json"], ["report.bin", "/dev/zero"]] {
+        let output = folder.run(&[&["explain-mismatch"], &words[..]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("/dev/zero: it is no file"), "{stderr}");
+    }
+    let forever = ["--seconds", "18446744073709551615"];
+    let output = folder.run(
+        &[
+            &["explain-mismatch", "report.bin", "predicted.json"],
+            &forever[..],
+        ]
+        .concat(),
+    );
+    assert_eq!(output.status.code(), Some(1));
 }

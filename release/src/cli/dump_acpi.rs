@@ -15,16 +15,17 @@ use super::report::Report;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  cloister-release dump-acpi acpi -- qemu-system-x86_64 -machine q35,smm=off -smp 4 -m 4G \\
-      -bios OVMF.fd -device virtio-net-pci,romfile=
+  cloister-release dump-acpi acpi -- qemu-system-x86_64 -machine q35,smm=off,pic=off \\
+      -smp 4 -m 4G -bios OVMF.fd -device virtio-net-pci,romfile=
   cloister-release dump-acpi acpi --vcpus 1,2,4 --memory 2G,4G \\
       --devices none= --devices 'net=-device virtio-net-pci,romfile=' \\
-      -- qemu-system-x86_64 -machine q35,smm=off -bios OVMF.fd
+      -- qemu-system-x86_64 -machine q35,smm=off,pic=off -bios OVMF.fd
   cloister-release measure --platform tdx … --acpi acpi/vcpus-4,memory-4096M,devices-net
 
 The machine is started without TDX and without KVM, until its firmware has read the tables: seconds.
 Give it all that the machine to be measured has, slots and options of -machine and -smp included;
-disks may be empty. Its firmware must boot without a TEE.")]
+disks may be empty. Its firmware must boot without a TEE. A machine with TDX has neither SMM nor PIC,
+whatever is asked for; without TDX QEMU brings both, and other tables, unless told smm=off,pic=off.")]
 pub(super) struct DumpAcpiArguments {
     /// Folder for table-loader, rsdp and tables; of a matrix, one folder below it for each machine.
     #[arg(value_name = "DIR")]
@@ -39,7 +40,8 @@ pub(super) struct DumpAcpiArguments {
     #[arg(long, value_name = "NAME=ARGUMENTS")]
     devices: Vec<Devices>,
     /// Longest time for a firmware to read the tables.
-    #[arg(long, value_name = "N", default_value_t = 120)]
+    #[arg(long, value_name = "N", default_value_t = 120,
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// QEMU, and the arguments that all machines have.
     #[arg(last = true, required = true, value_name = "QEMU")]

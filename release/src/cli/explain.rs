@@ -55,7 +55,8 @@ pub(super) struct ExplainArguments {
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     cmdline: Vec<String>,
     /// Longest time to search.
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20,
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
 }
 
@@ -63,6 +64,8 @@ pub(super) struct ExplainArguments {
 enum ExplainError {
     #[error("it is no report of SEV-SNP ({REPORT_BYTES} bytes), quote of TDX or event log")]
     Evidence,
+    #[error("it is no file")]
+    NoFile,
     #[error("the evidence is of a platform that is not explained here")]
     Platform,
     #[error("it is not what `measure --json` prints, or lacks {0}")]
@@ -132,10 +135,14 @@ fn statement_fault(arguments: &ExplainArguments, what: &'static str) -> Failure 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let hint = "check the path, and that it is yours to read";
     let access = |error: std::io::Error| Failure::input(path, &error, hint);
-    let bytes = fs::metadata(path).map_err(access)?.len();
-    match bytes > MAX_FILE_BYTES {
-        true => Err(Failure::new(MISUSE, &TooLarge(bytes), hint)),
-        false => fs::read(path).map_err(access),
+    let metadata = fs::metadata(path).map_err(access)?;
+    // A pipe or a device would be read for ever.
+    if !metadata.is_file() {
+        return Err(Failure::input(path, &ExplainError::NoFile, hint));
+    }
+    match metadata.len() {
+        bytes if bytes > MAX_FILE_BYTES => Err(Failure::new(MISUSE, &TooLarge(bytes), hint)),
+        _ => fs::read(path).map_err(access),
     }
 }
 
