@@ -24,8 +24,8 @@ use super::report::Report;
 
 The machine is started without TDX and without KVM, until its firmware has read the tables: seconds.
 Give it all that the machine to be measured has, slots and options of -machine and -smp included;
-disks may be empty. Its firmware must boot without a TEE. A machine with TDX has neither SMM nor PIC,
-whatever is asked for; without TDX QEMU brings both, and other tables, unless told smm=off,pic=off.")]
+disks may be empty. Its firmware must boot without a TEE. Under TDX there is neither SMM nor PIC;
+without it QEMU brings both, and so other tables, unless told smm=off,pic=off.")]
 pub(super) struct DumpAcpiArguments {
     /// Folder for table-loader, rsdp and tables; of a matrix, one folder below it for each machine.
     #[arg(value_name = "DIR")]

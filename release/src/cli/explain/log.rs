@@ -121,8 +121,8 @@ fn difference(
     differences?.into_iter().max_by_key(|one| one.number)
 }
 
-/// The registers that a statement predicts, and their numbers in a log. Where a TPM's are predicted,
-/// 12 and 13 must stay empty: what a host brings beside the UKI goes there.
+/// The registers that a statement predicts, and their numbers in a log. Of a TPM's, 12 and 13 must
+/// stay empty: what a host brings beside the UKI goes there.
 fn registers(events: &[Value]) -> Vec<(String, u32)> {
     let mut all = Vec::new();
     for event in events {
