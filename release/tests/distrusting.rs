@@ -279,3 +279,35 @@ fn what_unpacks_to_more_than_is_allowed_is_refused() {
     let error = tools.unpack_zstd(&packed, &to, 1).unwrap_err();
     assert!(matches!(error, ToolError::Failed { .. }), "{error:?}");
 }
+
+/// A mistyped path is no tag, and no policy is dropped for one.
+#[test]
+fn what_is_no_file_is_not_taken_for_a_tag_where_a_signature_is_asked_for() {
+    let released = Released::new();
+    for arguments in [
+        &["v1.0.0", "--against", "site/out", "--policy", "policy.toml"][..],
+        &["bundel.json", "--against", "site/out"],
+    ] {
+        let said = released.fails(arguments);
+        assert!(
+            said.contains(&format!("{} is no file", arguments[0])),
+            "{said}"
+        );
+    }
+}
+
+/// A build that is run for somebody else's release finds packages, and nothing else of ours.
+#[test]
+fn a_build_gets_nothing_of_the_everyday_cache_but_packages() {
+    let released = Released::new();
+    let cache = released.site.path("everyday");
+    for folder in ["debs", "tools-1", "build-1", "crates-1", "programs-1"] {
+        std::fs::create_dir_all(cache.join(folder)).unwrap();
+    }
+    let mut command = released.command(&["statement.json", "--config", "config.toml"]);
+    let output = command.env("CLOISTER_CACHE", &cache).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let got = std::fs::read_dir(released.site.path("work/cache")).unwrap();
+    let names: Vec<_> = got.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["debs"]);
+}

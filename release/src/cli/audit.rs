@@ -151,7 +151,7 @@ pub(super) struct ReproduceArguments {
     /// Folder to work in; what an earlier run left there is removed.
     #[arg(long, value_name = "DIR", default_value = "build/reproduce")]
     pub(super) output: PathBuf,
-    /// Share no package, tree or crate with everyday's builds.
+    /// Share not even packages with everyday's builds.
     #[arg(long)]
     pub(super) cold: bool,
 }

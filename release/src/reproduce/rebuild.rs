@@ -1,7 +1,7 @@
 //! The image built again, by the build of the sources themselves, with a cache of its own.
 //!
-//! Of the cache of everyday's builds only that is shared which the build checks by hash again, or
-//! which follows from such: packages, unpacked trees and crates. Nothing compiled is.
+//! Of the cache of everyday's builds only that is shared which every build checks by hash again:
+//! packages. A build that means ill can leave nothing there for the next one.
 
 use std::fs;
 use std::io;
@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 /// Left in a folder that this made, so that nothing else is ever removed.
 const MARK: &str = ".cloister-reproduce";
-/// What of a cache is shared, by the beginning of its name.
-const SHARED: [&str; 4] = ["debs", "tools-", "build-", "crates-"];
+/// The folder of a cache that is shared.
+const SHARED: &str = "debs";
 
 /// Why there is no rebuilt image.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,7 @@ impl Workplace {
     }
 
     /// Builds the image of `profile`. `shared` is the cache of everyday's builds, of which
-    /// packages, trees and crates are used; without it everything is fetched again.
+    /// packages are used; without it everything is fetched again.
     pub fn build(&self, profile: &str, shared: Option<&Path>) -> Result<(), RebuildError> {
         let script = self.source().join("image/build.sh");
         if !script.is_file() {
@@ -125,17 +125,11 @@ pub fn everyday_cache() -> Option<PathBuf> {
 }
 
 fn share(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in from.read_dir()? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let text = name.to_string_lossy();
-        // What ends in .new was interrupted.
-        let whole = entry.path().is_dir() && !text.ends_with(".new");
-        if whole && SHARED.iter().any(|shared| text.starts_with(shared)) {
-            symlink(std::path::absolute(entry.path())?, to.join(&name))?;
-        }
+    let packages = from.join(SHARED);
+    match packages.is_dir() {
+        true => symlink(std::path::absolute(packages)?, to.join(SHARED)),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> RebuildError {

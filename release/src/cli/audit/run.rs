@@ -219,6 +219,11 @@ impl Asked {
 
     /// A tag says which sources, not which bits: those are the published files themselves.
     fn of_tag(arguments: &ReproduceArguments, around: &mut Circumstances) -> Result<Self, Failure> {
+        if arguments.policy.is_some() || arguments.release.ends_with(".json") {
+            let cause = format!("{} is no file", arguments.release);
+            let hint = "correct its path; of a tag there is no signature for a --policy to judge";
+            return Err(Failure::plain(MISUSE, cause, hint));
+        }
         let Some(against) = &arguments.against else {
             let cause = format!(
                 "{} is no file, and a tag does not say which bits",
