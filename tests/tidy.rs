@@ -50,7 +50,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("attest", &[]),
     ("carrier", &["attest", "channel"]),
     ("channel", &["attest"]),
-    ("client", &["attest", "carrier", "channel"]),
+    (
+        "client",
+        &["attest", "carrier", "channel", "cloister-sigstore"],
+    ),
     ("inference", &[]),
     ("release", &["attest", "cloister-sigstore", "verity"]),
     ("release/publish", &["attest", "cloister-sigstore"]),

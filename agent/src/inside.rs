@@ -1,32 +1,33 @@
-//! From an upgraded connection to HTTP inside the channel.
+//! From an upgraded connection to HTTP inside the channel: OpenAI's API, and fresh evidence for a
+//! client that asks whom it still talks to.
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use attest::Binding;
 use bytes::Bytes;
 use carrier::{Duplex, Hold};
 use channel::{Entropy, NoEntropy, Responder};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::Request;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::api::Api;
 use crate::evidence::EvidenceError;
 use crate::http::Body;
 use crate::journal::Event;
 use crate::keys::KeyError;
-use crate::server::Server;
+use crate::server::{EVIDENCE_PATH, Server};
 
 /// A person may think that long between two questions.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// A handshake's turn at the TPM comes by then; a client waits a little longer.
-const EVIDENCE_TIMEOUT: Duration = Duration::from_secs(50);
+/// A handshake's or a session's turn at the TPM comes by then; a client waits a little longer.
+pub(crate) const EVIDENCE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Request line and headers together.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 100;
@@ -57,9 +58,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match establish(server, stream).await {
-        Ok(duplex) => {
+        Ok((duplex, binding)) => {
             let _active = server.api.metrics.session();
-            converse(server.api.clone(), duplex).await;
+            converse(server, duplex, binding).await;
             drop(place);
         }
         Err(error) => {
@@ -71,13 +72,16 @@ where
     }
 }
 
-async fn establish<S>(server: &Server, stream: S) -> Result<Duplex, ChannelError>
+async fn establish<S>(server: &Server, stream: S) -> Result<(Duplex, Binding), ChannelError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let greeting = carrier::accept(stream).await?;
     match prove(server, greeting.message_1()).await {
-        Ok((responder, evidence)) => Ok(greeting.open(responder, &evidence).await?),
+        Ok(proved) => {
+            let duplex = greeting.open(proved.responder, &proved.evidence).await?;
+            Ok((duplex, proved.binding))
+        }
         Err(error) => {
             greeting.refuse().await;
             Err(error)
@@ -85,8 +89,15 @@ where
     }
 }
 
+/// A handshake, and the evidence that was made for it.
+struct Proved {
+    responder: Responder,
+    binding: Binding,
+    evidence: Vec<u8>,
+}
+
 /// Evidence for this very handshake.
-async fn prove(server: &Server, message_1: &[u8]) -> Result<(Responder, Vec<u8>), ChannelError> {
+async fn prove(server: &Server, message_1: &[u8]) -> Result<Proved, ChannelError> {
     let entropy = Entropy::from_os()?;
     let now = server.clock.now();
     let responder = server.keys.with(now, |key| {
@@ -96,18 +107,26 @@ async fn prove(server: &Server, message_1: &[u8]) -> Result<(Responder, Vec<u8>)
     let binding = responder.binding(server.attester.configuration_digest(), gpu_digest);
     let evidence = tokio::time::timeout(EVIDENCE_TIMEOUT, server.attester.make(&binding));
     let evidence = evidence.await.map_err(|_| ChannelError::Busy)??;
-    Ok((responder, evidence))
+    Ok(Proved {
+        responder,
+        binding,
+        evidence,
+    })
 }
 
 /// HTTP/1.1 over the session. While an answer is open, records leave on each tick.
-async fn converse(api: Arc<Api>, duplex: Duplex) {
+async fn converse(server: &Server, duplex: Duplex, handshake: Binding) {
     let cadence = duplex.cadence();
     // What the engine keeps of this session's prompts is for this session, and goes with it.
-    let client = api.engine.client();
-    let service = service_fn(|request| {
-        let (api, client, hold) = (api.clone(), client.clone(), cadence.hold());
+    let client = server.api.engine.client();
+    let handshake = &handshake;
+    let service = service_fn(|request: Request<Incoming>| {
+        let (api, client, hold) = (server.api.clone(), client.clone(), cadence.hold());
         async move {
-            let response = api.respond(request, client).await;
+            let response = match request.uri().path() {
+                EVIDENCE_PATH => server.evidence_within(handshake, &request).await,
+                _ => api.respond(request, client).await,
+            };
             Ok::<_, Infallible>(response.map(|body| Held { body, _hold: hold }))
         }
     });

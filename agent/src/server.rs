@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::Api;
-use crate::evidence::Attester;
+use crate::evidence::{Attester, EvidenceError};
 use crate::http::{Response, full, text};
 use crate::inside;
 use crate::journal::{Event, Journal};
@@ -31,6 +31,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Request line and headers together.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
+/// Where evidence is: for a nonce alone outside of the channel, for the session as well inside.
+pub(crate) const EVIDENCE_PATH: &str = "/.well-known/cloister/evidence";
 /// Connections beyond those that carry sessions.
 const SPARE_CONNECTIONS: usize = 64;
 /// Requests for evidence by nonce that wait for the TPM at once.
@@ -144,21 +146,17 @@ impl Server {
             "/v1/channel"
                 | "/healthz"
                 | "/metrics"
-                | "/.well-known/cloister/evidence"
+                | EVIDENCE_PATH
                 | "/.well-known/cloister/release"
         );
         if known && request.method() != Method::GET {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET"));
-            return response;
+            return get_only();
         }
         match request.uri().path() {
             "/v1/channel" => self.upgrade(request, connection),
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/metrics" => self.metrics(),
-            "/.well-known/cloister/evidence" => self.evidence(request.uri().query()).await,
+            EVIDENCE_PATH => self.evidence(request.uri().query()).await,
             "/.well-known/cloister/release" if !self.attester.release().is_empty() => {
                 let bundle = self.attester.release().to_vec();
                 full(StatusCode::OK, "application/json", bundle)
@@ -177,13 +175,8 @@ impl Server {
 
     /// Evidence for a nonce: it proves the platform, not a channel.
     async fn evidence(&self, query: Option<&str>) -> Response {
-        let mut nonce = [0; 32];
-        let given = query.and_then(|query| query.strip_prefix("nonce="));
-        let Some(Ok(())) = given.map(|digits| hex::decode_to_slice(digits, &mut nonce)) else {
-            return text(
-                StatusCode::BAD_REQUEST,
-                "nonce=<64 hexadecimal digits> is needed\n",
-            );
+        let Some(nonce) = nonce(query) else {
+            return no_nonce();
         };
         let Ok(_turn) = self.nonce_requests.try_acquire() else {
             return busy();
@@ -193,7 +186,32 @@ impl Server {
             configuration_digest: self.attester.configuration_digest(),
             gpu_digest: attest::evidence::gpu_digest(),
         };
-        match self.attester.make(&binding).await {
+        self.evidence_or_not(self.attester.make(&binding).await)
+    }
+
+    /// Evidence for a nonce within the session that `handshake` began. Only that session's client
+    /// can ask for it, one piece at a time.
+    pub(crate) async fn evidence_within(
+        &self,
+        handshake: &Binding,
+        request: &Request<Incoming>,
+    ) -> Response {
+        if request.method() != Method::GET {
+            return get_only();
+        }
+        let Some(nonce) = nonce(request.uri().query()) else {
+            return no_nonce();
+        };
+        let binding = handshake.session(nonce);
+        let made = tokio::time::timeout(inside::EVIDENCE_TIMEOUT, self.attester.make(&binding));
+        match made.await {
+            Ok(made) => self.evidence_or_not(made),
+            Err(_) => busy(),
+        }
+    }
+
+    fn evidence_or_not(&self, made: Result<Vec<u8>, EvidenceError>) -> Response {
+        match made {
             Ok(evidence) => full(StatusCode::OK, "application/cbor", evidence),
             Err(error) => {
                 self.journal.tell(&Event::EvidenceFailed { error: &error });
@@ -227,6 +245,25 @@ impl Server {
         });
         agreed.map(|()| Empty::new().boxed_unsync())
     }
+}
+
+fn nonce(query: Option<&str>) -> Option<[u8; 32]> {
+    let mut nonce = [0; 32];
+    hex::decode_to_slice(query?.strip_prefix("nonce=")?, &mut nonce).ok()?;
+    Some(nonce)
+}
+
+fn no_nonce() -> Response {
+    let line = "nonce=<64 hexadecimal digits> is needed\n";
+    text(StatusCode::BAD_REQUEST, line)
+}
+
+fn get_only() -> Response {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET"));
+    response
 }
 
 fn busy() -> Response {

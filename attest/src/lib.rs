@@ -42,4 +42,6 @@ pub use refusal::{Class, Refusal};
 pub use release::Ratchet;
 pub use report_data::{Binding, ReportData};
 pub use time::UnixTime;
-pub use verify::{Assurance, Expectation, VerifiedPeer, verify, verify_release};
+pub use verify::{
+    Assurance, Expectation, VerifiedPeer, verify, verify_release, verify_release_with, verify_with,
+};

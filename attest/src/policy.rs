@@ -3,7 +3,7 @@
 //! shows it.
 //!
 //! ```toml
-//! version = 1
+//! version = 2
 //!
 //! [release]
 //! name = "cloister"
@@ -27,22 +27,29 @@
 //!
 //! [channel]
 //! assurance = "per-handshake"
+//! reattest_seconds = 600                  # 0: fresh evidence before every request
 //! ```
+//!
+//! Releases in Sigstore have other fields, drawn at [`SigstorePolicy`]. A file of version 1 has no
+//! `reattest_seconds`: evidence is asked for anew after [`REATTEST_SECONDS`].
 //!
 //! A platform has its table exactly where `evidence.platforms` names it; the one of SEV-SNP is
 //! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`].
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
-use crate::release::{Origin, PublicKey, Witness};
+use crate::PlatformKind;
 use crate::tpm::chain::TrustAnchor;
-use crate::{Digest, Name, PlatformKind};
 
+mod release;
 mod snp;
 mod tdx;
 mod value;
 
+pub use release::{
+    LogPolicy, Publication, Rebuilder, ReleasePolicy, SignerError, SigstorePolicy,
+    SigstoreRebuilder, TrustedRoot,
+};
 pub use snp::{ProductPolicy, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
 pub use tdx::{TdxAttributesPolicy, TdxPolicy};
 pub use value::{Demand, MaximumAge, Pin, Tolerance};
@@ -50,11 +57,18 @@ pub use value::{Demand, MaximumAge, Pin, Tolerance};
 /// Longest policy file.
 pub const MAX_POLICY_BYTES: usize = 256 << 10;
 
+/// How old evidence may be under a policy of version 1, which does not say.
+pub const REATTEST_SECONDS: u32 = 600;
+
+/// The greatest age of evidence that a policy may allow: the life of a session.
+pub const MAX_REATTEST_SECONDS: u32 = 24 * 60 * 60;
+
+const VERSION: u64 = 2;
+const VERSION_WITHOUT_REATTESTATION: u64 = 1;
+
 /// A policy whose every field is present.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    version: u64,
     /// Which software may answer.
     pub release: ReleasePolicy,
     /// Which TPMs may vouch for it; there if, and only if, the platform is accepted.
@@ -67,44 +81,6 @@ pub struct Policy {
     pub evidence: EvidencePolicy,
     /// How closely evidence must be bound to the channel.
     pub channel: ChannelPolicy,
-}
-
-/// Which software may answer.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReleasePolicy {
-    /// Name of the release.
-    pub name: Name,
-    /// Profile of the image.
-    pub profile: Name,
-    /// Keys of which one must have signed the release statement.
-    pub signers: Vec<PublicKey>,
-    /// Name of the log that must hold the release.
-    pub log_origin: Origin,
-    /// Key that signs the log's checkpoints.
-    pub log_key: PublicKey,
-    /// Least version accepted.
-    pub minimum_version: u64,
-    /// How long ago its signer may have said last that it is current.
-    pub maximum_age_days: MaximumAge,
-    /// How many of the witnesses must have signed the log's checkpoint.
-    pub minimum_witnesses: usize,
-    /// Witnesses that are trusted.
-    pub witnesses: Vec<Witness>,
-    /// How many of the rebuilders must have got the same artifacts.
-    pub minimum_rebuilders: usize,
-    /// Rebuilders that are trusted.
-    pub rebuilders: Vec<Rebuilder>,
-}
-
-/// Somebody who rebuilds releases.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rebuilder {
-    /// A name of the policy's choice.
-    pub name: Name,
-    /// The key that signs.
-    pub key: PublicKey,
 }
 
 /// Which TPMs may vouch for the software.
@@ -135,12 +111,32 @@ pub struct EvidencePolicy {
     pub platforms: Vec<PlatformKind>,
 }
 
-/// How closely evidence must be bound to the channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How closely evidence must be bound to the channel, and how old it may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelPolicy {
     /// The least assurance accepted.
     pub assurance: AssurancePolicy,
+    /// After so many seconds nothing more is sent before the peer gave fresh evidence.
+    pub reattest_seconds: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Form {
+    version: u64,
+    release: ReleasePolicy,
+    tpm: Option<TpmPolicy>,
+    snp: Option<SnpPolicy>,
+    tdx: Option<TdxPolicy>,
+    evidence: EvidencePolicy,
+    channel: ChannelForm,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChannelForm {
+    assurance: AssurancePolicy,
+    reattest_seconds: Option<u32>,
 }
 
 /// The least assurance accepted of a channel.
@@ -182,6 +178,15 @@ pub enum Quorum {
     Rebuilders,
 }
 
+/// What version 2 of the file brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    /// `channel.reattest_seconds`
+    Reattestation,
+    /// `release.sigstore`
+    Sigstore,
+}
+
 /// Why a file is not a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -198,10 +203,25 @@ pub enum PolicyError {
     #[error("{}", .0.message())]
     Toml(Box<toml::de::Error>),
     /// A version of the file that this program does not know.
-    #[error("version {found}, 1 expected")]
+    #[error("version {found}, {VERSION} expected, or {VERSION_WITHOUT_REATTESTATION}")]
     Version {
         /// Version found.
         found: u64,
+    },
+    /// From version 2 on, a policy says how old evidence may become.
+    #[error("version {VERSION}, and missing field `reattest_seconds` in [channel]")]
+    NoReattestation,
+    /// Version 1 knows neither Sigstore nor how old evidence may become.
+    #[error("version {VERSION_WITHOUT_REATTESTATION}, and a field of version {VERSION}: {}", match .0 {
+        Later::Reattestation => "channel.reattest_seconds",
+        Later::Sigstore => "release.sigstore",
+    })]
+    Later(Later),
+    /// Evidence would never be asked for again.
+    #[error("channel.reattest_seconds = {found}, at most {MAX_REATTEST_SECONDS} allowed")]
+    Reattestation {
+        /// Seconds found.
+        found: u32,
     },
     /// A list that must name something is empty.
     #[error("{} is empty", match .0 {
@@ -243,13 +263,19 @@ impl Policy {
             return Err(PolicyError::TooLarge { found: bytes.len() });
         }
         let text = std::str::from_utf8(bytes).map_err(|_| PolicyError::Text)?;
-        let policy: Self =
+        let form: Form =
             toml::from_str(text).map_err(|error| PolicyError::Toml(Box::new(error)))?;
-        if policy.version != 1 {
-            return Err(PolicyError::Version {
-                found: policy.version,
-            });
-        }
+        let policy = Self {
+            channel: ChannelPolicy {
+                assurance: form.channel.assurance,
+                reattest_seconds: form.reattest_seconds()?,
+            },
+            release: form.release,
+            tpm: form.tpm,
+            snp: form.snp,
+            tdx: form.tdx,
+            evidence: form.evidence,
+        };
         policy.check_lists()?;
         policy.release.check_quorums()?;
         policy.check_tables()?;
@@ -273,7 +299,10 @@ impl Policy {
 
     fn check_lists(&self) -> Result<(), PolicyError> {
         let mut lists = vec![
-            (List::Signers, self.release.signers.is_empty()),
+            (
+                List::Signers,
+                self.release.log().is_some_and(|log| log.signers.is_empty()),
+            ),
             (List::Platforms, self.evidence.platforms.is_empty()),
         ];
         if let Some(tpm) = &self.tpm {
@@ -299,60 +328,23 @@ impl Policy {
     }
 }
 
-impl ReleasePolicy {
-    fn check_quorums(&self) -> Result<(), PolicyError> {
-        let witnesses = self
-            .witnesses
-            .iter()
-            .map(|one| (one.name.as_str(), one.key));
-        let rebuilders = self
-            .rebuilders
-            .iter()
-            .map(|one| (one.name.as_str(), one.key));
-        for (quorum, demanded, named) in [
-            (
-                Quorum::Witnesses,
-                self.minimum_witnesses,
-                witnesses.collect::<Vec<_>>(),
-            ),
-            (
-                Quorum::Rebuilders,
-                self.minimum_rebuilders,
-                rebuilders.collect(),
-            ),
-        ] {
-            if demanded > named.len() {
-                let named = named.len();
-                return Err(PolicyError::Quorum {
-                    quorum,
-                    demanded,
-                    named,
-                });
+impl Form {
+    fn reattest_seconds(&self) -> Result<u32, PolicyError> {
+        match (self.version, self.channel.reattest_seconds) {
+            (VERSION, Some(found)) if found > MAX_REATTEST_SECONDS => {
+                Err(PolicyError::Reattestation { found })
             }
-            for (at, (name, key)) in named.iter().enumerate() {
-                let mut before = named[..at].iter();
-                if before.any(|(other, same)| other == name || same == key) {
-                    return Err(PolicyError::Twice(quorum));
-                }
+            (VERSION, Some(seconds)) => Ok(seconds),
+            (VERSION, None) => Err(PolicyError::NoReattestation),
+            (VERSION_WITHOUT_REATTESTATION, Some(_)) => {
+                Err(PolicyError::Later(Later::Reattestation))
             }
+            (VERSION_WITHOUT_REATTESTATION, None) if self.release.sigstore().is_some() => {
+                Err(PolicyError::Later(Later::Sigstore))
+            }
+            (VERSION_WITHOUT_REATTESTATION, None) => Ok(REATTEST_SECONDS),
+            (found, _) => Err(PolicyError::Version { found }),
         }
-        Ok(())
-    }
-
-    /// Names the line of releases that these signers make under this name and profile: versions
-    /// are compared within it, so that a floor is kept for each.
-    #[must_use]
-    pub fn line(&self) -> Digest<32> {
-        let mut signers: Vec<[u8; 32]> = self.signers.iter().map(PublicKey::to_bytes).collect();
-        signers.sort_unstable();
-        signers.dedup();
-        let mut hash = Sha256::new();
-        for name in [self.name.as_str(), self.profile.as_str()] {
-            hash.update((name.len() as u64).to_be_bytes());
-            hash.update(name);
-        }
-        signers.iter().for_each(|signer| hash.update(signer));
-        Digest(hash.finalize().into())
     }
 }
 

@@ -251,6 +251,10 @@ impl Refusal {
             )
             | Self::SplitView { .. }
             | Self::HistoryTooShort { .. } => Class::Log,
+            Self::Release(ReleaseError::Sigstore(fault)) if fault.is_log() => Class::Log,
+            Self::Release(ReleaseError::Sigstore(fault)) if fault.is_date() => Class::Collateral,
+            Self::Release(ReleaseError::Sigstore(fault)) if fault.is_policy() => Class::Policy,
+            Self::Release(ReleaseError::OtherKind { .. }) => Class::Policy,
             Self::Snp(error) if error.is_date() => Class::Collateral,
             Self::Snp(error) if error.is_forged() => Class::Signature,
             Self::Tdx(error) if error.is_date() => Class::Collateral,
@@ -356,6 +360,10 @@ fn release_hint(error: &ReleaseError) -> &'static str {
         ReleaseError::Checkpoint(_) => "check release.log_origin and release.log_key",
         ReleaseError::Inclusion { .. } => "the release is not in the log: do not trust it",
         ReleaseError::History { .. } => "the bundle was put together wrongly: fetch it again",
+        ReleaseError::Sigstore(fault) => fault.hint(),
+        ReleaseError::OtherKind { .. } => {
+            "ask who gave you the policy for one that names how this server's releases are signed"
+        }
         ReleaseError::Witnesses { .. } => {
             "the operator must attach a checkpoint that more of release.witnesses have signed"
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use sha2::{Digest as _, Sha384, Sha512};
 
 const HANDSHAKE_LABEL: &[u8] = b"cloister report data v1\0";
+const SESSION_LABEL: &[u8] = b"cloister session evidence v1\0";
 const NONCE_LABEL: &[u8] = b"cloister nonce evidence v1\0";
 
 /// What the platform signs for us, beside its own measurements.
@@ -29,6 +30,18 @@ pub enum Binding {
         /// SHA-256 of the GPU evidence as the envelope encodes it.
         gpu_digest: [u8; 32],
     },
+    /// Made within a session, for a nonce: proves that whoever holds the session's keys has the
+    /// platform's word still.
+    Session {
+        /// Report data of the handshake that the session began with.
+        handshake: ReportData,
+        /// The verifier's nonce.
+        nonce: [u8; 32],
+        /// SHA-256 of the configuration file.
+        configuration_digest: [u8; 32],
+        /// SHA-256 of the GPU evidence as the envelope encodes it.
+        gpu_digest: [u8; 32],
+    },
     /// Made for a nonce: proves the platform, not a channel.
     Nonce {
         /// The verifier's nonce.
@@ -41,9 +54,25 @@ pub enum Binding {
 }
 
 impl Binding {
+    /// For evidence within the session that this handshake began, for `nonce`. There are no
+    /// sessions but those that a handshake began.
+    #[must_use]
+    pub fn session(&self, nonce: [u8; 32]) -> Self {
+        Self::Session {
+            handshake: ReportData::compute(self),
+            nonce,
+            configuration_digest: self.configuration_digest(),
+            gpu_digest: self.gpu_digest(),
+        }
+    }
+
     pub(crate) fn configuration_digest(&self) -> [u8; 32] {
         match self {
             Self::Handshake {
+                configuration_digest,
+                ..
+            }
+            | Self::Session {
                 configuration_digest,
                 ..
             }
@@ -56,7 +85,9 @@ impl Binding {
 
     pub(crate) fn gpu_digest(&self) -> [u8; 32] {
         match self {
-            Self::Handshake { gpu_digest, .. } | Self::Nonce { gpu_digest, .. } => *gpu_digest,
+            Self::Handshake { gpu_digest, .. }
+            | Self::Session { gpu_digest, .. }
+            | Self::Nonce { gpu_digest, .. } => *gpu_digest,
         }
     }
 }
@@ -81,6 +112,13 @@ impl ReportData {
                 hash.update(message1_hash);
                 hash.update(server_static);
                 hash.update(ciphertext_digest);
+            }
+            Binding::Session {
+                handshake, nonce, ..
+            } => {
+                hash.update(SESSION_LABEL);
+                hash.update(handshake.as_bytes());
+                hash.update(nonce);
             }
             Binding::Nonce { nonce, .. } => {
                 hash.update(NONCE_LABEL);
@@ -135,6 +173,20 @@ mod tests {
         }
         let expected: [u8; 64] = Sha512::digest(bytes).into();
         assert_eq!(ReportData::compute(&handshake()).as_bytes(), &expected);
+    }
+
+    #[test]
+    fn evidence_within_a_session_is_of_its_handshake_and_its_nonce() {
+        let mut bytes = b"cloister session evidence v1\0".to_vec();
+        bytes.extend(ReportData::compute(&handshake()).as_bytes());
+        for part in [[6; 32], [4; 32], [5; 32]] {
+            bytes.extend(part);
+        }
+        let expected: [u8; 64] = Sha512::digest(bytes).into();
+        let session = handshake().session([6; 32]);
+        assert_eq!(ReportData::compute(&session).as_bytes(), &expected);
+        let other = handshake().session([7; 32]);
+        assert_ne!(ReportData::compute(&other), ReportData::compute(&session));
     }
 
     #[test]

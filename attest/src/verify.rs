@@ -1,9 +1,12 @@
 //! The one way from evidence to a peer that is believed.
 
-use crate::policy::{AssurancePolicy, MaximumAge, ReleasePolicy};
+use crate::policy::{AssurancePolicy, LogPolicy, MaximumAge, Publication, ReleasePolicy};
 use crate::refusal::BoundPart;
 use crate::release::statement::{ClientVersion, SnpReferenceValues, TdxReferenceValues};
-use crate::release::{Statement, VerifiedRelease};
+use crate::release::{
+    LoggedRelease, NoSigstore, Published, SigstoreEntry, SigstoreVerifier, Statement,
+    VerifiedRelease,
+};
 use crate::snp::{self, VerifiedReport};
 use crate::tdx::{self, TdxField, VerifiedQuote};
 use crate::tpm;
@@ -36,6 +39,8 @@ pub struct VerifiedPeer {
 pub enum Assurance {
     /// Made for exactly this handshake.
     PerHandshake,
+    /// Made later, within the session that a handshake began.
+    WithinSession,
     /// Made for a nonce: says what the machine runs, and nothing about any channel to it.
     PlatformOnly,
 }
@@ -46,7 +51,7 @@ const DAY_SECONDS: u64 = 24 * 60 * 60;
 
 /// Verifies that `evidence` was made for what `expectation` names, on a machine that runs a
 /// release which `policy` accepts and which takes nothing back of what `ratchet` has seen, at the
-/// time `now`.
+/// time `now`. A policy that asks for Sigstore refuses everybody here: see [`verify_with`].
 pub fn verify(
     evidence: &Evidence,
     expectation: &Expectation,
@@ -54,10 +59,23 @@ pub fn verify(
     ratchet: &Ratchet,
     now: UnixTime,
 ) -> Result<VerifiedPeer, Refusal> {
+    verify_with(evidence, expectation, policy, ratchet, now, &NoSigstore)
+}
+
+/// As [`verify`], of releases of both kinds.
+pub fn verify_with(
+    evidence: &Evidence,
+    expectation: &Expectation,
+    policy: &Policy,
+    ratchet: &Ratchet,
+    now: UnixTime,
+    sigstore: &dyn SigstoreVerifier,
+) -> Result<VerifiedPeer, Refusal> {
     let mut claims = Vec::new();
     check_platform(evidence, policy, &mut claims)?;
     check_binding(evidence, &expectation.binding)?;
-    let release = check_release(evidence, &policy.release, ratchet, now, &mut claims)?;
+    let release = verify_release_with(&evidence.release, &policy.release, ratchet, now, sigstore)?;
+    release_claims(&release, &policy.release, ratchet, sigstore, &mut claims);
     let configuration = check_configuration(evidence, release.statement(), &mut claims)?;
     let report_data = ReportData::compute(&expectation.binding);
     let stated = &release.statement().predicate.reference_values;
@@ -108,7 +126,18 @@ pub fn verify_release(
     ratchet: &Ratchet,
     now: UnixTime,
 ) -> Result<VerifiedRelease, Refusal> {
-    let release = VerifiedRelease::verify(bundle, policy)?;
+    verify_release_with(bundle, policy, ratchet, now, &NoSigstore)
+}
+
+/// As [`verify_release`], of releases of both kinds.
+pub fn verify_release_with(
+    bundle: &[u8],
+    policy: &ReleasePolicy,
+    ratchet: &Ratchet,
+    now: UnixTime,
+    sigstore: &dyn SigstoreVerifier,
+) -> Result<VerifiedRelease, Refusal> {
+    let release = VerifiedRelease::verify_with(bundle, policy, sigstore)?;
     let stated = &release.statement().predicate;
     if stated.name != policy.name {
         let (expected, found) = (policy.name.clone(), stated.name.clone());
@@ -129,6 +158,13 @@ pub fn verify_release(
     }
     ratchet.advance(&release)?;
     check_age(release.confirmed(), policy.maximum_age_days, now)?;
+    if let Published::Sigstore(entry) = release.published() {
+        // Others vouch for these times. Young they prove nothing: anybody can have an old
+        // signature timestamped anew.
+        for time in &entry.signed_at {
+            check_age(*time, MaximumAge::Any, now)?;
+        }
+    }
     let (demanded, found) = (policy.minimum_rebuilders, release.rebuilders().len());
     if found < demanded {
         return Err(Refusal::Rebuilders { demanded, found });
@@ -226,55 +262,97 @@ fn check_binding(evidence: &Evidence, binding: &Binding) -> Result<(), Refusal> 
     Ok(())
 }
 
-fn check_release(
-    evidence: &Evidence,
+fn release_claims(
+    release: &VerifiedRelease,
     policy: &ReleasePolicy,
     ratchet: &Ratchet,
-    now: UnixTime,
+    sigstore: &dyn SigstoreVerifier,
     claims: &mut Vec<Claim>,
-) -> Result<VerifiedRelease, Refusal> {
-    let release = verify_release(&evidence.release, policy, ratchet, now)?;
-    let (stated, signer) = (&release.statement().predicate, release.signer());
-    let signers: Vec<_> = policy.signers.iter().map(ToString::to_string).collect();
+) {
+    let stated = &release.statement().predicate;
+    let by = match (&policy.published, release.published()) {
+        (Publication::Sigstore(policy), Published::Sigstore(entry)) => {
+            let (expected, root) = (policy.signer.to_string(), sigstore.root());
+            claims.push(Claim::new(
+                "release signer",
+                expected,
+                release.signer(),
+                &root,
+            ));
+            claims.extend(sigstore_claims(entry, ratchet, &root));
+            root
+        }
+        (Publication::Log(policy), Published::Log(logged)) => {
+            let signer = release.signer().to_string();
+            let signers: Vec<_> = policy.signers.iter().map(ToString::to_string).collect();
+            let signers = signers.join(" or ");
+            claims.push(Claim::new("release signer", signers, &signer, &signer));
+            claims.extend(log_claims(logged, policy, ratchet));
+            signer
+        }
+        // A release is verified by the policy's own kind.
+        _ => "nothing".to_owned(),
+    };
     let least = format!("at least {}", policy.minimum_version.max(ratchet.version()));
     let confirmed = release.confirmed();
-    claims.push(Claim::new(
-        "release signer",
-        signers.join(" or "),
-        signer,
-        signer,
-    ));
-    claims.extend(log_claims(&release, policy, ratchet));
     claims.extend([
-        Claim::new("release name", &policy.name, &stated.name, signer),
-        Claim::new("release profile", &policy.profile, &stated.profile, signer),
-        Claim::new("release version", least, stated.version, signer),
+        Claim::new("release name", &policy.name, &stated.name, &by),
+        Claim::new("release profile", &policy.profile, &stated.profile, &by),
+        Claim::new("release version", least, stated.version, &by),
         Claim::new(
             "release confirmed",
             policy.maximum_age_days,
             confirmed,
-            signer,
+            &by,
         ),
         Claim::new(
             "release builder",
             "named by the release",
             &stated.builder,
-            signer,
+            &by,
         ),
-        rebuilder_claim(&release, policy),
+        rebuilder_claim(release, policy),
     ]);
-    Ok(release)
 }
 
-fn log_claims(release: &VerifiedRelease, policy: &ReleasePolicy, ratchet: &Ratchet) -> [Claim; 3] {
+fn sigstore_claims(entry: &SigstoreEntry, ratchet: &Ratchet, root: &str) -> [Claim; 3] {
+    let size = entry.checkpoint.size;
+    let mut known = ratchet.checkpoints().iter();
+    let seen = match known.find(|seen| seen.log == entry.checkpoint.log) {
+        Some(seen) => format!(
+            "log of {} seen before, not comparable but at one size",
+            seen.size
+        ),
+        None => "no log seen before".to_owned(),
+    };
+    let times: Vec<_> = entry.signed_at.iter().map(ToString::to_string).collect();
+    let place = format!("entry {} of {size}", entry.index);
+    [
+        Claim::new("release log", "a log of the trusted root", place, root),
+        Claim::new(
+            "log history",
+            seen,
+            format!("{size} entries"),
+            "what this client remembers",
+        ),
+        Claim::new(
+            "release signed",
+            "within the certificate's life, if one signed",
+            list(&times),
+            root,
+        ),
+    ]
+}
+
+fn log_claims(logged: &LoggedRelease, policy: &LogPolicy, ratchet: &Ratchet) -> [Claim; 3] {
     let log = format!("log {} {}", policy.log_origin, policy.log_key);
-    let size = release.checkpoint().size;
-    let entry = format!("entry {} of {size}", release.index());
+    let size = logged.checkpoint.size;
+    let entry = format!("entry {} of {size}", logged.index);
     let seen = match ratchet.log() {
         Some(seen) => format!("consistent with the log of {} seen before", seen.size()),
         None => "no log seen before".to_owned(),
     };
-    let witnesses = release.witnesses().iter();
+    let witnesses = logged.witnesses.iter();
     let witnesses: Vec<_> = witnesses
         .map(|(name, time)| format!("{name} {time}"))
         .collect();
@@ -301,11 +379,11 @@ fn rebuilder_claim(release: &VerifiedRelease, policy: &ReleasePolicy) -> Claim {
         .iter()
         .map(ToString::to_string)
         .collect();
-    let rests_on = match policy.rebuilders.is_empty() {
-        true => "nothing",
-        false => "the rebuilders' keys",
+    let rests_on = match policy.rebuilders() {
+        0 => "nothing",
+        _ => "the rebuilders' keys",
     };
-    let quorum = quorum(policy.minimum_rebuilders, policy.rebuilders.len());
+    let quorum = quorum(policy.minimum_rebuilders, policy.rebuilders());
     Claim::new("rebuilt by", quorum, list(&names), rests_on)
 }
 
@@ -426,6 +504,10 @@ fn assurance(binding: &Binding, policy: AssurancePolicy, claims: &mut Vec<Claim>
     let AssurancePolicy::PerHandshake = policy;
     let (assurance, text) = match binding {
         Binding::Handshake { .. } => (Assurance::PerHandshake, "evidence for this handshake"),
+        Binding::Session { .. } => (
+            Assurance::WithinSession,
+            "fresh evidence within this session",
+        ),
         Binding::Nonce { .. } => (
             Assurance::PlatformOnly,
             "evidence for this nonce, no channel",

@@ -15,8 +15,13 @@ type Verdict = Result<VerifiedRelease, Refusal>;
 /// A policy that demands neither witnesses nor rebuilders, for tests of something else.
 fn plain() -> ReleasePolicy {
     let mut policy = World::new().policy().release;
-    (policy.minimum_witnesses, policy.minimum_rebuilders) = (0, 0);
+    policy.minimum_rebuilders = 0;
+    witnesses(&mut policy, 0);
     policy
+}
+
+fn witnesses(policy: &mut ReleasePolicy, minimum: usize) {
+    policy.log_mut().unwrap().minimum_witnesses = minimum;
 }
 
 fn judge(bundle: &Bundle, policy: &ReleasePolicy, ratchet: &Ratchet) -> Verdict {
@@ -185,7 +190,7 @@ fn a_log_of_another_name_or_key_is_refused() {
 fn enough_witnesses_of_the_policy_must_have_signed() {
     let (world, log, index) = log_of(3);
     let mut policy = plain();
-    policy.minimum_witnesses = 2;
+    witnesses(&mut policy, 2);
     let with = |witnesses: &[Cosigner]| {
         let note = log.witnessed(witnesses, NOW);
         judge(
@@ -225,7 +230,7 @@ fn a_cosignature_is_of_this_checkpoint_and_this_time() {
     let (world, log, index) = log_of(3);
     let witness = &world.witnesses[0];
     let mut policy = plain();
-    policy.minimum_witnesses = 1;
+    witnesses(&mut policy, 1);
     let forged = Refusal::Release(ReleaseError::Checkpoint(CheckpointError::Cosignature {
         witness: witness.witness.name.clone(),
     }));
@@ -263,7 +268,7 @@ fn an_equivocating_witness_does_not_hide_a_split_view() {
     one.append_other(b"one");
     two.append_other(b"two");
     let mut policy = plain();
-    policy.minimum_witnesses = 1;
+    witnesses(&mut policy, 1);
     let traitor = &world.witnesses[..1];
     let bundle = |log: &Log| log.bundle(index, &[], log.witnessed(traitor, NOW), 256);
     let verified = judge(&bundle(&one), &policy, &Ratchet::UNSEEN).unwrap();
@@ -272,7 +277,7 @@ fn an_equivocating_witness_does_not_hide_a_split_view() {
     assert!(matches!(refusal, Refusal::SplitView { .. }), "{refusal}");
     // A fresh client sees only one face: it needs a second witness, who is honest.
     assert!(judge(&bundle(&two), &policy, &Ratchet::UNSEEN).is_ok());
-    policy.minimum_witnesses = 2;
+    witnesses(&mut policy, 2);
     assert!(judge(&bundle(&two), &policy, &Ratchet::UNSEEN).is_err());
 }
 

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::configuration::ConfigurationError;
-use attest::policy::{List, MaximumAge, PolicyError, Quorum, SecureBootPolicy};
+use attest::policy::{
+    Later, List, MAX_REATTEST_SECONDS, MaximumAge, PolicyError, Quorum, REATTEST_SECONDS,
+    SecureBootPolicy,
+};
 use attest::{Configuration, PlatformKind, Policy};
 use signer::{World, amd};
 
@@ -40,7 +43,10 @@ fn no_field_of_a_policy_or_a_configuration_is_optional() {
     assert!(matches!(policy(&without_roots), Err(PolicyError::Toml(_))));
     for line in without_roots.lines().filter(|line| line.contains(" = ")) {
         let verdict = policy(&policy_text.replacen(&format!("{line}\n"), "", 1));
-        assert!(matches!(verdict, Err(PolicyError::Toml(_))), "{line}");
+        match line.starts_with("reattest_seconds") {
+            true => assert_eq!(verdict, Err(PolicyError::NoReattestation)),
+            false => assert!(matches!(verdict, Err(PolicyError::Toml(_))), "{line}"),
+        }
     }
     let text = sound_configuration();
     for line in text.lines().filter(|line| line.contains(" = ")) {
@@ -110,8 +116,8 @@ fn values_of_a_policy_are_checked() {
         let verdict = policy(&text.replacen(from, to, 1));
         assert!(matches!(verdict, Err(PolicyError::Toml(_))), "{to}");
     }
-    let verdict = policy(&text.replacen("version = 1", "version = 2", 1));
-    assert_eq!(verdict, Err(PolicyError::Version { found: 2 }));
+    let verdict = policy(&text.replacen("version = 2", "version = 3", 1));
+    assert_eq!(verdict, Err(PolicyError::Version { found: 3 }));
     let found = (256 << 10) + 1;
     assert_eq!(
         Policy::parse(&vec![b'#'; found]),
@@ -156,18 +162,48 @@ fn a_line_of_releases_is_its_name_and_its_signers() {
     let world = World::new();
     let policy = world.policy().release;
     let mut same = policy.clone();
-    same.signers.push(same.signers[0]);
+    let signers = &mut same.log_mut().unwrap().signers;
+    signers.push(signers[0]);
     same.minimum_version = 9;
     assert_eq!(same.line(), policy.line());
     let mut other = policy.clone();
     other.name = "other".parse().unwrap();
     assert_ne!(other.line(), policy.line());
     let mut other = policy.clone();
-    other.signers.push(policy.log_key);
+    let log = other.log_mut().unwrap();
+    log.signers.push(log.log_key);
     assert_ne!(other.line(), policy.line());
     let mut reordered = other.clone();
-    reordered.signers.reverse();
+    reordered.log_mut().unwrap().signers.reverse();
     assert_eq!(other.line(), reordered.line());
+}
+
+/// A file of version 1 says nothing of the age of evidence: then the strict value holds.
+#[test]
+fn a_policy_says_how_old_evidence_may_become() {
+    let text = World::new().policy_toml();
+    let with = |seconds: &str| {
+        let field = format!("reattest_seconds = {seconds}");
+        policy(&text.replacen("reattest_seconds = 600", &field, 1))
+    };
+    for seconds in [0, 1, MAX_REATTEST_SECONDS] {
+        let read = with(&seconds.to_string()).unwrap();
+        assert_eq!(read.channel.reattest_seconds, seconds);
+    }
+    let found = MAX_REATTEST_SECONDS + 1;
+    let never = with(&found.to_string());
+    assert_eq!(never, Err(PolicyError::Reattestation { found }));
+    for wrong in ["-1", "\"never\"", "0.5"] {
+        assert!(matches!(with(wrong), Err(PolicyError::Toml(_))), "{wrong}");
+    }
+    let early = text.replacen("version = 2", "version = 1", 1);
+    assert_eq!(
+        policy(&early),
+        Err(PolicyError::Later(Later::Reattestation))
+    );
+    let early = early.replacen("reattest_seconds = 600\n", "", 1);
+    let seconds = policy(&early).unwrap().channel.reattest_seconds;
+    assert_eq!(seconds, REATTEST_SECONDS);
 }
 
 #[test]

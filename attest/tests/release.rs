@@ -8,7 +8,7 @@ use attest::release::statement::{
 };
 use attest::release::{
     Bundle, BundleError, CheckpointError, EnvelopeError, MAX_BUNDLE_BYTES, ReleaseError,
-    SignedCheckpoint, Statement, StatementError, VerifiedRelease,
+    SignedCheckpoint, Signer, Statement, StatementError, VerifiedRelease,
 };
 use attest::{Class, Digest, Refusal};
 use ed25519_dalek::SigningKey;
@@ -54,8 +54,9 @@ fn a_signed_and_logged_release_is_verified() {
     let world = World::new();
     let release = judge(&world.bundle()).unwrap();
     assert_eq!(release.statement().predicate, world.predicate);
-    assert_eq!(release.signer(), &release::public(&world.release_key));
-    assert_eq!((release.index(), release.checkpoint().size), (1, 3));
+    let signer = Signer::Key(release::public(&world.release_key));
+    assert_eq!(release.signer(), &signer);
+    assert_eq!((release.index(), release.log_size()), (1, 3));
 }
 
 #[test]
@@ -355,7 +356,8 @@ fn a_checkpoint_has_one_spelling() {
     let witnessed = format!("{sound}\u{2014} witness.example/w AAAAAAAA\n");
     let policy = World::new().policy().release;
     let signed = SignedCheckpoint::parse(&witnessed).unwrap();
-    assert!(signed.verify(&policy.log_origin, &policy.log_key).is_ok());
+    let log = policy.log().unwrap();
+    assert!(signed.verify(&log.log_origin, &log.log_key).is_ok());
 }
 
 #[test]

@@ -136,6 +136,41 @@ fn evidence_for_another_handshake_or_nonce_is_refused() {
     }
 }
 
+/// Evidence within a session is of one session and one nonce: neither that of the handshake, nor
+/// that for a nonce alone, which anybody can fetch from another machine, passes for it.
+#[test]
+fn evidence_within_a_session_is_of_this_session_and_this_nonce() {
+    let world = World::new();
+    let handshake = world.handshake_binding();
+    let session = handshake.session([7; 32]);
+    let evidence = world.evidence(&session);
+    let peer = judge(&evidence, session, &world.policy()).unwrap();
+    assert_eq!(peer.assurance(), Assurance::WithinSession);
+    let mut changed_key = handshake;
+    let Binding::Handshake { server_static, .. } = &mut changed_key else {
+        unreachable!()
+    };
+    server_static[0] ^= 1;
+    for other in [
+        handshake,
+        handshake.session([8; 32]),
+        changed_key.session([7; 32]),
+        world.nonce_binding([7; 32]),
+        world.nonce_binding([7; 32]).session([7; 32]),
+    ] {
+        for (evidence, binding) in [(&evidence, other), (&world.evidence(&other), session)] {
+            let refusal = judge(evidence, binding, &world.policy()).unwrap_err();
+            assert!(
+                matches!(
+                    refusal,
+                    Refusal::Quote(QuoteError::QualifyingData { .. })
+                ),
+                "{refusal}"
+            );
+        }
+    }
+}
+
 /// The platform vouches for one configuration, the envelope shows another.
 #[test]
 fn a_binding_to_another_configuration_or_other_gpus_is_refused() {

@@ -2,10 +2,14 @@
 
 use std::io::Read as _;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
-use attest::{Evidence, Expectation, Policy, Ratchet, Refusal, UnixTime, VerifiedPeer};
+use attest::policy::TrustedRoot;
+use attest::release::{NoSigstore, SigstoreVerifier};
+use attest::{Binding, Evidence, Expectation, Policy, Ratchet, Refusal, VerifiedPeer};
 use carrier::Unverified;
+use cloister_sigstore::RootError;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -17,17 +21,21 @@ use tokio::time::timeout;
 use crate::arguments;
 use crate::failure::{Failure, reason};
 use crate::network::{self, Stream};
+use crate::reattest::{self, Age, ReattestError};
 use crate::report;
 use crate::state::State;
 
 const MAX_RELEASE_BYTES: usize = attest::release::MAX_BUNDLE_BYTES;
+const MAX_ROOT_BYTES: usize = 1 << 20;
 /// How long an ended connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(3);
 
 /// `cloister verify`.
 pub(crate) async fn verify(arguments: arguments::Peer) -> Result<(), Failure> {
     let expected = Expected::read(arguments)?;
-    let (unverified, peer) = expected.meet().await?;
+    let Met {
+        unverified, peer, ..
+    } = expected.meet().await?;
     unverified.refuse().await;
     let arguments = &expected.arguments;
     if arguments.json {
@@ -47,13 +55,21 @@ pub(crate) async fn verify(arguments: arguments::Peer) -> Result<(), Failure> {
 pub(crate) struct Expected {
     pub(crate) arguments: arguments::Peer,
     policy: Policy,
-    release: Option<Vec<u8>>,
+    sigstore: Box<dyn SigstoreVerifier + Send + Sync>,
     state: State,
+}
+
+/// A server that was verified, and that nothing was sent to yet.
+struct Met {
+    unverified: Unverified<Box<dyn Stream>>,
+    peer: VerifiedPeer,
+    binding: Binding,
+    age: Age,
 }
 
 impl Expected {
     /// Reads what the arguments name.
-    pub(crate) fn read(arguments: arguments::Peer) -> Result<Self, Failure> {
+    pub(crate) fn read(arguments: arguments::Peer) -> Result<Arc<Self>, Failure> {
         let limit = attest::policy::MAX_POLICY_BYTES;
         let path = arguments.policy.as_ref().ok_or_else(|| {
             Failure::misuse("no policy: nothing says whom to believe")
@@ -65,81 +81,144 @@ impl Expected {
             Failure::misuse(format_args!("the policy {path} does not read: {error}"))
                 .hint("every field is required: a demand that is left out would not be checked")
         })?;
-        let release = match &arguments.release {
-            Some(path) => Some(read_file("release", path, MAX_RELEASE_BYTES)?),
-            None => None,
-        };
+        let sigstore = sigstore(&policy, path)?;
         let state = State::at(arguments.state.clone())?;
-        Ok(Self {
+        let expected = Self {
             arguments,
             policy,
-            release,
+            sigstore,
             state,
-        })
+        };
+        // A file that cannot be read is found before the server is bothered.
+        drop(expected.release()?);
+        Ok(Arc::new(expected))
+    }
+
+    /// The release in a file, if one is named: read each time, as it may have been renewed.
+    fn release(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let path = self.arguments.release.as_ref();
+        path.map(|path| read_file("release", path, MAX_RELEASE_BYTES))
+            .transpose()
     }
 
     /// Connects, and opens a channel to a server that was verified.
-    pub(crate) async fn open(&self) -> Result<Connection, Failure> {
-        let (unverified, peer) = self.meet().await?;
+    pub(crate) async fn open(self: &Arc<Self>) -> Result<Connection, Failure> {
+        let Met {
+            unverified,
+            peer,
+            binding,
+            age,
+        } = self.meet().await?;
         let duplex = unverified.accept(&peer).await?;
         let (sender, driver) = http1::handshake(TokioIo::new(duplex))
             .await
             .map_err(|error| broken(&error))?;
         Ok(Connection {
+            expected: Arc::clone(self),
             peer,
-            sender,
+            binding,
+            age,
+            sender: Some(sender),
             driver: tokio::spawn(driver),
         })
     }
 
     /// Connects and verifies. Nothing was sent yet but the handshake.
-    async fn meet(&self) -> Result<(Unverified<Box<dyn Stream>>, VerifiedPeer), Failure> {
+    async fn meet(&self) -> Result<Met, Failure> {
         // A memory that cannot be read is found before the server is bothered.
-        let ratchet = self.state.ratchet(&self.policy.release)?;
+        let (ratchet, release) = (self.state.ratchet(&self.policy.release)?, self.release()?);
         let stream = network::connect(&self.arguments.url).await?;
+        // From here on the evidence ages: it is made for what is sent now.
+        let age = Age::begins();
         let unverified = carrier::connect(stream, &self.arguments.url.authority()).await?;
-        match self.judge(&unverified, &ratchet) {
-            Ok(peer) => match self.state.accepted(&self.policy.release, peer.release()) {
-                Ok(()) => Ok((unverified, peer)),
-                Err(failure) => {
-                    unverified.refuse().await;
-                    Err(failure)
-                }
-            },
-            Err(refusal) => {
+        let judged = Evidence::decode(unverified.evidence())
+            .map_err(Refusal::from)
+            .and_then(|evidence| {
+                let (configuration, gpu) = (evidence.configuration_digest(), evidence.gpu_digest());
+                let binding = unverified.binding(configuration, gpu);
+                let peer = self.judge(evidence, release, binding, &ratchet)?;
+                Ok((peer, binding))
+            });
+        let outcome = match judged {
+            Ok((peer, binding)) => self.remember(&peer).map(|()| (peer, binding)),
+            Err(refusal) => Err(refusal.into()),
+        };
+        match outcome {
+            Ok((peer, binding)) => Ok(Met {
+                unverified,
+                peer,
+                binding,
+                age,
+            }),
+            Err(failure) => {
                 unverified.refuse().await;
-                Err(refusal.into())
+                Err(failure)
             }
         }
     }
 
     fn judge(
         &self,
-        unverified: &Unverified<Box<dyn Stream>>,
+        mut evidence: Evidence,
+        release: Option<Vec<u8>>,
+        binding: Binding,
         ratchet: &Ratchet,
     ) -> Result<VerifiedPeer, Refusal> {
-        let mut evidence = Evidence::decode(unverified.evidence())?;
-        if let Some(release) = &self.release {
-            evidence.release.clone_from(release);
+        if let Some(release) = release {
+            evidence.release = release;
         }
-        let binding = unverified.binding(evidence.configuration_digest(), evidence.gpu_digest());
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        attest::verify(
+        let expectation = Expectation { binding };
+        let (policy, now) = (&self.policy, reattest::now());
+        attest::verify_with(
             &evidence,
-            &Expectation { binding },
-            &self.policy,
+            &expectation,
+            policy,
             ratchet,
-            UnixTime::from_secs(now),
+            now,
+            &*self.sigstore,
         )
+    }
+
+    fn remember(&self, peer: &VerifiedPeer) -> Result<(), Failure> {
+        self.state.accepted(&self.policy.release, peer.release())
     }
 }
 
-/// HTTP with a verified peer.
+/// Whose word counts for releases in Sigstore. A file stands beside the policy.
+fn sigstore(
+    policy: &Policy,
+    path: &Path,
+) -> Result<Box<dyn SigstoreVerifier + Send + Sync>, Failure> {
+    let Some(sigstore) = policy.release.sigstore() else {
+        return Ok(Box::new(NoSigstore));
+    };
+    let verifier = match &sigstore.trusted_root {
+        TrustedRoot::BuiltIn(name) => cloister_sigstore::SigstoreVerifier::built_in(name.as_str()),
+        TrustedRoot::File(file) => {
+            let file = path.with_file_name(file.as_str());
+            let json = read_file("trusted root", &file, MAX_ROOT_BYTES)?;
+            cloister_sigstore::SigstoreVerifier::of_file(&json)
+        }
+    };
+    let verifier = verifier.map_err(|error| {
+        let failure = Failure::misuse(format_args!("release.sigstore.trusted_root: {error}"));
+        failure.hint(match error {
+            RootError::NotBuiltIn => "name that one if you accept it, or give today's as a file",
+            _ => "give a trusted_root.json, as `cloister-release sigstore refresh` fetches it",
+        })
+    })?;
+    Ok(Box::new(verifier))
+}
+
+/// HTTP with a verified peer. What is sent is sent to evidence that is young enough: before that,
+/// the peer gives fresh evidence, or the session ends.
 pub(crate) struct Connection {
+    expected: Arc<Expected>,
     peer: VerifiedPeer,
-    sender: SendRequest<Full<Bytes>>,
+    binding: Binding,
+    age: Age,
+    /// Nothing once the session was ended.
+    sender: Option<SendRequest<Full<Bytes>>>,
     driver: JoinHandle<hyper::Result<()>>,
 }
 
@@ -148,9 +227,9 @@ impl Connection {
         &self.peer
     }
 
-    /// Whether the other side has gone, so that nothing can be sent here any more.
+    /// Whether the session is over, so that nothing can be sent here any more.
     pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.as_ref().is_none_or(SendRequest::is_closed)
     }
 
     pub(crate) async fn post(
@@ -163,11 +242,41 @@ impl Connection {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|_| Failure::misuse("the request cannot be written"))?;
-        self.sender.ready().await.map_err(|error| broken(&error))?;
-        self.sender
+        let interval = self.expected.policy.channel.reattest_seconds;
+        if self.age.is_due(Duration::from_secs(interval.into())) {
+            match self.reattest().await {
+                Ok(age) => self.age = age,
+                Err(error) => {
+                    self.sender = None;
+                    return Err(error.into());
+                }
+            }
+        }
+        let Some(sender) = &mut self.sender else {
+            return Err(carrier::Error::HungUp.into());
+        };
+        sender.ready().await.map_err(|error| broken(&error))?;
+        sender
             .send_request(request)
             .await
             .map_err(|error| broken(&error))
+    }
+
+    /// Has the peer prove once more, for this session and a fresh nonce, what it is; and looks at
+    /// what is known by now of its release.
+    async fn reattest(&mut self) -> Result<Age, ReattestError> {
+        let expected = &self.expected;
+        let age = Age::begins();
+        let mut nonce = [0; 32];
+        getrandom::fill(&mut nonce).map_err(|_| ReattestError::Random)?;
+        let sender = self.sender.as_mut().ok_or(ReattestError::HungUp)?;
+        let evidence = reattest::fetch(sender, nonce).await?;
+        let evidence = Evidence::decode(&evidence).map_err(Refusal::from)?;
+        let ratchet = expected.state.ratchet(&expected.policy.release)?;
+        let binding = self.binding.session(nonce);
+        let peer = expected.judge(evidence, expected.release()?, binding, &ratchet)?;
+        expected.remember(&peer)?;
+        Ok(age)
     }
 
     /// Ends in order, if the other side is quick about it.

@@ -99,13 +99,27 @@ pub(crate) fn reason(error: &io::Error) -> String {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
+        Self::refused("refused, nothing was sent", &refusal)
+    }
+}
+
+impl Failure {
+    /// A peer that was verified is refused within its session.
+    pub(crate) fn refused_within(refusal: &Refusal) -> Self {
+        Self::refused(
+            "refused, the session ended, nothing more was sent",
+            refusal,
+        )
+    }
+
+    fn refused(outcome: &str, refusal: &Refusal) -> Self {
         let exit = match refusal.class() {
             Class::Signature => Exit::Signature,
             Class::Collateral => Exit::Collateral,
             Class::Policy => Exit::Policy,
             Class::Log => Exit::Log,
         };
-        Self::new(exit, format_args!("refused, nothing was sent: {refusal}")).hint(refusal.hint())
+        Self::new(exit, format_args!("{outcome}: {refusal}")).hint(refusal.hint())
     }
 }
 

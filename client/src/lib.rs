@@ -5,6 +5,7 @@
 //!  URL ─ connect ─▶ evidence ─ attest::verify ─▶ VerifiedPeer ─ accept ─▶ HTTP ─▶ answer
 //!                                    │
 //!                                    └─▶ Refusal: nothing was sent, exit code 2 to 5
+//!  before a request, once the evidence is old: fresh evidence in the session, or the session ends
 //! ```
 //!
 //! Everything that comes from the other side is hostile text until it was escaped, and bounded.
@@ -18,6 +19,7 @@ mod endpoint;
 mod events;
 mod failure;
 mod network;
+mod reattest;
 mod report;
 mod state;
 mod terminal;

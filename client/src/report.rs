@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use attest::release::Published;
 use attest::{Claim, VerifiedPeer};
 use serde_json::{Value, json};
 
@@ -45,9 +46,13 @@ pub(crate) fn facts(peer: &VerifiedPeer) -> [String; 3] {
             found("rebuilt by"),
         ),
         format!(
-            "log       {} of {}; witnesses: {}; {}",
+            "log       {} of {}{}; witnesses: {}; {}",
             found("release log"),
-            peer.release().checkpoint().origin,
+            peer.release().log_name(),
+            match peer.release().published() {
+                Published::Log(_) => "",
+                Published::Sigstore(_) => " (Sigstore)",
+            },
             match peer.release().witnesses().len() {
                 0 => "none".to_owned(),
                 count => count.to_string(),
@@ -92,9 +97,13 @@ pub(crate) fn json(endpoint: &Endpoint, peer: &VerifiedPeer) -> Value {
             "builder": stated.builder,
             "confirmed": release.confirmed().to_string(),
             "rebuilt_by": release.rebuilders(),
-            "log": release.checkpoint().origin,
+            "log": release.log_name(),
             "log_index": release.index(),
-            "log_size": release.checkpoint().size,
+            "log_kind": match release.published() {
+                Published::Log(_) => "log",
+                Published::Sigstore(_) => "sigstore",
+            },
+            "log_size": release.log_size(),
             "witnesses": witnesses,
         },
         "model": {

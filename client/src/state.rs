@@ -2,25 +2,26 @@
 //! it knows to be revoked, and how each log looked when it was largest.
 //!
 //! ```json
-//! {"version":2,
+//! {"version":3,
 //!  "releases":{"SHA-256 of name, profile, signers":{"name":"cloister","highest":7,
 //!                                                   "revocations":[]}},
-//!  "logs":{"SHA-256 of origin, key":{"origin":"log.example.org/cloister","history":{…}}}}
+//!  "logs":{"SHA-256 of origin, key":{"origin":"log.example.org/cloister","history":{…}}},
+//!  "sigstore":[{"origin":"rekor.example.org","log":"SHA-256 of its id","size":9,"root":"…"}]}
 //! ```
 //!
 //! The file is replaced as a whole, under a lock, and what another client wrote meanwhile is judged
 //! before it is: two clients that were shown two faces of a log do not both go on. A file that does
 //! not read is a failure, never an empty memory: whoever can damage it could otherwise roll a
-//! release back. One of version 1, without logs, is taken over.
+//! release back. One of version 1, without logs, or 2, without Sigstore's, is taken over.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use attest::policy::ReleasePolicy;
+use attest::policy::{LogPolicy, ReleasePolicy};
 use attest::release::statement::Revocation;
-use attest::release::{History, Origin, VerifiedRelease};
+use attest::release::{History, Origin, SeenCheckpoint, Seen, VerifiedRelease};
 use attest::{Digest, Name, Ratchet};
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +29,8 @@ use crate::failure::{Failure, reason};
 
 const FILE: &str = "state.json";
 const MAX_BYTES: u64 = 4 << 20;
-const VERSION: u64 = 2;
-const VERSION_WITHOUT_LOGS: u64 = 1;
+const VERSION: u64 = 3;
+const EARLIER: [u64; 2] = [1, 2];
 
 pub(crate) struct State {
     folder: PathBuf,
@@ -42,6 +43,8 @@ struct Content {
     releases: BTreeMap<String, Line>,
     #[serde(default)]
     logs: BTreeMap<String, Log>,
+    #[serde(default)]
+    sigstore: Vec<SeenCheckpoint>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,6 +130,7 @@ impl State {
             version: VERSION,
             releases: BTreeMap::new(),
             logs: BTreeMap::new(),
+            sigstore: Vec::new(),
         };
         let bytes = match read_bounded(&path) {
             Ok(bytes) => bytes,
@@ -135,7 +139,7 @@ impl State {
         };
         match serde_json::from_slice::<Content>(&bytes) {
             Ok(content) if content.version == VERSION => Ok(content),
-            Ok(content) if content.version == VERSION_WITHOUT_LOGS => Ok(Content {
+            Ok(content) if EARLIER.contains(&content.version) => Ok(Content {
                 version: VERSION,
                 ..content
             }),
@@ -160,11 +164,15 @@ impl State {
 impl Content {
     fn ratchet(&self, policy: &ReleasePolicy) -> Ratchet {
         let line = self.releases.get(&policy.line().to_string());
-        let log = self.logs.get(&log_of(policy).to_string());
+        let log = policy.log().map(|log| log_of(log).to_string());
+        let log = log.and_then(|log| self.logs.get(&log));
         Ratchet::new(
             line.map_or(0, |line| line.highest),
             line.map_or_else(Vec::new, |line| line.revocations.clone()),
-            log.map(|log| log.history.clone()),
+            Seen {
+                history: log.map(|log| log.history.clone()),
+                checkpoints: self.sigstore.clone(),
+            },
         )
     }
 
@@ -175,18 +183,19 @@ impl Content {
             revocations: ratchet.revocations().to_vec(),
         };
         self.releases.insert(policy.line().to_string(), line);
-        if let Some(history) = ratchet.log() {
+        if let (Some(policy), Some(history)) = (policy.log(), ratchet.log()) {
             let log = Log {
                 origin: policy.log_origin.clone(),
                 history: history.clone(),
             };
             self.logs.insert(log_of(policy).to_string(), log);
         }
+        self.sigstore = ratchet.checkpoints().to_vec();
     }
 }
 
 /// Names the log: releases of several lines may be in one.
-fn log_of(policy: &ReleasePolicy) -> Digest<32> {
+fn log_of(policy: &LogPolicy) -> Digest<32> {
     let (origin, key) = (policy.log_origin.as_str(), policy.log_key.to_bytes());
     Digest::sha256(&[origin.as_bytes(), b"\n", &key[..]].concat())
 }
@@ -314,7 +323,7 @@ mod tests {
         );
         fs::write(
             state.folder.join(FILE),
-            old.replace("\"version\":1", "\"version\":3"),
+            old.replace("\"version\":1", "\"version\":4"),
         )
         .unwrap();
         assert!(state.ratchet(&policy()).is_err());
@@ -329,7 +338,7 @@ mod tests {
         );
         state.accepted(&policy(), &release(6, 0)).unwrap();
         let text = fs::read_to_string(state.folder.join(FILE)).unwrap();
-        assert!(text.starts_with("{\"version\":2,"), "{text}");
+        assert!(text.starts_with("{\"version\":3,"), "{text}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use attest::Digest;
-use attest::release::{Bundle, BundleError, MAX_BUNDLE_BYTES};
+use attest::release::{Bundle, BundleError, Kind, MAX_BUNDLE_BYTES, ReleaseError};
 use verity::gpt::{Entry, GptError, Partition, PartitionSpec, Source, Table, WriteError};
 use verity::{Guid, VolumeRef};
 
@@ -97,6 +97,9 @@ pub enum DiskError {
     /// What is to be attached is no bundle.
     #[error("the release bundle: {0}")]
     Bundle(#[from] BundleError),
+    /// What is to be attached is no release in Sigstore.
+    #[error("{0}")]
+    Sigstore(#[from] ReleaseError),
 }
 
 /// Writes a boot disk into the empty file `image`: the same contents give the same bytes.
@@ -159,10 +162,13 @@ pub fn write(image: &File, contents: &Contents<'_>) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Writes a release bundle into a disk's release partition. The magic goes last: a write that is
+/// Writes a release bundle, of either kind, into a disk's release partition. The magic goes last: a write that is
 /// interrupted leaves a partition without a bundle, never half of one.
 pub fn attach(disk: &Path, bundle: &[u8]) -> Result<(), DiskError> {
-    Bundle::decode(bundle)?;
+    match Kind::of(bundle) {
+        Some(Kind::Sigstore) => drop(cloister_sigstore::stated(bundle)?),
+        _ => drop(Bundle::decode(bundle)?),
+    }
     let file = OpenOptions::new()
         .read(true)
         .write(true)

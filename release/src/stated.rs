@@ -113,8 +113,11 @@ fn flatten(name: &str, value: &Value, rows: &mut BTreeMap<String, String>) {
     }
 }
 
-/// The statement in the bytes of a bundle, an envelope or a statement.
+/// The statement in the bytes of a bundle of either kind, an envelope or a statement.
 pub fn parse(bytes: &[u8]) -> Result<Statement, StatementError> {
+    if let Ok(statement) = cloister_sigstore::stated(bytes) {
+        return Ok(statement);
+    }
     if let Ok(bundle) = Bundle::decode(bytes) {
         return Statement::decode(&bundle.envelope.payload);
     }

@@ -98,7 +98,7 @@ fn every_entry_is_proved_under_every_later_checkpoint() {
             let bundle = log.bundle(index, 256).unwrap().encode();
             let verified = VerifiedRelease::verify(&bundle, &logged.policy()).unwrap();
             assert_eq!(
-                (verified.index(), verified.checkpoint().size),
+                (verified.index(), verified.log_size()),
                 (index, version)
             );
         }
@@ -362,7 +362,7 @@ fn a_bundle_brings_the_last_status_and_every_rebuild_that_gave_the_same() {
     assert_eq!(remarks, [last, rebuilt]);
     let mut policy = logged.policy();
     policy.minimum_rebuilders = 1;
-    policy.rebuilders = vec![attest::policy::Rebuilder {
+    policy.log_mut().unwrap().rebuilders = vec![attest::policy::Rebuilder {
         name: "alice".parse().unwrap(),
         key: alice.public(),
     }];

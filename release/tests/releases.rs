@@ -5,7 +5,7 @@ mod common;
 
 use attest::policy::ReleasePolicy;
 use attest::release::{
-    Bundle, BundleError, CheckpointError, EnvelopeError, PublicKey, ReleaseError,
+    Bundle, BundleError, CheckpointError, EnvelopeError, PublicKey, ReleaseError, Signer,
 };
 use attest::{Class, Ratchet, Refusal, verify_release as verify};
 use common::{Logged, NOW, Site, edit};
@@ -40,7 +40,7 @@ fn a_release_verifies_with_its_artifacts() {
     let stated = &verified.statement().predicate;
     assert_eq!(
         (stated.version, verified.signer()),
-        (2, &logged.signer.public())
+        (2, &Signer::Key(logged.signer.public()))
     );
     let measured =
         release::measure::measure(&std::fs::read(site.path("out/cloister.efi")).unwrap(), &[]);
@@ -71,10 +71,8 @@ fn a_signature_that_is_wrong_or_by_a_stranger_is_refused() {
     let mut wrong = bundle.clone();
     wrong.envelope.payload[30] ^= 1;
     assert_eq!(refusal(&wrong, &policy).class(), Class::Signature);
-    let strange = ReleasePolicy {
-        signers: vec![other_key()],
-        ..policy
-    };
+    let mut strange = policy;
+    strange.log_mut().unwrap().signers = vec![other_key()];
     assert_eq!(
         refusal(&bundle, &strange),
         Refusal::Release(EnvelopeError::UnknownSigner.into())
@@ -123,20 +121,16 @@ fn a_tampered_proof_is_refused() {
 fn a_checkpoint_of_another_log_or_key_is_refused() {
     let (site, logged, bundle, policy) = released();
     let origin = "other.example.org".to_owned().try_into().unwrap();
-    let elsewhere = ReleasePolicy {
-        log_origin: origin,
-        ..policy.clone()
-    };
+    let mut elsewhere = policy.clone();
+    elsewhere.log_mut().unwrap().log_origin = origin;
     let error = refusal(&bundle, &elsewhere);
     assert!(matches!(
         error,
         Refusal::Release(ReleaseError::Checkpoint(CheckpointError::Origin { .. }))
     ));
     assert_eq!(error.class(), Class::Log);
-    let strange = ReleasePolicy {
-        log_key: other_key(),
-        ..policy.clone()
-    };
+    let mut strange = policy.clone();
+    strange.log_mut().unwrap().log_key = other_key();
     assert!(matches!(
         refusal(&bundle, &strange),
         Refusal::Release(ReleaseError::Checkpoint(CheckpointError::Unsigned { .. }))

@@ -203,7 +203,7 @@ fn what_is_said_later_reaches_the_bundle() {
     done(&site, STATEMENT);
     log("statement.json", "signer.pem");
     let mut policy = logged.policy();
-    policy.signers = vec![signer.public()];
+    policy.log_mut().unwrap().signers = vec![signer.public()];
     let judge = |bundle: &[u8]| VerifiedRelease::verify(bundle, &policy).unwrap();
     assert!(judge(&bundle()).rebuilders().is_empty());
     let rebuild = "attest-rebuild --image image --assembled out --lock deb.lock --allow-dirty \
@@ -220,12 +220,14 @@ fn what_is_said_later_reaches_the_bundle() {
     let note = fs::read_to_string(logged.path.join("checkpoint")).unwrap();
     assert_eq!(note.lines().count(), 6, "{note}");
     let mut policy = policy.clone();
-    (policy.minimum_witnesses, policy.minimum_rebuilders) = (1, 1);
-    policy.witnesses = vec![Witness {
+    policy.minimum_rebuilders = 1;
+    let log = policy.log_mut().unwrap();
+    log.minimum_witnesses = 1;
+    log.witnesses = vec![Witness {
         name: "witness.example.org/w".to_owned().try_into().unwrap(),
         key: witness.public(),
     }];
-    policy.rebuilders = vec![attest::policy::Rebuilder {
+    log.rebuilders = vec![attest::policy::Rebuilder {
         name: "alice".parse().unwrap(),
         key: alice.public(),
     }];

@@ -1,8 +1,20 @@
 //! What a client has seen: nobody goes back, and nobody is shown another log.
 
 use super::statement::Revocation;
-use super::{History, VerifiedRelease};
+use super::{History, Published, SeenCheckpoint, VerifiedRelease};
 use crate::{Digest, Refusal};
+
+/// Most logs of Sigstore's that are remembered; who meets more forgets none of these.
+const MAX_SEEN: usize = 64;
+
+/// What was seen of logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The log of the policy, as it was when it was largest.
+    pub history: Option<History>,
+    /// Logs of Sigstore's, each as it was when it was largest.
+    pub checkpoints: Vec<SeenCheckpoint>,
+}
 
 /// What a client remembers of one line of releases
 /// ([`ReleasePolicy::line`](crate::policy::ReleasePolicy::line) names it) and of the log that holds
@@ -11,7 +23,7 @@ use crate::{Digest, Refusal};
 pub struct Ratchet {
     version: u64,
     revocations: Vec<Revocation>,
-    log: Option<History>,
+    seen: Seen,
 }
 
 impl Ratchet {
@@ -24,17 +36,20 @@ impl Ratchet {
         Self {
             version,
             revocations: Vec::new(),
-            log: None,
+            seen: Seen {
+                history: None,
+                checkpoints: Vec::new(),
+            },
         }
     }
 
-    /// Of a client that has accepted `version`, knows of these revocations, and last saw this log.
+    /// Of a client that has accepted `version`, knows of these revocations, and saw these logs.
     #[must_use]
-    pub const fn new(version: u64, revocations: Vec<Revocation>, log: Option<History>) -> Self {
+    pub const fn new(version: u64, revocations: Vec<Revocation>, seen: Seen) -> Self {
         Self {
             version,
             revocations,
-            log,
+            seen,
         }
     }
 
@@ -53,7 +68,13 @@ impl Ratchet {
     /// The largest log that was seen.
     #[must_use]
     pub const fn log(&self) -> Option<&History> {
-        self.log.as_ref()
+        self.seen.history.as_ref()
+    }
+
+    /// Logs of Sigstore's, as they were when they were largest.
+    #[must_use]
+    pub fn checkpoints(&self) -> &[SeenCheckpoint] {
+        &self.seen.checkpoints
     }
 
     /// What is remembered once `release` was accepted: never less than before. Refused are an older
@@ -77,19 +98,49 @@ impl Ratchet {
         if let Some(revocation) = revocations.iter().find(|one| one.version == found) {
             return Err(Refusal::Revoked(revocation.clone()));
         }
-        let new = release.history();
-        let log = match &self.log {
-            Some(old) => {
-                consistent(old, new)?;
-                if old.size() >= new.size() { old } else { new }
-            }
-            None => new,
-        };
+        let mut seen = self.seen.clone();
+        match release.published() {
+            Published::Log(log) => seen.take_history(&log.history)?,
+            Published::Sigstore(entry) => seen.take_checkpoint(&entry.checkpoint)?,
+        }
         Ok(Self {
             version: found,
             revocations,
-            log: Some(log.clone()),
+            seen,
         })
+    }
+}
+
+impl Seen {
+    fn take_history(&mut self, new: &History) -> Result<(), Refusal> {
+        if let Some(old) = &self.history {
+            consistent(old, new)?;
+            if old.size() >= new.size() {
+                return Ok(());
+            }
+        }
+        self.history = Some(new.clone());
+        Ok(())
+    }
+
+    /// A bundle of Sigstore proves nothing about how its log grew: two states of one size must be
+    /// the same, and more cannot be compared.
+    fn take_checkpoint(&mut self, new: &SeenCheckpoint) -> Result<(), Refusal> {
+        let room = self.checkpoints.len() < MAX_SEEN;
+        let mut known = self.checkpoints.iter_mut();
+        match known.find(|old| old.log == new.log) {
+            Some(old) if old.size == new.size && old.root != new.root => {
+                return Err(Refusal::SplitView {
+                    size: new.size,
+                    expected: old.root,
+                    found: new.root,
+                });
+            }
+            Some(old) if old.size < new.size => *old = new.clone(),
+            None if room => self.checkpoints.push(new.clone()),
+            Some(_) | None => {}
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use attest::policy::{MaximumAge, ReleasePolicy};
+use attest::policy::{LogPolicy, MaximumAge, Publication, ReleasePolicy};
 use attest::{Ratchet, UnixTime};
 use release::key::SigningKey;
 
@@ -15,15 +15,17 @@ static POLICY: LazyLock<ReleasePolicy> = LazyLock::new(|| {
     ReleasePolicy {
         name: "cloister".parse().expect("a name"),
         profile: "production".parse().expect("a name"),
-        signers: vec![key()],
-        log_origin: "log.example.org".to_owned().try_into().expect("an origin"),
-        log_key: key(),
         minimum_version: 1,
         maximum_age_days: MaximumAge::Any,
-        minimum_witnesses: 0,
-        witnesses: Vec::new(),
         minimum_rebuilders: 0,
-        rebuilders: Vec::new(),
+        published: Publication::Log(LogPolicy {
+            signers: vec![key()],
+            log_origin: "log.example.org".to_owned().try_into().expect("an origin"),
+            log_key: key(),
+            minimum_witnesses: 0,
+            witnesses: Vec::new(),
+            rebuilders: Vec::new(),
+        }),
     }
 });
 

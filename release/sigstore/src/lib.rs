@@ -10,13 +10,15 @@
 //! Everything to the right of an arrow stands in the [`TrustRoot`]. Bytes in, a [`Verified`] out:
 //! there is no I/O here, so that a client links nothing that signs or connects.
 
+mod client;
 mod provider;
 mod root;
 mod verify;
 
+pub use client::{SigstoreVerifier, stated};
 pub use provider::install;
-pub use root::{EMBEDDED_ROOT, RootError, TrustRoot};
+pub use root::{BUILT_IN_ROOT, EMBEDDED_ROOT, RootError, TrustRoot};
 pub use verify::{
-    Artifact, Class, Expected, MAX_BUNDLE_BYTES, PublicKey, PublicKeyError, ReleaseBundle,
-    Verified, VerifyError, verify, verify_release,
+    Artifact, Class, Expected, LogState, MAX_BUNDLE_BYTES, PublicKey, PublicKeyError,
+    ReleaseBundle, Verified, VerifyError, verify, verify_release,
 };

@@ -9,6 +9,9 @@ use sigstore_verify::Verifier;
 /// it took up its work on that day.
 pub const EMBEDDED_ROOT: &str = "public-good instance, state of 2025-09-23";
 
+/// What policies call that state: a program with a newer root refuses them.
+pub const BUILT_IN_ROOT: &str = "public-good-2025-09-23";
+
 /// Longest `trusted_root.json`.
 const MAX_ROOT_BYTES: usize = 1 << 20;
 
@@ -39,6 +42,9 @@ pub enum RootError {
     /// Another kind of file: other JSON would pass for a root that believes nobody.
     #[error("trusted root: not of media type {MEDIA_TYPE}…")]
     MediaType,
+    /// Another root is built into this program than the one that is asked for.
+    #[error("trusted root: the one that is built in is {BUILT_IN_ROOT}")]
+    NotBuiltIn,
     /// A key or certificate in it is unusable.
     #[error("trusted root")]
     Material(#[source] Box<sigstore_verify::Error>),
@@ -107,6 +113,7 @@ mod tests {
         );
         let newest = SIGSTORE_PRODUCTION_TRUSTED_ROOT.contains("2025-09-23T00:00:00Z");
         assert!(newest && EMBEDDED_ROOT.contains("2025-09-23"));
+        assert!(BUILT_IN_ROOT.ends_with("2025-09-23"));
         assert_eq!(TrustRoot::embedded().unwrap().logs(), 2);
     }
 

@@ -1,5 +1,6 @@
 //! Verifies a bundle against what is expected of it, and reads the release in it.
 
+use attest::Digest;
 use attest::release::Statement;
 use attest::release::statement::StatementError;
 use sigstore_verify::types::bundle::VerificationMaterialContent;
@@ -177,6 +178,18 @@ pub struct Verified {
     log: String,
     index: u64,
     signed_at: Vec<i64>,
+    checkpoint: Option<LogState>,
+}
+
+/// A state of a log, signed by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogState {
+    /// SHA-256 of the log's id, as the bundle gives it and the trusted root knows it.
+    pub log: Digest<32>,
+    /// Entries.
+    pub size: u64,
+    /// Root of its tree.
+    pub root: Digest<32>,
 }
 
 impl Verified {
@@ -202,6 +215,12 @@ impl Verified {
     #[must_use]
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// The state of the log that covers the entry.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<&LogState> {
+        self.checkpoint.as_ref()
     }
 
     /// When it was signed, in seconds since 1970, as log and timestamp authorities vouch.
@@ -271,7 +290,7 @@ pub fn verify_release(
     })
 }
 
-fn parse(bytes: &[u8]) -> Result<Bundle, VerifyError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Bundle, VerifyError> {
     crate::install();
     let found = bytes.len();
     if found > MAX_BUNDLE_BYTES {
@@ -281,7 +300,7 @@ fn parse(bytes: &[u8]) -> Result<Bundle, VerifyError> {
     Bundle::from_json(text).map_err(|error| VerifyError::Form(Box::new(error)))
 }
 
-fn verify_parsed(
+pub(crate) fn verify_parsed(
     bundle: &Bundle,
     artifact: Artifact<'_>,
     expected: &Expected,
@@ -328,6 +347,11 @@ fn verify_parsed(
         log: checkpoint.map_or_else(String::new, |note| note.origin().to_owned()),
         index: first.log_index.get(),
         signed_at: seconds.map(|time| time.as_second()).collect(),
+        checkpoint: checkpoint.map(|note| LogState {
+            log: Digest::sha256(first.log_id.key_id.as_bytes()),
+            size: note.tree_size(),
+            root: Digest(*note.root_hash().as_bytes()),
+        }),
     })
 }
 

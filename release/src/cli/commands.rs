@@ -17,6 +17,7 @@ use super::arguments::{
 };
 use super::failure::Failure;
 use super::report::Report;
+use super::sigstore;
 
 type Outcome = Result<Report, Failure>;
 
@@ -81,7 +82,9 @@ pub(super) fn verify(arguments: &VerifyArguments) -> Outcome {
         .map_err(|error| Failure::input(&arguments.policy, &error, "correct the policy file"))?;
     let bundle = read(&arguments.bundle)?;
     let ratchet = Ratchet::at(arguments.seen);
-    let verified = attest::verify_release(&bundle, &policy.release, &ratchet, now())?;
+    let sigstore = sigstore::verifier(&policy, &arguments.policy)?;
+    let release = &policy.release;
+    let verified = attest::verify_release_with(&bundle, release, &ratchet, now(), &*sigstore)?;
     let artifacts = match &arguments.artifacts {
         Some(folder) => Some(release::verify::check_artifacts(
             folder,

@@ -111,7 +111,9 @@ impl From<MeasureError> for Failure {
 impl From<DiskError> for Failure {
     fn from(error: DiskError) -> Self {
         let hint = match &error {
-            DiskError::Bundle(_) => "give a bundle that `cloister-release log append` wrote",
+            DiskError::Bundle(_) | DiskError::Sigstore(_) => {
+                "give a bundle that `cloister-release log append` or `sigstore sign` wrote"
+            }
             _ => "give a disk.img that `cloister-release assemble` made",
         };
         Self::new(MISUSE, &error, hint)

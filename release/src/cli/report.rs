@@ -113,8 +113,7 @@ impl Report {
     /// A release that was verified.
     pub(super) fn verified(release: &VerifiedRelease, artifacts: Option<usize>) -> Self {
         let stated = &release.statement().predicate;
-        let checkpoint = release.checkpoint();
-        let entry = format!("entry {} of {}", release.index(), checkpoint.size);
+        let entry = format!("entry {} of {}", release.index(), release.log_size());
         let mut facts = vec![
             (
                 "release",
@@ -127,7 +126,7 @@ impl Report {
                 format!("sha256:{}", stated.configuration_digest),
             ),
             ("signed by", release.signer().to_string()),
-            ("logged", format!("{entry} in {}", checkpoint.origin)),
+            ("logged", format!("{entry} in {}", release.log_name())),
             ("confirmed", release.confirmed().to_string()),
         ];
         for (witness, time) in release.witnesses() {

@@ -8,6 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use attest::Policy;
+use attest::policy::TrustedRoot;
+use attest::release::{NoSigstore, SigstoreVerifier};
 use clap::{Args, Subcommand};
 use cloister_sigstore::{
     Artifact, Class, EMBEDDED_ROOT, Expected, PublicKey, ReleaseBundle, TrustRoot, VerifyError,
@@ -242,6 +245,21 @@ fn root(path: Option<&Path>) -> Result<TrustRoot, Failure> {
         Some(path) => TrustRoot::parse(&read(path)?).map_err(unusable),
         None => TrustRoot::embedded().map_err(unusable),
     }
+}
+
+/// Whose word counts for releases in Sigstore, by the policy at `path`. A file stands beside it.
+pub(super) fn verifier(policy: &Policy, path: &Path) -> Result<Box<dyn SigstoreVerifier>, Failure> {
+    let Some(sigstore) = policy.release.sigstore() else {
+        return Ok(Box::new(NoSigstore));
+    };
+    let verifier = match &sigstore.trusted_root {
+        TrustedRoot::BuiltIn(name) => cloister_sigstore::SigstoreVerifier::built_in(name.as_str()),
+        TrustedRoot::File(file) => {
+            let json = read(&path.with_file_name(file.as_str()))?;
+            cloister_sigstore::SigstoreVerifier::of_file(&json)
+        }
+    };
+    Ok(Box::new(verifier.map_err(unusable)?))
 }
 
 fn unusable(error: cloister_sigstore::RootError) -> Failure {

@@ -285,15 +285,17 @@ impl Logged {
         attest::policy::ReleasePolicy {
             name: "cloister".parse().unwrap(),
             profile: "production".parse().unwrap(),
-            signers: vec![self.signer.public()],
-            log_origin: self.origin.clone(),
-            log_key: self.key.public(),
             minimum_version: 1,
             maximum_age_days: attest::policy::MaximumAge::Any,
-            minimum_witnesses: 0,
-            witnesses: Vec::new(),
             minimum_rebuilders: 0,
-            rebuilders: Vec::new(),
+            published: attest::policy::Publication::Log(attest::policy::LogPolicy {
+                signers: vec![self.signer.public()],
+                log_origin: self.origin.clone(),
+                log_key: self.key.public(),
+                minimum_witnesses: 0,
+                witnesses: Vec::new(),
+                rebuilders: Vec::new(),
+            }),
         }
     }
 }

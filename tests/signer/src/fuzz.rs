@@ -231,7 +231,9 @@ pub fn bundle(bytes: &[u8]) {
 
 /// What log and witnesses are believed to have signed is what they signed.
 pub fn checkpoint(bytes: &[u8]) {
-    let policy = &POLICY.release;
+    let Some(policy) = POLICY.release.log() else {
+        return;
+    };
     let Ok(signed) = std::str::from_utf8(bytes).map(SignedCheckpoint::parse) else {
         return;
     };
@@ -248,7 +250,10 @@ pub fn checkpoint(bytes: &[u8]) {
 /// A policy that parses names at least one signer and platform, and says what it demands of each.
 pub fn policy(bytes: &[u8]) {
     if let Ok(policy) = Policy::parse(bytes) {
-        assert!(!policy.release.signers.is_empty() && !policy.evidence.platforms.is_empty());
+        let log = policy.release.log();
+        assert!(log.is_none_or(|log| !log.signers.is_empty()));
+        assert!(!policy.evidence.platforms.is_empty());
+        assert!(policy.channel.reattest_seconds <= attest::policy::MAX_REATTEST_SECONDS);
         assert!(policy.tpm.is_some() || policy.snp.is_some() || policy.tdx.is_some());
         assert!(policy.tdx.is_none_or(|tdx| !tdx.roots.is_empty()));
         assert!(policy.tpm.is_none_or(|tpm| !tpm.roots.is_empty()));

@@ -104,14 +104,14 @@ impl World {
         let rebuilder = release::public(&self.rebuilder_key);
         let other = release::public(&SigningKey::from_bytes(&[0x29; 32]));
         format!(
-            "version = 1\n\n[release]\nname = \"{name}\"\nprofile = \"{profile}\"\n\
+            "version = 2\n\n[release]\nname = \"{name}\"\nprofile = \"{profile}\"\n\
              signers = [\"{signer}\"]\nlog_origin = \"{origin}\"\nlog_key = \"{log_key}\"\n\
              minimum_version = 1\nmaximum_age_days = \"any\"\nminimum_witnesses = 2\n\
              witnesses = [{witnesses}]\nminimum_rebuilders = 1\n\
              rebuilders = [{{ name = \"alice\", key = \"{rebuilder}\" }}, \
              {{ name = \"bob\", key = \"{other}\" }}]\n\n[tpm]\nroots = [\"\"\"\n{root}\"\"\"]\n\
              secure_boot = \"required\"\n\n[evidence]\nplatforms = [\"tpm\"]\n\n\
-             [channel]\nassurance = \"per-handshake\"\n"
+             [channel]\nassurance = \"per-handshake\"\nreattest_seconds = 600\n"
         )
     }
 

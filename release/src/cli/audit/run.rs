@@ -20,6 +20,7 @@ use super::{BillArguments, CompareArguments, InputsArguments, OwnsArguments, Rep
 use crate::cli::commands::now;
 use crate::cli::failure::{Failure, MISUSE};
 use crate::cli::report::Report;
+use crate::cli::sigstore::verifier;
 
 type Outcome = Result<Report, Failure>;
 
@@ -424,8 +425,10 @@ fn read_statement(
     };
     let text = fs::read(policy).map_err(|error| Failure::input(policy, &error, ""))?;
     let hint = "correct the policy file";
-    let policy = Policy::parse(&text).map_err(|error| Failure::input(policy, &error, hint))?;
-    let verified = attest::verify_release(&bytes, &policy.release, &Ratchet::UNSEEN, now())?;
+    let parsed = Policy::parse(&text).map_err(|error| Failure::input(policy, &error, hint))?;
+    let sigstore = verifier(&parsed, policy)?;
+    let (release, unseen) = (&parsed.release, Ratchet::UNSEEN);
+    let verified = attest::verify_release_with(&bytes, release, &unseen, now(), &*sigstore)?;
     let signature = format!("by {}, logged", verified.signer());
     Ok((verified.statement().clone(), signature))
 }
