@@ -43,5 +43,6 @@ pub use release::Ratchet;
 pub use report_data::{Binding, ReportData};
 pub use time::UnixTime;
 pub use verify::{
-    Assurance, Expectation, VerifiedPeer, verify, verify_release, verify_release_with, verify_with,
+    Assurance, Expectation, VerifiedPeer, learn, verify, verify_release, verify_release_with,
+    verify_with,
 };

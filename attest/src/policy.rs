@@ -248,6 +248,12 @@ pub enum PolicyError {
     /// One is named twice, and would count twice.
     #[error("two {0} have the same name or key")]
     Twice(Quorum),
+    /// The log would be its own witness, or the signer confirm its own release.
+    #[error("{}", match .0 {
+        Quorum::Witnesses => "a witness has the log's own key",
+        Quorum::Rebuilders => "a rebuilder is the signer of releases",
+    })]
+    Own(Quorum),
     /// A platform is accepted, and nothing says what is demanded of it.
     #[error("evidence.platforms names {kind}, and there is no table [{kind}]", kind = .0.as_str())]
     MissingTable(PlatformKind),

@@ -78,6 +78,18 @@ pub enum Refusal {
         /// Version that the release states.
         found: u64,
     },
+    /// Another release with the version of the one that was accepted before.
+    #[error(
+        "release version: another release {version} was accepted before, {seen}, found {found}"
+    )]
+    OtherRelease {
+        /// Their version.
+        version: u64,
+        /// SHA-256 of the statement accepted before.
+        seen: Digest<32>,
+        /// Of this one.
+        found: Digest<32>,
+    },
     /// A release that its signer has revoked.
     #[error("release version: {} was revoked by its signer: {}", .0.version, .0.reason)]
     Revoked(Revocation),
@@ -272,6 +284,7 @@ impl Refusal {
             | Self::Profile { .. }
             | Self::Version { .. }
             | Self::Rollback { .. }
+            | Self::OtherRelease { .. }
             | Self::Revoked(_)
             | Self::Stale { .. }
             | Self::FromTheFuture { .. }
@@ -303,6 +316,9 @@ impl Refusal {
             }
             Self::Version { .. } => "the operator must deploy a newer release",
             Self::Rollback { .. } => "the operator went back to an older release: ask why",
+            Self::OtherRelease { .. } => {
+                "the signer made two releases of one version: keep your state folder as proof, and ask"
+            }
             Self::Revoked(_) => "the operator must deploy a release that is not revoked",
             Self::Stale { .. } => {
                 "the operator must attach a recent status of the release, or deploy a newer one"

@@ -241,6 +241,12 @@ impl VerifiedRelease {
         &self.statement
     }
 
+    /// SHA-256 of the statement.
+    #[must_use]
+    pub fn digest(&self) -> Digest<32> {
+        Digest::sha256(&self.statement.encode())
+    }
+
     /// Who signed it.
     #[must_use]
     pub fn signer(&self) -> &Signer {

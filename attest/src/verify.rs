@@ -137,16 +137,8 @@ pub fn verify_release_with(
     now: UnixTime,
     sigstore: &dyn SigstoreVerifier,
 ) -> Result<VerifiedRelease, Refusal> {
-    let release = VerifiedRelease::verify_with(bundle, policy, sigstore)?;
+    let release = recognise(bundle, policy, sigstore)?;
     let stated = &release.statement().predicate;
-    if stated.name != policy.name {
-        let (expected, found) = (policy.name.clone(), stated.name.clone());
-        return Err(Refusal::ReleaseName { expected, found });
-    }
-    if stated.profile != policy.profile {
-        let (expected, found) = (policy.profile.clone(), stated.profile.clone());
-        return Err(Refusal::Profile { expected, found });
-    }
     let (minimum, found) = (stated.minimum_client, ClientVersion::own());
     if found < minimum {
         let own = found;
@@ -168,6 +160,39 @@ pub fn verify_release_with(
     let (demanded, found) = (policy.minimum_rebuilders, release.rebuilders().len());
     if found < demanded {
         return Err(Refusal::Rebuilders { demanded, found });
+    }
+    Ok(release)
+}
+
+/// What `bundle` teaches a client that remembers `ratchet`, whether or not its release is accepted
+/// in the end: to be kept before [`verify_release_with`] judges it. What is not of the policy's
+/// makers teaches nothing.
+#[must_use]
+pub fn learn(
+    bundle: &[u8],
+    policy: &ReleasePolicy,
+    ratchet: &Ratchet,
+    sigstore: &dyn SigstoreVerifier,
+) -> Ratchet {
+    let learnt = recognise(bundle, policy, sigstore).and_then(|release| ratchet.learn(&release));
+    learnt.unwrap_or_else(|_| ratchet.clone())
+}
+
+/// A release of the policy's makers, name and profile.
+fn recognise(
+    bundle: &[u8],
+    policy: &ReleasePolicy,
+    sigstore: &dyn SigstoreVerifier,
+) -> Result<VerifiedRelease, Refusal> {
+    let release = VerifiedRelease::verify_with(bundle, policy, sigstore)?;
+    let stated = &release.statement().predicate;
+    if stated.name != policy.name {
+        let (expected, found) = (policy.name.clone(), stated.name.clone());
+        return Err(Refusal::ReleaseName { expected, found });
+    }
+    if stated.profile != policy.profile {
+        let (expected, found) = (policy.profile.clone(), stated.profile.clone());
+        return Err(Refusal::Profile { expected, found });
     }
     Ok(release)
 }
@@ -299,12 +324,7 @@ fn release_claims(
         Claim::new("release name", &policy.name, &stated.name, &by),
         Claim::new("release profile", &policy.profile, &stated.profile, &by),
         Claim::new("release version", least, stated.version, &by),
-        Claim::new(
-            "release confirmed",
-            policy.maximum_age_days,
-            confirmed,
-            &by,
-        ),
+        Claim::new("release confirmed", policy.maximum_age_days, confirmed, &by),
         Claim::new(
             "release builder",
             "named by the release",

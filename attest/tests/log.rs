@@ -432,14 +432,22 @@ fn enough_rebuilders_of_the_policy_must_have_got_the_same_artifacts() {
     });
     let other_lock = add(alice, |made| made.predicate.lock_digest = Digest::ZERO);
     let other_bits = add(alice, |made| made.subject[0].digest.sha256 = Digest::ZERO);
-    let nothing = add(alice, |made| made.subject.clear());
+    let other_values = add(alice, |made| {
+        made.predicate.reference_values.tpm.sha256.pcr11 = Digest::ZERO;
+    });
     let with = |remarks: &[u64]| {
         let bundle = log.bundle(index, remarks, log.checkpoint(), 256);
         judge(&bundle, &policy, &Ratchet::UNSEEN)
     };
     let verified = with(&[sound, by_a_stranger]).unwrap();
     assert_eq!(verified.rebuilders(), ["alice".parse().unwrap()]);
-    for remark in [by_a_stranger, other_source, other_lock, other_bits, nothing] {
+    for remark in [
+        by_a_stranger,
+        other_source,
+        other_lock,
+        other_bits,
+        other_values,
+    ] {
         let refusal = with(&[remark]).unwrap_err();
         assert_eq!(
             refusal,

@@ -4,10 +4,10 @@
 use attest::configuration::ConfigurationError;
 use attest::policy::{
     Later, List, MAX_REATTEST_SECONDS, MaximumAge, PolicyError, Quorum, REATTEST_SECONDS,
-    SecureBootPolicy,
+    ReleasePolicy, SecureBootPolicy,
 };
 use attest::{Configuration, PlatformKind, Policy};
-use signer::{World, amd};
+use signer::{World, amd, release};
 
 fn policy(text: &str) -> Result<Policy, PolicyError> {
     Policy::parse(text.as_bytes())
@@ -157,25 +157,55 @@ fn a_policy_demands_no_more_witnesses_and_rebuilders_than_it_names_and_none_twic
     assert_eq!(days.release.maximum_age_days, MaximumAge::Days(30));
 }
 
+/// The log signs its own checkpoints and the signer its own releases: neither is a third party.
 #[test]
-fn a_line_of_releases_is_its_name_and_its_signers() {
+fn nobody_is_a_third_party_to_themselves_nor_to_another_under_two_names() {
     let world = World::new();
-    let policy = world.policy().release;
-    let mut same = policy.clone();
-    let signers = &mut same.log_mut().unwrap().signers;
-    signers.push(signers[0]);
-    same.minimum_version = 9;
-    assert_eq!(same.line(), policy.line());
-    let mut other = policy.clone();
-    other.name = "other".parse().unwrap();
-    assert_ne!(other.line(), policy.line());
-    let mut other = policy.clone();
-    let log = other.log_mut().unwrap();
+    let text = world.policy_toml();
+    let key = |key| release::public(key).to_string();
+    let witness = |at: usize| world.witnesses[at].witness.key.to_string();
+    let change = |from: &str, to: &str| {
+        let (head, tail) = text.rsplit_once(from).unwrap();
+        policy(&format!("{head}{to}{tail}")).unwrap_err()
+    };
+    let rebuilder = key(&world.rebuilder_key);
+    let own = change(&witness(1), &key(&world.log_key));
+    assert_eq!(own, PolicyError::Own(Quorum::Witnesses));
+    let own = change(&rebuilder, &key(&world.release_key));
+    assert_eq!(own, PolicyError::Own(Quorum::Rebuilders));
+    // One key under two names.
+    let twice = change(&witness(1), &witness(0));
+    assert_eq!(twice, PolicyError::Twice(Quorum::Witnesses));
+    let other = world.policy().release.log().unwrap().rebuilders[1].key;
+    let twice = change(&other.to_string(), &rebuilder);
+    assert_eq!(twice, PolicyError::Twice(Quorum::Rebuilders));
+}
+
+/// The floor of a line of releases stays when its signers change.
+#[test]
+fn a_line_of_releases_is_its_name_its_profile_and_its_log() {
+    let before = World::new().policy().release;
+    let mut after = before.clone();
+    let log = after.log_mut().unwrap();
     log.signers.push(log.log_key);
-    assert_ne!(other.line(), policy.line());
-    let mut reordered = other.clone();
-    reordered.log_mut().unwrap().signers.reverse();
-    assert_eq!(other.line(), reordered.line());
+    after.minimum_version = 9;
+    assert_eq!(after.line(), before.line());
+    for change in [
+        |policy: &mut ReleasePolicy| policy.name = "other".parse().unwrap(),
+        |policy: &mut ReleasePolicy| policy.profile = "other".parse().unwrap(),
+        |policy: &mut ReleasePolicy| {
+            let log = policy.log_mut().unwrap();
+            log.log_origin = "other.example.org/log".to_owned().try_into().unwrap();
+        },
+        |policy: &mut ReleasePolicy| {
+            let log = policy.log_mut().unwrap();
+            log.log_key = log.signers[0];
+        },
+    ] {
+        let mut other = before.clone();
+        change(&mut other);
+        assert_ne!(other.line(), before.line());
+    }
 }
 
 /// A file of version 1 says nothing of the age of evidence: then the strict value holds.

@@ -126,24 +126,23 @@ impl Expected {
     /// Connects and verifies. Nothing was sent yet but the handshake.
     async fn meet(&self) -> Result<Met, Failure> {
         // A memory that cannot be read is found before the server is bothered.
-        let (ratchet, release) = (self.state.ratchet(&self.policy.release)?, self.release()?);
+        self.state.ratchet(&self.policy.release)?;
+        let release = self.release()?;
         let stream = network::connect(&self.arguments.url).await?;
         // From here on the evidence ages: it is made for what is sent now.
         let age = Age::begins();
         let unverified = carrier::connect(stream, &self.arguments.url.authority()).await?;
         let judged = Evidence::decode(unverified.evidence())
-            .map_err(Refusal::from)
-            .and_then(|evidence| {
+            .map_err(|error| Refusal::from(error).into())
+            .and_then(|mut evidence| {
+                let ratchet = self.learn(&mut evidence, release)?;
                 let (configuration, gpu) = (evidence.configuration_digest(), evidence.gpu_digest());
                 let binding = unverified.binding(configuration, gpu);
-                let peer = self.judge(evidence, release, binding, &ratchet)?;
+                let peer = self.judge(&evidence, binding, &ratchet)?;
+                self.remember(&peer)?;
                 Ok((peer, binding))
             });
-        let outcome = match judged {
-            Ok((peer, binding)) => self.remember(&peer).map(|()| (peer, binding)),
-            Err(refusal) => Err(refusal.into()),
-        };
-        match outcome {
+        match judged {
             Ok((peer, binding)) => Ok(Met {
                 unverified,
                 peer,
@@ -157,20 +156,26 @@ impl Expected {
         }
     }
 
-    fn judge(
-        &self,
-        mut evidence: Evidence,
-        release: Option<Vec<u8>>,
-        binding: Binding,
-        ratchet: &Ratchet,
-    ) -> Result<VerifiedPeer, Refusal> {
+    /// Puts the release of a file, if there is one, in the place of the peer's, and keeps what it
+    /// teaches before it is judged. Gives all that is remembered.
+    fn learn(&self, evidence: &mut Evidence, release: Option<Vec<u8>>) -> Result<Ratchet, Failure> {
         if let Some(release) = release {
             evidence.release = release;
         }
+        let (policy, sigstore) = (&self.policy.release, &*self.sigstore);
+        self.state.learn(policy, &evidence.release, sigstore)
+    }
+
+    fn judge(
+        &self,
+        evidence: &Evidence,
+        binding: Binding,
+        ratchet: &Ratchet,
+    ) -> Result<VerifiedPeer, Refusal> {
         let expectation = Expectation { binding };
         let (policy, now) = (&self.policy, reattest::now());
         attest::verify_with(
-            &evidence,
+            evidence,
             &expectation,
             policy,
             ratchet,
@@ -271,10 +276,9 @@ impl Connection {
         getrandom::fill(&mut nonce).map_err(|_| ReattestError::Random)?;
         let sender = self.sender.as_mut().ok_or(ReattestError::HungUp)?;
         let evidence = reattest::fetch(sender, nonce).await?;
-        let evidence = Evidence::decode(&evidence).map_err(Refusal::from)?;
-        let ratchet = expected.state.ratchet(&expected.policy.release)?;
-        let binding = self.binding.session(nonce);
-        let peer = expected.judge(evidence, expected.release()?, binding, &ratchet)?;
+        let mut evidence = Evidence::decode(&evidence).map_err(Refusal::from)?;
+        let ratchet = expected.learn(&mut evidence, expected.release()?)?;
+        let peer = expected.judge(&evidence, self.binding.session(nonce), &ratchet)?;
         expected.remember(&peer)?;
         Ok(age)
     }

@@ -3,16 +3,16 @@
 //!
 //! ```json
 //! {"version":3,
-//!  "releases":{"SHA-256 of name, profile, signers":{"name":"cloister","highest":7,
-//!                                                   "revocations":[]}},
+//!  "releases":{"SHA-256 of name, profile, log":{"name":"cloister","highest":7,
+//!                                               "statement":"SHA-256","revocations":[]}},
 //!  "logs":{"SHA-256 of origin, key":{"origin":"log.example.org/cloister","history":{…}}},
 //!  "sigstore":[{"origin":"rekor.example.org","log":"SHA-256 of its id","size":9,"root":"…"}]}
 //! ```
 //!
 //! The file is replaced as a whole, under a lock, and what another client wrote meanwhile is judged
 //! before it is: two clients that were shown two faces of a log do not both go on. A file that does
-//! not read is a failure, never an empty memory: whoever can damage it could otherwise roll a
-//! release back. One of version 1, without logs, or 2, without Sigstore's, is taken over.
+//! not read, or is of another version, is a failure, never an empty memory: whoever can damage it
+//! could otherwise roll a release back.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use attest::policy::{LogPolicy, ReleasePolicy};
 use attest::release::statement::Revocation;
-use attest::release::{History, Origin, SeenCheckpoint, Seen, VerifiedRelease};
+use attest::release::{History, Origin, Seen, SeenCheckpoint, SigstoreVerifier, VerifiedRelease};
 use attest::{Digest, Name, Ratchet};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,6 @@ use crate::failure::{Failure, reason};
 const FILE: &str = "state.json";
 const MAX_BYTES: u64 = 4 << 20;
 const VERSION: u64 = 3;
-const EARLIER: [u64; 2] = [1, 2];
 
 pub(crate) struct State {
     folder: PathBuf,
@@ -41,9 +40,7 @@ pub(crate) struct State {
 struct Content {
     version: u64,
     releases: BTreeMap<String, Line>,
-    #[serde(default)]
     logs: BTreeMap<String, Log>,
-    #[serde(default)]
     sigstore: Vec<SeenCheckpoint>,
 }
 
@@ -52,7 +49,7 @@ struct Content {
 struct Line {
     name: Name,
     highest: u64,
-    #[serde(default)]
+    statement: Option<Digest<32>>,
     revocations: Vec<Revocation>,
 }
 
@@ -85,32 +82,59 @@ impl State {
         Ok(self.read()?.ratchet(policy))
     }
 
+    /// Remembers what a bundle of the policy's makers teaches, whether or not it is accepted: who
+    /// saw a revocation is not shown an older bundle without it. Gives all that is remembered.
+    pub(crate) fn learn(
+        &self,
+        policy: &ReleasePolicy,
+        bundle: &[u8],
+        sigstore: &dyn SigstoreVerifier,
+    ) -> Result<Ratchet, Failure> {
+        self.update(policy, |seen| {
+            Ok(attest::learn(bundle, policy, seen, sigstore))
+        })
+    }
+
     /// Remembers that `release` was accepted, unless it takes back what another client has seen
-    /// meanwhile. Nothing is written where nothing changes.
+    /// meanwhile.
     pub(crate) fn accepted(
         &self,
         policy: &ReleasePolicy,
         release: &VerifiedRelease,
     ) -> Result<(), Failure> {
+        self.update(policy, |seen| Ok(seen.advance(release)?))
+            .map(drop)
+    }
+
+    /// Nothing is written where nothing changes.
+    fn update(
+        &self,
+        policy: &ReleasePolicy,
+        change: impl Fn(&Ratchet) -> Result<Ratchet, Failure>,
+    ) -> Result<Ratchet, Failure> {
         let seen = self.ratchet(policy)?;
-        if seen.advance(release)? == seen {
-            return Ok(());
+        if change(&seen)? == seen {
+            return Ok(seen);
         }
-        self.advance(policy, release)
+        self.replace(policy, change)
             .map_err(|error| self.unwritable(&error))?
     }
 
-    fn advance(
+    fn replace(
         &self,
         policy: &ReleasePolicy,
-        release: &VerifiedRelease,
-    ) -> io::Result<Result<(), Failure>> {
+        change: impl Fn(&Ratchet) -> Result<Ratchet, Failure>,
+    ) -> io::Result<Result<Ratchet, Failure>> {
         fs::create_dir_all(&self.folder)?;
-        let lock = File::create(self.folder.join("state.lock"))?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.folder.join("state.lock"))?;
         lock.lock()?;
         // Read again: another client may have written before the lock was ours.
         let judged = self.read().and_then(|content| {
-            let ratchet = content.ratchet(policy).advance(release)?;
+            let ratchet = change(&content.ratchet(policy))?;
             Ok((content, ratchet))
         });
         let (mut content, ratchet) = match judged {
@@ -120,8 +144,11 @@ impl State {
         content.remember(policy, &ratchet);
         let mut bytes = serde_json::to_vec(&content)?;
         bytes.push(b'\n');
+        if bytes.len() as u64 >= MAX_BYTES {
+            return Ok(Err(self.full()));
+        }
         replace(&self.folder, &bytes)?;
-        Ok(Ok(()))
+        Ok(Ok(ratchet))
     }
 
     fn read(&self) -> Result<Content, Failure> {
@@ -139,12 +166,16 @@ impl State {
         };
         match serde_json::from_slice::<Content>(&bytes) {
             Ok(content) if content.version == VERSION => Ok(content),
-            Ok(content) if EARLIER.contains(&content.version) => Ok(Content {
-                version: VERSION,
-                ..content
-            }),
             _ => Err(damaged(&path)),
         }
+    }
+
+    fn full(&self) -> Failure {
+        Failure::misuse(format_args!(
+            "the memory in {} would be larger than {MAX_BYTES} bytes",
+            self.folder.display()
+        ))
+        .hint("name another folder for other operators by --state DIR")
     }
 
     fn unwritable(&self, error: &io::Error) -> Failure {
@@ -168,6 +199,7 @@ impl Content {
         let log = log.and_then(|log| self.logs.get(&log));
         Ratchet::new(
             line.map_or(0, |line| line.highest),
+            line.and_then(|line| line.statement),
             line.map_or_else(Vec::new, |line| line.revocations.clone()),
             Seen {
                 history: log.map(|log| log.history.clone()),
@@ -180,6 +212,7 @@ impl Content {
         let line = Line {
             name: policy.name.clone(),
             highest: ratchet.version(),
+            statement: ratchet.statement(),
             revocations: ratchet.revocations().to_vec(),
         };
         self.releases.insert(policy.line().to_string(), line);
@@ -209,7 +242,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 fn damaged(path: &Path) -> Failure {
     let path = path.display();
     Failure::misuse(format_args!(
-        "the state file {path} is damaged or half written"
+        "the state file {path} is damaged, half written, or of another version"
     ))
     .hint("it guards against old releases; if you know what broke it, delete it to start anew")
 }
@@ -224,7 +257,12 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// Writes beside, then renames: a reader sees the old file or the new one.
 fn replace(folder: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = folder.join("state.json.new");
-    let mut file = File::create(&new)?;
+    // What a client that died left there, or somebody's link to another file, is not written to.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::create_new(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, folder.join(FILE))?;
@@ -233,6 +271,9 @@ fn replace(folder: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use attest::Refusal;
+    use attest::release::NoSigstore;
+
     use super::*;
     use signer::{NOW, World};
 
@@ -255,6 +296,26 @@ mod tests {
         (0..others).for_each(|entry| log.append_other(&[entry]));
         let bundle = world.bundle_of(&log, index, &[remark]).encode();
         attest::verify_release(&bundle, &policy(), &Ratchet::UNSEEN, NOW).unwrap()
+    }
+
+    /// A release of that version in a log with another first entry.
+    fn other_face(version: u64) -> VerifiedRelease {
+        let mut world = World::new();
+        world.predicate.version = version;
+        let mut log = world.log();
+        log.append_other(b"first");
+        let index = log.append(&world.envelope());
+        let bundle = world.bundle_of(&log, index, &[]).encode();
+        let mut policy = policy();
+        policy.minimum_rebuilders = 0;
+        attest::verify_release(&bundle, &policy, &Ratchet::UNSEEN, NOW).unwrap()
+    }
+
+    fn history(release: &VerifiedRelease) -> &History {
+        match release.published() {
+            attest::release::Published::Log(log) => &log.history,
+            attest::release::Published::Sigstore(_) => panic!("in a log of its own"),
+        }
     }
 
     fn highest(state: &State) -> u64 {
@@ -313,32 +374,51 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_without_logs_is_taken_over() {
+    fn a_memory_of_another_version_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let state = state(&folder);
-        fs::create_dir_all(&state.folder).unwrap();
-        let line = policy().line();
-        let old = format!(
-            "{{\"version\":1,\"releases\":{{\"{line}\":{{\"name\":\"cloister\",\"highest\":5}}}}}}"
-        );
-        fs::write(
-            state.folder.join(FILE),
-            old.replace("\"version\":1", "\"version\":4"),
-        )
-        .unwrap();
-        assert!(state.ratchet(&policy()).is_err());
-        fs::write(state.folder.join(FILE), old).unwrap();
-        assert_eq!(highest(&state), 5);
-        assert_eq!(
-            state
-                .accepted(&policy(), &release(4, 0))
-                .unwrap_err()
-                .code(),
-            4
-        );
-        state.accepted(&policy(), &release(6, 0)).unwrap();
-        let text = fs::read_to_string(state.folder.join(FILE)).unwrap();
-        assert!(text.starts_with("{\"version\":3,"), "{text}");
+        state.accepted(&policy(), &release(5, 0)).unwrap();
+        let path = state.folder.join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        for other in ["2", "4", "\"3\""] {
+            let other = text.replacen("\"version\":3", &format!("\"version\":{other}"), 1);
+            assert_ne!(other, text);
+            fs::write(&path, &other).unwrap();
+            assert!(state.accepted(&policy(), &release(6, 0)).is_err());
+            assert_eq!(fs::read_to_string(&path).unwrap(), other);
+        }
+        // What another version did not know.
+        for field in ["\"logs\":{", "\"sigstore\":[", "\"statement\":\""] {
+            let without = text.replacen(field, &field.replacen('"', "\"no-", 1), 1);
+            assert_ne!(without, text);
+            fs::write(&path, without).unwrap();
+            assert!(state.ratchet(&policy()).is_err(), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_revocation_is_remembered_though_its_release_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state(&folder);
+        let world = World::new();
+        let mut log = world.log();
+        let index = log.append(&world.envelope());
+        let before = world.bundle_of(&log, index, &[]).encode();
+        let status = signer::release::status(&world.statement(), 0, &[7]).encode();
+        let remark = log.append(&signer::release::sign(&status, &world.release_key));
+        let revoked = world.bundle_of(&log, index, &[remark]).encode();
+        let mut policy = policy();
+        policy.minimum_rebuilders = 0;
+        let refusal = |bundle: &[u8]| {
+            let seen = state.learn(&policy, bundle, &NoSigstore).unwrap();
+            attest::verify_release(bundle, &policy, &seen, NOW).err()
+        };
+        assert_eq!(refusal(&before), None);
+        assert!(matches!(refusal(&revoked), Some(Refusal::Revoked(_))));
+        assert!(matches!(refusal(&before), Some(Refusal::Revoked(_))));
+        // Bytes that nobody signed teach nothing.
+        let seen = state.ratchet(&policy).unwrap();
+        assert_eq!(state.learn(&policy, b"{}", &NoSigstore).unwrap(), seen);
     }
 
     #[test]
@@ -359,20 +439,61 @@ mod tests {
     #[test]
     fn two_clients_that_see_two_faces_of_a_log_do_not_both_go_on() {
         let folder = tempfile::tempdir().unwrap();
-        let failures: Vec<_> = std::thread::scope(|scope| {
-            let clients = [5, 6].map(|version| {
-                let (state, release) = (state(&folder), release(version, 0));
-                scope.spawn(move || state.accepted(&policy(), &release))
-            });
-            clients
-                .map(|client| client.join().unwrap())
-                .into_iter()
-                .collect()
-        });
-        assert_eq!(
-            failures.iter().filter(|outcome| outcome.is_err()).count(),
-            1
+        let (one, other) = (release(5, 0), other_face(5));
+        let state = state(&folder);
+        // Both have looked before either wrote: what counts is the second look, under the lock.
+        let second = state.ratchet(&policy()).unwrap();
+        assert!(second.advance(&other).is_ok());
+        state.accepted(&policy(), &one).unwrap();
+        let outcome = state.replace(&policy(), |seen| Ok(seen.advance(&other)?));
+        let failure = outcome.unwrap().unwrap_err();
+        assert_eq!(failure.code(), 5, "{failure:?}");
+        assert_eq!(state.ratchet(&policy()).unwrap().log(), Some(history(&one)));
+    }
+
+    /// A link in the place of a file of ours leads to no other file.
+    #[test]
+    fn links_beside_the_memory_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state(&folder);
+        fs::create_dir_all(&state.folder).unwrap();
+        let theirs = folder.path().join("theirs");
+        fs::write(&theirs, "kept").unwrap();
+        for name in ["state.json.new", "state.lock"] {
+            std::os::unix::fs::symlink(&theirs, state.folder.join(name)).unwrap();
+        }
+        state.accepted(&policy(), &release(5, 0)).unwrap();
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), "kept");
+        assert_eq!(highest(&state), 5);
+    }
+
+    #[test]
+    fn a_memory_that_would_not_read_again_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state(&folder);
+        state.accepted(&policy(), &release(5, 0)).unwrap();
+        let mut content = state.read().unwrap();
+        let (_, line) = content.releases.pop_first().unwrap();
+        let line = serde_json::to_string(&line).unwrap();
+        let empty = serde_json::to_vec(&content).unwrap().len();
+        // Each with its name, quotes, colon and comma; the one that is missing has no room.
+        let lines = (MAX_BYTES as usize - empty) / (line.len() + 68);
+        for number in 0..lines {
+            let line = serde_json::from_str(&line).unwrap();
+            content.releases.insert(format!("{number:064}"), line);
+        }
+        let (path, full) = (
+            state.folder.join(FILE),
+            serde_json::to_vec(&content).unwrap(),
         );
+        fs::write(&path, &full).unwrap();
+        assert_eq!(highest(&state), 0);
+        let failure = state.accepted(&policy(), &release(5, 0)).unwrap_err();
+        assert!(
+            format!("{failure:?}").contains("larger than"),
+            "{failure:?}"
+        );
+        assert!(fs::read(&path).unwrap() == full);
     }
 
     #[test]

@@ -287,10 +287,15 @@ impl ReleasePolicy {
                 let witnesses = log.witnesses.iter();
                 let witnesses: Vec<_> = witnesses.map(|one| (one.name.as_str(), one.key)).collect();
                 check_quorum(Quorum::Witnesses, log.minimum_witnesses, &witnesses)?;
+                if witnesses.iter().any(|(_, key)| *key == log.log_key) {
+                    return Err(PolicyError::Own(Quorum::Witnesses));
+                }
                 let rebuilders = log.rebuilders.iter();
-                let rebuilders: Vec<_> = rebuilders
-                    .map(|one| (one.name.as_str(), one.key))
-                    .collect();
+                let rebuilders: Vec<_> =
+                    rebuilders.map(|one| (one.name.as_str(), one.key)).collect();
+                if rebuilders.iter().any(|(_, key)| log.signers.contains(key)) {
+                    return Err(PolicyError::Own(Quorum::Rebuilders));
+                }
                 check_quorum(Quorum::Rebuilders, demanded, &rebuilders)
             }
             Publication::Sigstore(sigstore) => {
@@ -298,29 +303,36 @@ impl ReleasePolicy {
                 let rebuilders: Vec<_> = rebuilders
                     .map(|one| (one.name.as_str(), &one.signer))
                     .collect();
+                if rebuilders.iter().any(|(_, key)| **key == sigstore.signer) {
+                    return Err(PolicyError::Own(Quorum::Rebuilders));
+                }
                 check_quorum(Quorum::Rebuilders, demanded, &rebuilders)
             }
         }
     }
 
-    /// Names the line of releases that these signers make under this name and profile: versions
-    /// are compared within it, so that a floor is kept for each.
+    /// Names the line of releases under this name and profile that are published in this log, or
+    /// by this signer of Sigstore's: versions are compared within it, so that a floor is kept for
+    /// each. A log's signers may come and go, and the floor stays.
     #[must_use]
     pub fn line(&self) -> Digest<32> {
         let mut hash = Sha256::new();
-        for name in [self.name.as_str(), self.profile.as_str()] {
+        let mut name = |name: &str| {
             hash.update((name.len() as u64).to_be_bytes());
             hash.update(name);
-        }
+        };
+        name(self.name.as_str());
+        name(self.profile.as_str());
         match &self.published {
             Publication::Log(log) => {
-                let mut signers: Vec<_> = log.signers.iter().map(PublicKey::to_bytes).collect();
-                signers.sort_unstable();
-                signers.dedup();
-                signers.iter().for_each(|signer| hash.update(signer));
+                name(log.log_origin.as_str());
+                hash.update(log.log_key.to_bytes());
             }
-            // No signer's key can be mistaken for this: keys have 32 bytes each.
-            Publication::Sigstore(sigstore) => hash.update(sigstore.signer.digest_input()),
+            // Never mistaken for a log: an origin is not empty.
+            Publication::Sigstore(sigstore) => {
+                name("");
+                hash.update(sigstore.signer.digest_input());
+            }
         }
         Digest(hash.finalize().into())
     }

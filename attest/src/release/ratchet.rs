@@ -22,6 +22,8 @@ pub struct Seen {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ratchet {
     version: u64,
+    /// SHA-256 of the statement of that version; nothing if none was accepted.
+    statement: Option<Digest<32>>,
     revocations: Vec<Revocation>,
     seen: Seen,
 }
@@ -30,24 +32,28 @@ impl Ratchet {
     /// Of a client that has accepted nothing yet.
     pub const UNSEEN: Self = Self::at(0);
 
-    /// Of a client that has accepted `version`, and remembers no log.
+    /// Of a client that has accepted some release with `version`, and remembers no log.
     #[must_use]
     pub const fn at(version: u64) -> Self {
-        Self {
-            version,
-            revocations: Vec::new(),
-            seen: Seen {
-                history: None,
-                checkpoints: Vec::new(),
-            },
-        }
+        let seen = Seen {
+            history: None,
+            checkpoints: Vec::new(),
+        };
+        Self::new(version, None, Vec::new(), seen)
     }
 
-    /// Of a client that has accepted `version`, knows of these revocations, and saw these logs.
+    /// Of a client that has accepted `version`, of this `statement`, knows of these revocations,
+    /// and saw these logs.
     #[must_use]
-    pub const fn new(version: u64, revocations: Vec<Revocation>, seen: Seen) -> Self {
+    pub const fn new(
+        version: u64,
+        statement: Option<Digest<32>>,
+        revocations: Vec<Revocation>,
+        seen: Seen,
+    ) -> Self {
         Self {
             version,
+            statement,
             revocations,
             seen,
         }
@@ -57,6 +63,12 @@ impl Ratchet {
     #[must_use]
     pub const fn version(&self) -> u64 {
         self.version
+    }
+
+    /// SHA-256 of the statement of that version.
+    #[must_use]
+    pub const fn statement(&self) -> Option<Digest<32>> {
+        self.statement
     }
 
     /// Revocations of this version and of later ones; earlier ones are refused anyway.
@@ -77,37 +89,59 @@ impl Ratchet {
         &self.seen.checkpoints
     }
 
-    /// What is remembered once `release` was accepted: never less than before. Refused are an older
-    /// release, a revoked one, and one in a log that does not continue the log seen before.
-    pub fn advance(&self, release: &VerifiedRelease) -> Result<Self, Refusal> {
-        let (seen, found) = (self.version, release.statement().predicate.version);
-        if found < seen {
-            return Err(Refusal::Rollback { seen, found });
+    /// What `release` teaches, whether or not it is accepted: what it and its signer's remarks
+    /// revoke, and how its log looks. Refused is a log that does not continue the one seen before.
+    pub fn learn(&self, release: &VerifiedRelease) -> Result<Self, Refusal> {
+        let mut learnt = self.clone();
+        match release.published() {
+            Published::Log(log) => learnt.seen.take_history(&log.history)?,
+            Published::Sigstore(entry) => learnt.seen.take_checkpoint(&entry.checkpoint)?,
         }
-        let mut revocations = self.revocations.clone();
         for revocation in release.revocations() {
-            if !revocations
-                .iter()
-                .any(|known| known.version == revocation.version)
-            {
-                revocations.push(revocation.clone());
+            let mut known = learnt.revocations.iter();
+            if !known.any(|known| known.version == revocation.version) {
+                learnt.revocations.push(revocation.clone());
             }
         }
-        revocations.retain(|revocation| revocation.version >= found);
-        revocations.sort_by_key(|revocation| revocation.version);
-        if let Some(revocation) = revocations.iter().find(|one| one.version == found) {
+        learnt.forget_earlier();
+        Ok(learnt)
+    }
+
+    /// What is remembered once `release` was accepted: never less than before. Refused are an older
+    /// release, another one of the same version, a revoked one, and one in a log that does not
+    /// continue the log seen before.
+    pub fn advance(&self, release: &VerifiedRelease) -> Result<Self, Refusal> {
+        let found = release.statement().predicate.version;
+        let statement = release.digest();
+        if found < self.version {
+            let seen = self.version;
+            return Err(Refusal::Rollback { seen, found });
+        }
+        if let Some(seen) = self.statement
+            && found == self.version
+            && statement != seen
+        {
+            let (version, found) = (found, statement);
+            return Err(Refusal::OtherRelease {
+                version,
+                seen,
+                found,
+            });
+        }
+        let mut learnt = self.learn(release)?;
+        let mut revocations = learnt.revocations.iter();
+        if let Some(revocation) = revocations.find(|one| one.version == found) {
             return Err(Refusal::Revoked(revocation.clone()));
         }
-        let mut seen = self.seen.clone();
-        match release.published() {
-            Published::Log(log) => seen.take_history(&log.history)?,
-            Published::Sigstore(entry) => seen.take_checkpoint(&entry.checkpoint)?,
-        }
-        Ok(Self {
-            version: found,
-            revocations,
-            seen,
-        })
+        (learnt.version, learnt.statement) = (found, Some(statement));
+        learnt.forget_earlier();
+        Ok(learnt)
+    }
+
+    /// Earlier versions are refused anyway.
+    fn forget_earlier(&mut self) {
+        self.revocations.retain(|one| one.version >= self.version);
+        self.revocations.sort_by_key(|one| one.version);
     }
 }
 

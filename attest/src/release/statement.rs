@@ -15,8 +15,8 @@ use super::bundle::to_json;
 use crate::name::Text;
 use crate::{Digest, Name};
 
-/// Longest statement.
-pub const MAX_STATEMENT_BYTES: usize = 128 << 10;
+/// Longest statement: signed, it still fits into an entry of a log, which has at most 65,535 bytes.
+pub const MAX_STATEMENT_BYTES: usize = 48_000;
 
 /// Most revocations in one statement.
 pub const MAX_REVOCATIONS: usize = 64;
@@ -74,16 +74,16 @@ pub enum StatusType {
 /// The only form of a rebuild that is accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RebuildType {
-    /// `https://cloister.dev/rebuild/v1`
+    /// `https://cloister.dev/rebuild/v2`
     #[default]
-    #[serde(rename = "https://cloister.dev/rebuild/v1")]
-    V1,
+    #[serde(rename = "https://cloister.dev/rebuild/v2")]
+    V2,
 }
 
 /// What a predicate must hold beyond its types.
 pub trait Rules {
-    /// Lists that must state something do, and none is too long.
-    fn are_kept(&self) -> bool;
+    /// Lists that must state something do, none is too long, and a version is one.
+    fn check(&self) -> Result<(), StatementError>;
 }
 
 /// An artifact.
@@ -152,7 +152,8 @@ pub struct Status {
     pub revocations: Vec<Revocation>,
 }
 
-/// What somebody rebuilt. The statement's subjects are the artifacts that came out.
+/// What somebody rebuilt. The statement's subjects are the artifacts that came out, and the values
+/// are those that the rebuilder measured in them: what a machine is judged by, others vouch for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rebuild {
@@ -162,6 +163,10 @@ pub struct Rebuild {
     pub source_revision: Name,
     /// SHA-256 of the lock that pins every input.
     pub lock_digest: Digest<32>,
+    /// SHA-256 of the configuration file.
+    pub configuration_digest: Digest<32>,
+    /// What each platform must show.
+    pub reference_values: ReferenceValues,
 }
 
 /// A version of the client: `MAJOR.MINOR.PATCH`.
@@ -293,6 +298,9 @@ pub enum StatementError {
     /// A list that must state something is empty, or one is too long.
     #[error("a list is empty that must state something, or too long")]
     List,
+    /// Version 0, which no client's floor can tell from none at all.
+    #[error("version 0: versions are counted from 1")]
+    Version,
     /// Artifacts are not sorted by name, or one is named twice.
     #[error("its artifacts are not sorted by name, or one is named twice")]
     Subjects,
@@ -333,10 +341,11 @@ where
                 line: error.line(),
                 column: error.column(),
             })?;
-        if !statement.predicate.are_kept() {
+        statement.predicate.check()?;
+        let subjects = &statement.subject;
+        if subjects.is_empty() {
             return Err(StatementError::List);
         }
-        let subjects = &statement.subject;
         if !subjects.is_sorted_by(|one, next| one.name < next.name) {
             return Err(StatementError::Subjects);
         }
@@ -348,40 +357,56 @@ where
 }
 
 impl Rules for Predicate {
-    fn are_kept(&self) -> bool {
-        let (snp, tdx) = (&self.reference_values.snp, &self.reference_values.tdx);
-        let snp = snp
-            .as_ref()
-            .is_none_or(|snp| !snp.launch_digests.is_empty());
-        let tdx = tdx.as_ref().is_none_or(|tdx| !tdx.machines.is_empty());
-        snp && tdx && self.revocations.len() <= MAX_REVOCATIONS
+    fn check(&self) -> Result<(), StatementError> {
+        if self.version == 0 {
+            return Err(StatementError::Version);
+        }
+        check_revocations(&self.revocations)?;
+        self.reference_values.check()
     }
 }
 
 impl Rules for Status {
-    fn are_kept(&self) -> bool {
-        self.revocations.len() <= MAX_REVOCATIONS
+    fn check(&self) -> Result<(), StatementError> {
+        check_revocations(&self.revocations)
     }
 }
 
 impl Rules for Rebuild {
-    fn are_kept(&self) -> bool {
-        true
+    fn check(&self) -> Result<(), StatementError> {
+        self.reference_values.check()
+    }
+}
+
+fn check_revocations(revocations: &[Revocation]) -> Result<(), StatementError> {
+    match revocations.len() {
+        0..=MAX_REVOCATIONS => Ok(()),
+        _ => Err(StatementError::List),
+    }
+}
+
+impl ReferenceValues {
+    fn check(&self) -> Result<(), StatementError> {
+        let snp = self.snp.as_ref().map(|snp| snp.launch_digests.len());
+        let tdx = self.tdx.as_ref().map(|tdx| tdx.machines.len());
+        match [snp, tdx].contains(&Some(0)) {
+            true => Err(StatementError::List),
+            false => Ok(()),
+        }
     }
 }
 
 impl Rebuild {
-    /// Whether `rebuilt` is a rebuild of `release` that gave the same bits: revision, lock, and
-    /// every artifact of the release.
+    /// Whether `rebuilt` is a rebuild of `release` that gave the same: of its revision, lock and
+    /// configuration, the same artifacts, neither fewer nor more, and the same values.
     #[must_use]
     pub fn confirms(rebuilt: &RebuildStatement, release: &Statement) -> bool {
         let (made, stated) = (&rebuilt.predicate, &release.predicate);
-        let same = made.source_revision == stated.source_revision
-            && made.lock_digest == stated.lock_digest;
-        same && release
-            .subject
-            .iter()
-            .all(|one| rebuilt.subject.contains(one))
+        made.source_revision == stated.source_revision
+            && made.lock_digest == stated.lock_digest
+            && made.configuration_digest == stated.configuration_digest
+            && made.reference_values == stated.reference_values
+            && rebuilt.subject == release.subject
     }
 }
 

@@ -34,12 +34,14 @@ pub fn checkpoint(origin: &str, size: u64, root: Digest<32>, key: &SigningKey) -
     checkpoint.note(&public(key), &signature)
 }
 
-/// That `release` was rebuilt at the time `issued`, with the same artifacts.
+/// That `release` was rebuilt at the time `issued`, with the same result.
 pub fn rebuild(release: &Statement, issued: u64) -> RebuildStatement {
     let predicate = Rebuild {
         issued,
         source_revision: release.predicate.source_revision.clone(),
         lock_digest: release.predicate.lock_digest,
+        configuration_digest: release.predicate.configuration_digest,
+        reference_values: release.predicate.reference_values.clone(),
     };
     RebuildStatement::new(release.subject.clone(), predicate)
 }
