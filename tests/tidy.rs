@@ -53,7 +53,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("client", &["attest", "carrier", "channel"]),
     ("inference", &[]),
     ("release", &["attest", "cloister-sigstore", "verity"]),
-    ("release/publish", &["attest", "cloister-sigstore"]),
+    (
+        "release/publish",
+        &["attest", "cloister-sigstore", "release"],
+    ),
     ("release/sigstore", &["attest"]),
     ("verity", &[]),
 ];
