@@ -14,6 +14,9 @@
 //! rewritten. What an interrupted append left beyond the checkpoint was promised to nobody, and the
 //! next one replaces it.
 
+pub mod consistency;
+pub mod replica;
+
 pub mod serve;
 mod store;
 pub mod tiles;
@@ -33,6 +36,7 @@ use attest::release::{
 };
 
 use crate::key::SigningKey;
+pub use store::MAX_LOG_BYTES;
 use store::{Store, access, decode_entry};
 use tiles::MAX_ENTRY_BYTES;
 
@@ -149,6 +153,23 @@ pub struct Log {
     leaves: Vec<Digest<32>>,
     checkpoint: Checkpoint,
     note: String,
+}
+
+impl LogError {
+    /// Whether the log itself is at fault: what it signed, and what it shows, are not one.
+    #[must_use]
+    pub fn shows_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::NoCheckpoint(_)
+                | Self::Checkpoint { .. }
+                | Self::Removed(_)
+                | Self::Bundle(_)
+                | Self::Entry(_)
+                | Self::Tile(_)
+                | Self::Changed { .. }
+        )
+    }
 }
 
 impl Stated {
@@ -275,6 +296,11 @@ impl Log {
     pub fn root_at(&self, size: u64) -> Option<Digest<32>> {
         let leaves = self.leaves.get(..usize::try_from(size).ok()?)?;
         Some(tree::root(leaves))
+    }
+
+    /// Hashes of the entries.
+    pub fn leaves(&self) -> &[Digest<32>] {
+        &self.leaves
     }
 
     /// A release with its proof under the current checkpoint, and what was logged of it since: the

@@ -13,7 +13,7 @@ use attest::release::statement::{
     ReferenceValues, Revocation, SnpReferenceValues, Status, StatusStatement, Subject,
     SubjectDigest, TdxReferenceValues,
 };
-use attest::release::{Envelope, Statement};
+use attest::release::{Envelope, PublicKey, Statement};
 use attest::{Digest, Name, Text};
 
 use crate::assemble::OUTPUT_FILES;
@@ -229,17 +229,27 @@ pub fn profile(image: &Path) -> Result<Name, MakeError> {
 
 /// Signs a statement's bytes.
 pub fn sign(statement: &[u8], key: &SigningKey) -> Envelope {
+    let sign = |message: &[u8]| Ok::<_, std::convert::Infallible>(key.sign(message).to_vec());
+    let Ok(envelope) = sign_with(statement, key.public(), sign);
+    envelope
+}
+
+/// Signs a statement's bytes by whatever keeps the key `public`.
+pub fn sign_with<E>(
+    statement: &[u8],
+    public: PublicKey,
+    sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
+) -> Result<Envelope, E> {
     let payload = statement.to_vec();
-    let sig = key.sign(&pae(&payload)).to_vec();
     let signature = EnvelopeSignature {
-        keyid: key.public(),
-        sig,
+        keyid: public,
+        sig: sign(&pae(&payload))?,
     };
-    Envelope {
+    Ok(Envelope {
         payload,
         payload_type: PayloadType::InToto,
         signatures: vec![signature],
-    }
+    })
 }
 
 /// The commit that is checked out in `folder`. Uncommitted changes are refused, or, if
