@@ -56,7 +56,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("inference", &[]),
     ("release", &["attest", "cloister-sigstore", "verity"]),
-    ("release/publish", &["attest", "cloister-sigstore"]),
+    (
+        "release/publish",
+        &["attest", "cloister-sigstore", "release"],
+    ),
     ("release/sigstore", &["attest"]),
     ("verity", &[]),
 ];

@@ -24,6 +24,16 @@ pub(crate) fn digest_of(mut reader: impl Read) -> io::Result<Digest<32>> {
     }
 }
 
+/// Reads a file of at most `limit` bytes.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let count = File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    match count as u64 > limit {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(bytes),
+    }
+}
+
 /// Writes a file that appears whole or not at all.
 pub fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

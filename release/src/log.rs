@@ -14,25 +14,32 @@
 //! rewritten. What an interrupted append left beyond the checkpoint was promised to nobody, and the
 //! next one replaces it.
 
+pub mod consistency;
+pub mod replica;
+
 pub mod serve;
 mod store;
 pub mod tiles;
 mod tree;
 pub mod witness;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use attest::Digest;
 use attest::release::checkpoint::CheckpointError;
-use attest::release::statement::{Predicate, Rebuild, RebuildStatement, StatusStatement};
+use attest::release::statement::{
+    Predicate, Rebuild, RebuildStatement, Revocation, StatusStatement,
+};
 use attest::release::{
-    Bundle, Checkpoint, Envelope, History, HistoryError, LogEntry, MAX_REMARKS, Origin, PublicKey,
-    Remark, SignedCheckpoint, Statement, StatementError,
+    Bundle, Checkpoint, Envelope, EnvelopeError, History, HistoryError, LogEntry, MAX_BUNDLE_BYTES,
+    MAX_REMARKS, Origin, PublicKey, Remark, SignedCheckpoint, Statement, StatementError,
 };
 
 use crate::key::SigningKey;
+pub use store::MAX_LOG_BYTES;
 use store::{Store, access, decode_entry};
 use tiles::MAX_ENTRY_BYTES;
 
@@ -98,6 +105,26 @@ pub enum LogError {
     /// The envelope holds no statement of ours.
     #[error("the envelope: {0}")]
     Statement(#[from] StatementError),
+    /// Signed by nobody whose envelopes the log's keeper takes.
+    #[error("the envelope, of a {kind}: {source}", kind = match .kind {
+        Kind::Release => "release",
+        Kind::Status => "status",
+        Kind::Rebuild => "rebuild",
+    })]
+    Signer {
+        /// What it states.
+        kind: Kind,
+        /// Why it was not taken.
+        source: EnvelopeError,
+    },
+    /// A status takes a revocation back.
+    #[error(
+        "version {0} of this release's line was revoked before, and this status does not say so"
+    )]
+    TakenBack(u64),
+    /// A release with all that was said of it is more than clients read.
+    #[error("the bundle has {0} bytes; {MAX_BUNDLE_BYTES} is the most")]
+    BundleSize(usize),
     /// The release would be older than, or differ from, one that the log holds.
     #[error(
         "the log holds {name} version {logged} for profile {profile}; another release with \
@@ -129,6 +156,27 @@ pub enum LogError {
     History(#[from] HistoryError),
 }
 
+/// Whose envelopes the keeper of a log takes. A log cannot forget: what strangers state in it would
+/// stand in the makers' way for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted<'a> {
+    /// Who signs releases and their status.
+    pub signers: &'a [PublicKey],
+    /// Who signs rebuilds.
+    pub rebuilders: &'a [PublicKey],
+}
+
+/// The kinds of statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A release.
+    Release,
+    /// What became of one.
+    Status,
+    /// What came out of a rebuild.
+    Rebuild,
+}
+
 /// What an entry states.
 #[derive(Debug, Clone)]
 pub enum Stated {
@@ -151,7 +199,33 @@ pub struct Log {
     note: String,
 }
 
+impl LogError {
+    /// Whether the log itself is at fault: what it signed, and what it shows, are not one.
+    #[must_use]
+    pub fn shows_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::NoCheckpoint(_)
+                | Self::Checkpoint { .. }
+                | Self::Removed(_)
+                | Self::Bundle(_)
+                | Self::Entry(_)
+                | Self::Tile(_)
+                | Self::Changed { .. }
+        )
+    }
+}
+
 impl Stated {
+    /// Which kind of statement it is.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Release(_) => Kind::Release,
+            Self::Status(_) => Kind::Status,
+            Self::Rebuild(_) => Kind::Rebuild,
+        }
+    }
+
     /// Reads the statement in an envelope.
     pub fn decode(payload: &[u8]) -> Result<Self, StatementError> {
         if let Ok(status) = StatusStatement::decode(payload) {
@@ -207,13 +281,14 @@ impl Log {
         })
     }
 
-    /// Opens a log, appends an envelope and signs the new checkpoint, with the log locked
-    /// throughout. The very same envelope once more gives its entry once more.
+    /// Opens a log, appends an envelope of who is accepted and signs the new checkpoint, with the
+    /// log locked throughout. The very same envelope once more gives its entry once more.
     pub fn append(
         path: &Path,
         origin: &Origin,
         key: &SigningKey,
         envelope: &Envelope,
+        accepted: Accepted<'_>,
     ) -> Result<(Self, u64), LogError> {
         let lock = Store(path.to_owned()).lock()?;
         let mut log = Self::open(path, origin, &key.public())?;
@@ -224,7 +299,7 @@ impl Log {
         let index = match log.entries.iter().position(|known| *known == entry) {
             Some(index) => index,
             None => {
-                log.check_statement(envelope)?;
+                log.check_statement(envelope, accepted)?;
                 log.push(entry, key)?
             }
         };
@@ -277,13 +352,18 @@ impl Log {
         Some(tree::root(leaves))
     }
 
+    /// Hashes of the entries.
+    pub fn leaves(&self) -> &[Digest<32>] {
+        &self.leaves
+    }
+
     /// A release with its proof under the current checkpoint, and what was logged of it since: the
-    /// last status and every rebuild.
+    /// last status, which holds all that was revoked before, and each rebuilder's last rebuild.
     pub fn bundle(&self, index: u64, history: usize) -> Result<Bundle, LogError> {
         let (envelope, proof) = self.prove(index)?;
         let release = Statement::decode(&envelope.payload)?;
         let subject = Digest::sha256(&envelope.payload);
-        let (mut status, mut rebuilds) = (None, Vec::new());
+        let (mut status, mut rebuilds) = (None, BTreeMap::new());
         for (index, stated) in (0..).zip(self.stated()) {
             match stated {
                 Some(Stated::Status(said))
@@ -292,7 +372,9 @@ impl Log {
                     status = Some(index);
                 }
                 Some(Stated::Rebuild(made)) if Rebuild::confirms(&made, &release) => {
-                    rebuilds.push(index);
+                    let signatures = self.prove(index)?.0.signatures;
+                    let keys: Vec<_> = signatures.iter().map(|one| one.keyid.to_bytes()).collect();
+                    rebuilds.insert(keys, index);
                 }
                 _ => {}
             }
@@ -305,7 +387,8 @@ impl Log {
                 proof,
             })
         };
-        let remarks = status.into_iter().chain(rebuilds).take(MAX_REMARKS);
+        let remarks = status.into_iter().chain(rebuilds.into_values());
+        let remarks = remarks.take(MAX_REMARKS);
         let remarks: Result<Vec<_>, LogError> = remarks.map(remark).collect();
         let log = LogEntry {
             index,
@@ -313,7 +396,11 @@ impl Log {
             checkpoint: self.note.clone(),
             history: History::of(&self.leaves, history)?,
         };
-        Ok(Bundle::new(envelope, log, remarks?))
+        let bundle = Bundle::new(envelope, log, remarks?);
+        match bundle.encode().len() {
+            bytes if bytes > MAX_BUNDLE_BYTES => Err(LogError::BundleSize(bytes)),
+            _ => Ok(bundle),
+        }
     }
 
     /// What each entry states; `None` for one that is no statement of ours.
@@ -356,12 +443,25 @@ impl Log {
         ))
     }
 
-    /// A statement of ours; and a release's version only ever grows: nobody could install another.
-    fn check_statement(&self, envelope: &Envelope) -> Result<(), LogError> {
-        let Stated::Release(statement) = Stated::decode(&envelope.payload)? else {
-            return Ok(());
+    /// A statement of who is accepted; a release's version only ever grows, as nobody could install
+    /// another; and what was revoked stays revoked.
+    fn check_statement(&self, envelope: &Envelope, accepted: Accepted<'_>) -> Result<(), LogError> {
+        let stated = Stated::decode(&envelope.payload)?;
+        let kind = stated.kind();
+        let keys = match kind {
+            Kind::Release | Kind::Status => accepted.signers,
+            Kind::Rebuild => accepted.rebuilders,
         };
-        let release = statement.predicate;
+        let signed = envelope.verify(keys);
+        signed.map_err(|source| LogError::Signer { kind, source })?;
+        match &stated {
+            Stated::Release(release) => self.check_version(&release.predicate),
+            Stated::Status(status) => self.check_revocations(status),
+            Stated::Rebuild(_) => Ok(()),
+        }
+    }
+
+    fn check_version(&self, release: &Predicate) -> Result<(), LogError> {
         let (name, profile) = (release.name.to_string(), release.profile.to_string());
         match self.highest_version(&name, &profile) {
             Some(logged) if release.version <= logged => Err(LogError::Version {
@@ -371,6 +471,20 @@ impl Log {
                 offered: release.version,
             }),
             _ => Ok(()),
+        }
+    }
+
+    fn check_revocations(&self, status: &StatusStatement) -> Result<(), LogError> {
+        let earlier = self.stated().filter_map(|stated| match stated {
+            Some(Stated::Status(said)) if said.subject == status.subject => Some(said.predicate),
+            _ => None,
+        });
+        let revoked: Vec<_> = status.predicate.revocations.iter().collect();
+        let still = |one: &Revocation| revoked.iter().any(|now| now.version == one.version);
+        let taken_back = earlier.flat_map(|said| said.revocations);
+        match { taken_back }.find(|one| !still(one)) {
+            Some(one) => Err(LogError::TakenBack(one.version)),
+            None => Ok(()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Whether what stands in a log under our keys is ours: each release has a tag of its version, and
 //! the tag names its source revision. A stolen key shows here, and only here.
 
+pub mod watch;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

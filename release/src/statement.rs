@@ -11,9 +11,9 @@ use attest::release::envelope::{EnvelopeSignature, PayloadType, pae};
 use attest::release::statement::{
     ClientVersion, MAX_REVOCATIONS, MAX_STATEMENT_BYTES, Predicate, Rebuild, RebuildStatement,
     ReferenceValues, Revocation, SnpReferenceValues, Status, StatusStatement, Subject,
-    SubjectDigest, TdxReferenceValues,
+    SubjectDigest, TdxReferenceValues, TpmReferenceValues,
 };
-use attest::release::{Envelope, Statement};
+use attest::release::{Envelope, PublicKey, Statement};
 use attest::{Digest, Name, Text};
 
 use crate::assemble::OUTPUT_FILES;
@@ -53,6 +53,25 @@ pub struct Release<'a> {
     /// Launch digests of SEV-SNP, if it is for that.
     pub snp: Option<SnpReferenceValues>,
     /// Registers of TDX, if it is for that.
+    pub tdx: Option<TdxReferenceValues>,
+}
+
+/// What a rebuild states is made of: fields as of [`Release`].
+#[derive(Debug, Clone)]
+pub struct Rebuilt<'a> {
+    /// Folder that `assemble` made.
+    pub assembled: &'a Path,
+    /// Folder of the image that was assembled.
+    pub image: &'a Path,
+    /// The lock of everything that went into the image.
+    pub lock: &'a Path,
+    /// Revision of the sources.
+    pub source_revision: &'a Name,
+    /// When it was rebuilt, in seconds since the start of 1970.
+    pub issued: u64,
+    /// Launch digests of SEV-SNP, measured by the rebuilder.
+    pub snp: Option<SnpReferenceValues>,
+    /// Registers of TDX, measured by the rebuilder.
     pub tdx: Option<TdxReferenceValues>,
 }
 
@@ -132,9 +151,9 @@ pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
     if !(1..=MAX_VERSION).contains(&release.version) {
         return Err(MakeError::Version);
     }
-    let uki = read(&release.assembled.join("cloister.efi"))?;
-    let measurement = measure::measure(&uki, &[])?;
-    check_together((release.assembled, release.image), &uki, &measurement)?;
+    let values = (release.snp.clone(), release.tdx.clone());
+    let (configuration_digest, reference_values) =
+        measured_together(release.assembled, release.image, values)?;
     let predicate = Predicate {
         name: release.name.clone(),
         version: release.version,
@@ -144,19 +163,35 @@ pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
         minimum_client: release.minimum_client,
         source_revision: release.source_revision.clone(),
         lock_digest: Digest::sha256(&read(release.lock)?),
-        configuration_digest: measurement.configuration,
+        configuration_digest,
         revocations: revocations(release)?,
-        reference_values: ReferenceValues {
-            tpm: measurement.reference_values(),
-            snp: release.snp.clone(),
-            tdx: release.tdx.clone(),
-        },
+        reference_values,
     };
     let statement = Statement::new(subjects(release.assembled, release.image)?, predicate);
     match statement.encode().len() {
         bytes if bytes > MAX_STATEMENT_BYTES => Err(MakeError::TooLarge(bytes)),
         _ => Ok(statement),
     }
+}
+
+/// The configuration that an assembled folder holds, and what a TPM measures of it.
+pub fn measured(assembled: &Path) -> Result<(Digest<32>, TpmReferenceValues), MakeError> {
+    let uki = read(&assembled.join("cloister.efi"))?;
+    let measurement = measure::measure(&uki, &[])?;
+    Ok((measurement.configuration, measurement.reference_values()))
+}
+
+/// The same, of artifacts that belong together, with the values of other machines that run them.
+fn measured_together(
+    assembled: &Path,
+    image: &Path,
+    (snp, tdx): (Option<SnpReferenceValues>, Option<TdxReferenceValues>),
+) -> Result<(Digest<32>, ReferenceValues), MakeError> {
+    let uki = read(&assembled.join("cloister.efi"))?;
+    let measurement = measure::measure(&uki, &[])?;
+    check_together((assembled, image), &uki, &measurement)?;
+    let tpm = measurement.reference_values();
+    Ok((measurement.configuration, ReferenceValues { tpm, snp, tdx }))
 }
 
 /// Sorted, so that the same ones give the same bytes.
@@ -188,23 +223,24 @@ pub fn status(release: &Statement, issued: u64, revocations: Vec<Revocation>) ->
     )
 }
 
-/// What came out of a rebuild: the artifacts of an assembled folder and of its image.
-pub fn rebuild(
-    assembled: &Path,
-    image: &Path,
-    lock: &Path,
-    source_revision: &Name,
-    issued: u64,
-) -> Result<RebuildStatement, MakeError> {
+/// What came out of a rebuild: the artifacts of an assembled folder and of its image, and the
+/// values of machines that run them.
+pub fn rebuild(rebuilt: &Rebuilt<'_>) -> Result<RebuildStatement, MakeError> {
+    let values = (rebuilt.snp.clone(), rebuilt.tdx.clone());
+    let (configuration_digest, reference_values) =
+        measured_together(rebuilt.assembled, rebuilt.image, values)?;
     let predicate = Rebuild {
-        issued,
-        source_revision: source_revision.clone(),
-        lock_digest: Digest::sha256(&read(lock)?),
+        issued: rebuilt.issued,
+        source_revision: rebuilt.source_revision.clone(),
+        lock_digest: Digest::sha256(&read(rebuilt.lock)?),
+        configuration_digest,
+        reference_values,
     };
-    Ok(RebuildStatement::new(
-        subjects(assembled, image)?,
-        predicate,
-    ))
+    let statement = RebuildStatement::new(subjects(rebuilt.assembled, rebuilt.image)?, predicate);
+    match statement.encode().len() {
+        bytes if bytes > MAX_STATEMENT_BYTES => Err(MakeError::TooLarge(bytes)),
+        _ => Ok(statement),
+    }
 }
 
 /// When the commit that is checked out in `folder` was made, in seconds since the start of 1970.
@@ -229,17 +265,27 @@ pub fn profile(image: &Path) -> Result<Name, MakeError> {
 
 /// Signs a statement's bytes.
 pub fn sign(statement: &[u8], key: &SigningKey) -> Envelope {
+    let sign = |message: &[u8]| Ok::<_, std::convert::Infallible>(key.sign(message).to_vec());
+    let Ok(envelope) = sign_with(statement, key.public(), sign);
+    envelope
+}
+
+/// Signs a statement's bytes by whatever keeps the key `public`.
+pub fn sign_with<E>(
+    statement: &[u8],
+    public: PublicKey,
+    sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
+) -> Result<Envelope, E> {
     let payload = statement.to_vec();
-    let sig = key.sign(&pae(&payload)).to_vec();
     let signature = EnvelopeSignature {
-        keyid: key.public(),
-        sig,
+        keyid: public,
+        sig: sign(&pae(&payload))?,
     };
-    Envelope {
+    Ok(Envelope {
         payload,
         payload_type: PayloadType::InToto,
         signatures: vec![signature],
-    }
+    })
 }
 
 /// The commit that is checked out in `folder`. Uncommitted changes are refused, or, if

@@ -73,7 +73,10 @@ fn release(site: &Site) -> (String, String) {
     done(site, &format!("log create {log}"));
     done(
         site,
-        &format!("log append {log} --envelope envelope.json --output bundle.json"),
+        &format!(
+            "log append {log} --signer {} --envelope envelope.json --output bundle.json",
+            keys.0
+        ),
     );
     policy(site, &keys.0, &keys.1);
     keys
@@ -167,7 +170,7 @@ fn every_failure_names_its_cause_the_next_step_and_a_code() {
     fails(
         &site,
         &format!(
-            "log append --log releases --origin {ORIGIN} --key log.pem \
+            "log append --log releases --origin {ORIGIN} --key log.pem --signer {stranger} \
              --envelope envelope.json --output bundle.json"
         ),
         5,

@@ -10,7 +10,9 @@ use std::process::Command;
 
 use attest::Ratchet;
 use attest::release::checkpoint::CheckpointError;
-use attest::release::statement::{Predicate, ReferenceValues, Registers, TpmReferenceValues};
+use attest::release::statement::{
+    Predicate, ReferenceValues, Registers, Subject, SubjectDigest, TpmReferenceValues,
+};
 use attest::release::{Origin, Statement, VerifiedRelease};
 use common::{Logged, Site, edit};
 use proptest::prelude::*;
@@ -19,7 +21,7 @@ use release::log::tiles::{TilePath, encode_entries, parse_entries};
 use release::log::witness::{self, WitnessError};
 use release::log::{Log, LogError};
 
-/// A statement without artifacts: the log does not look at them.
+/// A statement of one artifact: the log does not look at it.
 fn statement(version: u64) -> Statement {
     fn none<const N: usize>() -> Registers<N> {
         let zero = Default::default();
@@ -51,7 +53,13 @@ fn statement(version: u64) -> Statement {
             tdx: None,
         },
     };
-    Statement::new(Vec::new(), predicate)
+    let subject = Subject {
+        name: "disk.img".parse().unwrap(),
+        digest: SubjectDigest {
+            sha256: Default::default(),
+        },
+    };
+    Statement::new(vec![subject], predicate)
 }
 
 /// A log with three entries.

@@ -79,7 +79,7 @@ fn every_entry_under_our_keys_needs_its_tag() {
         keyid: ours[0],
         sig: vec![0; 64],
     });
-    let (_, forged) = Log::append(&logged.path, &logged.origin, &logged.key, &forged).unwrap();
+    let (_, forged) = logged.append_of(&forged, stranger.public()).unwrap();
     let name: attest::Name = "cloister".parse().unwrap();
     let expected = [
         (

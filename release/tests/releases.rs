@@ -143,8 +143,9 @@ fn a_checkpoint_of_another_log_or_key_is_refused() {
         origin: logged.origin.clone(),
     };
     Log::create(&forged.path, &forged.origin, &forged.key).unwrap();
-    let (log, index) =
-        Log::append(&forged.path, &forged.origin, &forged.key, &bundle.envelope).unwrap();
+    let (log, index) = forged
+        .append_of(&bundle.envelope, logged.signer.public())
+        .unwrap();
     let bundle = log.bundle(index, 256).unwrap();
     assert_eq!(refusal(&bundle, &policy).class(), Class::Log);
 }

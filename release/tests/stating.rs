@@ -189,7 +189,12 @@ fn what_is_said_later_reaches_the_bundle() {
         let Logged {
             path, origin, key, ..
         } = &logged;
-        release::log::Log::append(path, origin, key, &envelope).unwrap();
+        let keys = [&signer, &alice].map(SigningKey::public);
+        let accepted = release::log::Accepted {
+            signers: &keys[..1],
+            rebuilders: &keys[1..],
+        };
+        release::log::Log::append(path, origin, key, &envelope, accepted).unwrap();
     };
     let log_key = logged.key.public();
     let read = format!("--log file:releases --origin {ORIGIN} --log-key {log_key}");
@@ -341,7 +346,7 @@ fn a_full_disk_leaves_the_log_whole() {
          {program} statement {states} --version $version --output statement.json >/dev/null; \
          {program} sign --statement statement.json --key log.pem --output envelope.json \
          >/dev/null; \
-         {program} log append {to} --envelope envelope.json >/dev/null 2>said || break; done; \
+         {program} log append {to} --signer {public} --envelope envelope.json >/dev/null 2>said || break; done; \
          cat said; {program} log show --log small/log --origin {ORIGIN} --log-key {public}"
     );
     let mut command = Command::new("unshare");

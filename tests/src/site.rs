@@ -16,7 +16,7 @@ use attest::release::{Envelope, Origin, PublicKey};
 use attest::{Name, Text};
 use inference::{Engine, EngineLimits};
 use release::key::SigningKey;
-use release::log::{HISTORY_ENTRIES, Log, LogError};
+use release::log::{Accepted, HISTORY_ENTRIES, Log, LogError};
 use release::measure::Measurement;
 use release::{assemble, disk, files, statement};
 use verity::VolumeRef;
@@ -86,7 +86,12 @@ impl Site {
     pub fn sign_version(&self, from: &Ingredients<'_>, version: u64) -> Outcome<Vec<u8>> {
         let envelope = self.envelope(from, version)?;
         let log_key = key(&self.folder.join("keys/log.pem"))?;
-        let (log, index) = Log::append(&self.folder.join("log"), &origin(), &log_key, &envelope)
+        let accepted = Accepted {
+            signers: &[self.signer],
+            rebuilders: &[],
+        };
+        let folder = self.folder.join("log");
+        let (log, index) = Log::append(&folder, &origin(), &log_key, &envelope, accepted)
             .step("cannot log the release")?;
         let bundle = log.bundle(index, HISTORY_ENTRIES);
         Ok(bundle.step("cannot prove the release")?.encode())

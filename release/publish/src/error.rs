@@ -5,6 +5,7 @@ use cloister_sigstore::VerifyError;
 use sigstore_sign::{fulcio, oidc, rekor, tsa};
 
 use crate::http::HttpError;
+use crate::module::ModuleError;
 
 /// A service of Sigstore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,9 @@ pub enum SignError {
     /// The key cannot sign.
     #[error("signature")]
     Key(#[source] sigstore_sign::crypto::Error),
+    /// The module that keeps the key does not sign.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
     /// Rekor v2 does not take signatures of this kind of key.
     #[error("Rekor v2 takes ECDSA P-256 alone, and this is another key")]
     KeyForLog,
@@ -119,6 +123,7 @@ impl SignError {
                  --identity-token, or sign in with --interactive"
             }
             Self::Key(_) => "give an ECDSA P-256 or Ed25519 key",
+            Self::Module(error) => error.hint(),
             Self::KeyForLog => "give an ECDSA P-256 key, or a log of --rekor-version 1",
             Self::Certificate { .. } | Self::Timestamp { .. } | Self::NotLogged { .. } => {
                 "nothing was published: run the same command again later, or name another \

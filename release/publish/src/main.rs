@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use arguments::Arguments;
 use clap::Parser;
-use run::Failure;
+use run::{Failure, Report};
 use serde_json::json;
 
 fn main() -> ExitCode {
@@ -30,8 +30,8 @@ fn main() -> ExitCode {
         Err(error) => Err(Failure::input("cannot start", error, "")),
     };
     match result {
-        Ok(facts) => match report(&facts, arguments.json) {
-            Ok(()) => ExitCode::SUCCESS,
+        Ok(report) => match print(&report, arguments.json) {
+            Ok(()) => ExitCode::from(report.code),
             Err(error) => {
                 eprintln!("error: cannot write the report: {error}");
                 ExitCode::from(run::MISUSE)
@@ -44,20 +44,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn report(facts: &[(&str, String)], as_json: bool) -> std::io::Result<()> {
+fn print(report: &Report, as_json: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout();
-    if as_json {
-        let object: serde_json::Map<_, _> = facts
-            .iter()
-            .map(|(name, value)| (name.replace(' ', "_"), value.as_str().into()))
-            .collect();
-        return writeln!(out, "{}", serde_json::Value::from(object));
+    match as_json {
+        true => writeln!(out, "{}", report.json),
+        false => {
+            let mut lines = report.text.lines();
+            lines.try_for_each(|line| writeln!(out, "{}", printable(line)))
+        }
     }
-    let width = facts.iter().map(|(name, _)| name.len()).max();
-    let width = width.unwrap_or_default();
-    facts
-        .iter()
-        .try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {}", printable(value)))
 }
 
 fn complain(failure: &Failure, as_json: bool) {
@@ -77,7 +72,7 @@ fn complain(failure: &Failure, as_json: bool) {
 }
 
 /// An error with its causes, in one line.
-fn chain(what: &str, error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(what: &str, error: &(dyn Error + 'static)) -> String {
     let mut text = what.to_owned();
     let mut next = Some(error);
     while let Some(cause) = next {

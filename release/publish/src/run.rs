@@ -1,5 +1,8 @@
 //! Does what was asked.
 
+mod logs;
+mod rekor;
+
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -8,23 +11,26 @@ use std::time::Duration;
 
 use cloister_sigstore::{EMBEDDED_ROOT, TrustRoot};
 use publish::{
-    Identity, KeyError, LogVersion, Patience, Publisher, Service, Services, SignError, read_key,
-    tuf,
+    Identity, KeyError, KeyUri, LogVersion, ModuleError, ModuleKey, ModuleKeyKind, PIN_VARIABLE,
+    Patience, Publisher, Service, Services, SignError, read_key, tuf,
 };
+use release::log::Stated;
+use serde_json::{Map, Value};
 use sigstore_sign::oidc::{DefaultAuthCallback, IdentityToken, OAuthClient, OAuthConfig};
 use sigstore_sign::trust_root::SigstoreInstance;
 use sigstore_sign::{SigningContext, SigningServices};
+use zeroize::Zeroizing;
 
 use crate::arguments::{
-    Command, IdentityArguments, PatienceArguments, RefreshArguments, ServiceArguments,
-    SignArguments, SignBundleArguments,
+    Command, EnvelopeArguments, IdentityArguments, PatienceArguments, RefreshArguments,
+    ServiceArguments, SignArguments, SignBundleArguments,
 };
 
 /// Wrong arguments, or input that cannot be used.
 pub(crate) const MISUSE: u8 = 1;
 const SIGNATURE: u8 = 2;
-const COLLATERAL: u8 = 3;
-const LOG: u8 = 5;
+pub(crate) const COLLATERAL: u8 = 3;
+pub(crate) const LOG: u8 = 5;
 
 /// Longest file that is read.
 const MAX_INPUT_BYTES: u64 = 64 << 20;
@@ -58,7 +64,7 @@ impl From<SignError> for Failure {
         let code = match &error {
             E::NotLogged { .. } | E::LoggedBefore => LOG,
             E::Certificate { .. } | E::Timestamp { .. } => COLLATERAL,
-            E::Key(_) | E::Unverifiable(_) => SIGNATURE,
+            E::Key(_) | E::Module(_) | E::Unverifiable(_) => SIGNATURE,
             _ => MISUSE,
         };
         Self {
@@ -83,12 +89,42 @@ impl From<KeyError> for Failure {
 
 type Facts = Vec<(&'static str, String)>;
 
-pub(crate) async fn run(command: &Command) -> Result<Facts, Failure> {
+/// What came of it, for people and for machines.
+pub(crate) struct Report {
+    pub(crate) code: u8,
+    pub(crate) text: String,
+    pub(crate) json: Value,
+}
+
+impl From<Facts> for Report {
+    fn from(facts: Facts) -> Self {
+        let width = facts.iter().map(|(name, _)| name.len()).max();
+        let width = width.unwrap_or_default();
+        let lines = facts
+            .iter()
+            .map(|(name, value)| format!("{name:<width$}  {value}\n"));
+        let object: Map<_, _> = facts
+            .iter()
+            .map(|(name, value)| (name.replace(' ', "_"), value.as_str().into()))
+            .collect();
+        Self {
+            code: 0,
+            text: lines.collect(),
+            json: object.into(),
+        }
+    }
+}
+
+pub(crate) async fn run(command: &Command) -> Result<Report, Failure> {
     publish::install_tls();
     match command {
-        Command::Sign(arguments) => sign(arguments).await,
-        Command::Refresh(arguments) => refresh(arguments).await,
-        Command::SignBundle(arguments) => sign_bundle(arguments).await,
+        Command::Sign(arguments) => Ok(sign(arguments).await?.into()),
+        Command::Envelope(arguments) => Ok(envelope(arguments)?.into()),
+        Command::Refresh(arguments) => Ok(refresh(arguments).await?.into()),
+        Command::SignBundle(arguments) => Ok(sign_bundle(arguments).await?.into()),
+        Command::Collect(arguments) => logs::collect(arguments).await,
+        Command::Monitor(arguments) => logs::monitor(arguments).await,
+        Command::MonitorRekor(arguments) => rekor::monitor(arguments).await,
     }
 }
 
@@ -152,8 +188,11 @@ fn services(arguments: &ServiceArguments) -> Result<Services, Failure> {
 }
 
 async fn identity(arguments: &IdentityArguments, oidc: Option<&str>) -> Result<Identity, Failure> {
-    if let Some(path) = &arguments.key {
-        return Ok(Identity::Key(read_key(path)?));
+    if let Some(key) = &arguments.key {
+        return match KeyUri::is_one(key) {
+            true => Ok(Identity::Module(module_key(key)?)),
+            false => Ok(Identity::Key(read_key(Path::new(key))?)),
+        };
     }
     let token = if let Some(path) = &arguments.identity_token {
         IdentityToken::from_jwt(text(path)?.trim()).map_err(SignError::Token)?
@@ -167,6 +206,43 @@ async fn identity(arguments: &IdentityArguments, oidc: Option<&str>) -> Result<I
         token.map_err(SignError::Token)?
     };
     Ok(Identity::Token(Box::new(token)))
+}
+
+/// A key in a module, by its URI; the PIN is of the URI's file, or of the environment.
+fn module_key(uri: &str) -> Result<ModuleKey, Failure> {
+    let uri: KeyUri = uri.parse().map_err(|error| {
+        let hint = "pkcs11:token=NAME;object=NAME?module-path=/PATH.so&pin-source=file:/PATH";
+        Failure::input("the key", error, hint)
+    })?;
+    let pin = std::env::var(PIN_VARIABLE).ok().map(Zeroizing::new);
+    Ok(ModuleKey::open(&uri, pin).map_err(SignError::from)?)
+}
+
+/// Signs for a log of our own, with an Ed25519 key in a module.
+fn envelope(arguments: &EnvelopeArguments) -> Result<Facts, Failure> {
+    let statement = read(&arguments.statement)?;
+    Stated::decode(&statement).map_err(|error| {
+        let hint =
+            "give a file that `cloister-release statement`, `status` or `attest-rebuild` wrote";
+        Failure::input(arguments.statement.display().to_string(), error, hint)
+    })?;
+    let key = module_key(&arguments.key)?;
+    let point = key.public_point().try_into().ok();
+    let public = point.and_then(|point| attest::release::PublicKey::from_bytes(point).ok());
+    let public = public
+        .filter(|_| key.kind() == ModuleKeyKind::Ed25519)
+        .ok_or_else(|| {
+            let hint = "envelopes of a log of one's own are signed by Ed25519; a P-256 key signs \
+                        for Sigstore";
+            Failure::input("the key", ModuleError::Kind, hint)
+        })?;
+    let signed = release::statement::sign_with(&statement, public, |message| key.sign(message));
+    let signed = signed.map_err(SignError::from)?;
+    write(&arguments.output, &signed.encode())?;
+    Ok(vec![
+        ("envelope", arguments.output.display().to_string()),
+        ("signed by", public.to_string()),
+    ])
 }
 
 async fn refresh(arguments: &RefreshArguments) -> Result<Facts, Failure> {
@@ -241,16 +317,15 @@ fn text(path: &Path) -> Result<String, Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    read_at_most(path, MAX_INPUT_BYTES).map_err(|error| access(path, error))
+}
+
+fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = File::open(path)
-        .and_then(|file| file.take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes))
-        .and_then(|count| match count as u64 > MAX_INPUT_BYTES {
-            true => Err(io::ErrorKind::FileTooLarge.into()),
-            false => Ok(()),
-        });
-    match read {
-        Ok(()) => Ok(bytes),
-        Err(error) => Err(access(path, error)),
+    let count = File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    match count as u64 > limit {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(bytes),
     }
 }
 

@@ -22,6 +22,7 @@ use sigstore_sign::types::{
 
 use crate::error::{Service, SignError};
 use crate::http::client;
+use crate::module::{ModuleKey, ModuleKeyKind};
 use crate::patience::{Patience, passing};
 use crate::services::{LogVersion, Services};
 
@@ -30,6 +31,8 @@ use crate::services::{LogVersion, Services};
 pub enum Identity {
     /// Whoever keeps this key.
     Key(KeyPair),
+    /// Whoever may use this key, which a module keeps.
+    Module(ModuleKey),
     /// Whom this token of an OpenID Connect issuer names. A key is made for this one signature and
     /// dropped.
     Token(Box<IdentityToken>),
@@ -82,30 +85,7 @@ impl Publisher {
         if self.services.rekor_version == LogVersion::V2 && self.services.tsa.is_none() {
             return Err(SignError::NoService(Service::Timestamp));
         }
-        let made;
-        let (key, voucher) = match identity {
-            // It takes digests, and Ed25519 signs messages.
-            Identity::Key(key)
-                if self.services.rekor_version == LogVersion::V2
-                    && key.algorithm() != KeyAlgorithm::EcdsaP256 =>
-            {
-                return Err(SignError::KeyForLog);
-            }
-            Identity::Key(key) => {
-                let public = key.public_key_der().map_err(SignError::Key)?;
-                (key, Voucher::Key(public))
-            }
-            Identity::Token(token) => {
-                made = KeyPair::generate_ecdsa_p256().map_err(SignError::Key)?;
-                (
-                    &made,
-                    Voucher::Certificate(self.certificate(token, &made).await?),
-                )
-            }
-        };
-        let signature = key
-            .sign(&pae(PAYLOAD_TYPE, statement))
-            .map_err(SignError::Key)?;
+        let (signature, voucher) = self.sign(&pae(PAYLOAD_TYPE, statement), identity).await?;
         let timestamp = self.timestamp(&signature).await?;
         let envelope = DsseEnvelope::new(
             PAYLOAD_TYPE,
@@ -114,6 +94,38 @@ impl Publisher {
         );
         let entry = self.entry(&envelope, &voucher).await?;
         self.assemble(envelope, &voucher, timestamp, entry, root)
+    }
+
+    async fn sign(
+        &self,
+        message: &[u8],
+        identity: &Identity,
+    ) -> Result<(SignatureBytes, Voucher), SignError> {
+        let v2 = self.services.rekor_version == LogVersion::V2;
+        match identity {
+            // It takes digests, and Ed25519 signs messages.
+            Identity::Key(key) if v2 && key.algorithm() != KeyAlgorithm::EcdsaP256 => {
+                Err(SignError::KeyForLog)
+            }
+            Identity::Module(key) if v2 && key.kind() != ModuleKeyKind::P256 => {
+                Err(SignError::KeyForLog)
+            }
+            Identity::Key(key) => {
+                let public = key.public_key_der().map_err(SignError::Key)?;
+                let signature = key.sign(message).map_err(SignError::Key)?;
+                Ok((signature, Voucher::Key(public)))
+            }
+            Identity::Module(key) => {
+                let signature = SignatureBytes::new(key.sign(message)?);
+                Ok((signature, Voucher::Key(key.public_key())))
+            }
+            Identity::Token(token) => {
+                let key = KeyPair::generate_ecdsa_p256().map_err(SignError::Key)?;
+                let certificate = self.certificate(token, &key).await?;
+                let signature = key.sign(message).map_err(SignError::Key)?;
+                Ok((signature, Voucher::Certificate(certificate)))
+            }
+        }
     }
 
     async fn certificate(

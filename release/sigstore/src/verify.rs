@@ -50,6 +50,12 @@ impl PublicKey {
         Ok(Self(key))
     }
 
+    /// The key in DER (SubjectPublicKeyInfo).
+    #[must_use]
+    pub fn as_der(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// The key as a file holds it.
     #[must_use]
     pub fn to_pem(&self) -> String {

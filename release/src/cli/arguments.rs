@@ -9,7 +9,6 @@ use super::dump_acpi::DumpAcpiArguments;
 use super::explain::ExplainArguments;
 use super::log::LogCommand;
 use super::measure::MeasureArguments;
-use super::monitor::MonitorArguments;
 use super::sigstore::{ConformanceCommand, SigstoreCommand};
 use super::state::{RebuildArguments, StatementArguments, StatusArguments};
 
@@ -87,7 +86,7 @@ pub(super) enum Command {
     #[command(subcommand)]
     Log(Box<LogCommand>),
     /// Find what stands in a log under our keys and has no tag in our sources.
-    Monitor(MonitorArguments),
+    Monitor(release::monitor::watch::Arguments),
     /// Verify a release bundle against a policy, as a client does.
     Verify(VerifyArguments),
     /// Sign and log a release with Sigstore, or verify one that was.
@@ -165,8 +164,8 @@ pub(super) struct SignArguments {
     /// Statement.
     #[arg(long, value_name = "FILE")]
     pub(super) statement: PathBuf,
-    /// Key file.
-    #[arg(long, value_name = "FILE")]
+    /// Key file, or URI of an Ed25519 key in a PKCS#11 module (see `sigstore sign --help`).
+    #[arg(long, value_name = "FILE|URI")]
     pub(super) key: PathBuf,
     /// File to write.
     #[arg(long, value_name = "FILE")]

@@ -17,7 +17,7 @@ use super::arguments::{
 };
 use super::failure::Failure;
 use super::report::Report;
-use super::sigstore;
+use super::sigstore::{self, hand_over_rest};
 
 type Outcome = Result<Report, Failure>;
 
@@ -60,7 +60,10 @@ fn key_report(key: &SigningKey, path: &Path) -> Report {
     Report::facts(&facts)
 }
 
-pub(super) fn sign(arguments: &SignArguments) -> Outcome {
+pub(super) fn sign(arguments: &SignArguments, json: bool) -> Outcome {
+    if arguments.key.to_string_lossy().starts_with("pkcs11:") {
+        return Err(hand_over_rest("sign", "envelope", json));
+    }
     let key = SigningKey::read(&arguments.key)?;
     let statement = read(&arguments.statement)?;
     Stated::decode(&statement).map_err(|error| {

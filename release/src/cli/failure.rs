@@ -11,6 +11,7 @@ use release::key::KeyError;
 use release::log::LogError;
 use release::log::serve::ServeError;
 use release::log::witness::WitnessError;
+use release::log::witness::service::ServiceError;
 use release::measure::MeasureError;
 use release::measure::snp::LaunchError;
 use release::reference::ReferenceError;
@@ -225,6 +226,20 @@ impl From<WitnessError> for Failure {
                 LOG,
                 "the log was rewritten: keep the memory as proof, and tell the log's users",
             ),
+        };
+        Self::new(code, &error, hint)
+    }
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Self {
+        let (code, hint) = match &error {
+            ServiceError::Access { .. } => (MISUSE, "choose a --state that you can write to"),
+            ServiceError::State { .. } => (
+                LOG,
+                "give this witness's own state, and each log's own name and key; never remove it",
+            ),
+            ServiceError::Twice(_) => (MISUSE, "name each log once"),
         };
         Self::new(code, &error, hint)
     }

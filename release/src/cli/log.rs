@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use attest::release::checkpoint::OriginError;
-use attest::release::{Envelope, Origin, PublicKey, Witness};
+use attest::release::{Envelope, Origin, PublicKey, PublicKeyError, Witness};
 use clap::{Args, Subcommand};
 use release::key::SigningKey;
-use release::log::{HISTORY_ENTRIES, Log, Stated};
+use release::log::witness::service::{Service, Watched};
+use release::log::{Accepted, HISTORY_ENTRIES, Log, Stated};
 
 use super::commands::{now, read, write};
 use super::failure::Failure;
 use super::report::Report;
+use super::sigstore::{Forwarded, hand_over};
 
 type Outcome = Result<Report, Failure>;
 
@@ -29,6 +31,11 @@ pub(super) enum LogCommand {
     Checkpoint(ReadArguments),
     /// Sign the checkpoint as a witness, if it continues the one that was signed last.
     Cosign(CosignArguments),
+    /// Have witnesses elsewhere sign the checkpoint (C2SP tlog-witness).
+    #[command(disable_help_flag = true)]
+    Collect(Forwarded),
+    /// Be a witness for others (C2SP tlog-witness).
+    Witness(WitnessArguments),
     /// Serve the log's files over HTTP, for those who watch it.
     Serve(ServeArguments),
 }
@@ -78,15 +85,22 @@ pub(super) struct CreateArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   cloister-release log append --log releases --origin log.example.org/cloister --key log.pem \\
-      --envelope envelope.json --output bundle.json
+      --signer ed25519:BASE64 --envelope envelope.json --output bundle.json
 
-Appending the same envelope again changes nothing and writes its bundle anew.")]
+A log cannot forget: it takes releases and statuses of the keys that --signer names, rebuilds of those
+that --rebuilder names, and nothing else. Appending the same envelope again changes nothing and writes its bundle anew.")]
 pub(super) struct AppendArguments {
     #[command(flatten)]
     to: WriteArguments,
     /// Signed statement.
     #[arg(long, value_name = "FILE")]
     envelope: PathBuf,
+    /// Whose releases and statuses are taken; may be repeated.
+    #[arg(long = "signer", value_name = "KEY", required = true)]
+    signers: Vec<PublicKey>,
+    /// Whose rebuilds are taken; may be repeated.
+    #[arg(long = "rebuilder", value_name = "KEY")]
+    rebuilders: Vec<PublicKey>,
     /// Bundle to write, if it is a release.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -149,6 +163,33 @@ pub(super) struct ServeArguments {
     listen: std::net::SocketAddr,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  cloister-release log witness --name witness.example.org/w --key witness.pem --state state \\
+      --watch log.example.org/cloister=ed25519:BASE64 --listen 127.0.0.1:8091
+
+Answers POST /add-checkpoint. It signs a checkpoint only if it continues the one that it signed last,
+and remembers that in --state before it answers. Keep the state as long as the key: a witness that
+forgets what it signed signs a log with two faces. A witness whose state is lost takes a new key.
+TLS, and a limit on how often one may ask, are for the web server before it.")]
+pub(super) struct WitnessArguments {
+    /// Name of the witness.
+    #[arg(long, value_name = "NAME", value_parser = origin)]
+    name: Origin,
+    /// The witness's key file.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Folder where the witness remembers what it signed.
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// A log that is watched, and its key; may be repeated.
+    #[arg(long, value_name = "NAME=KEY", required = true, value_parser = watched)]
+    watch: Vec<Watched>,
+    /// Address and port to listen at.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8091")]
+    listen: std::net::SocketAddr,
+}
+
 /// A folder, with or without `file:` before it.
 #[derive(Debug, Clone)]
 pub(super) struct Folder(PathBuf);
@@ -174,7 +215,7 @@ impl ReadArguments {
     }
 }
 
-pub(super) fn run(command: &LogCommand) -> Outcome {
+pub(super) fn run(command: &LogCommand, json: bool) -> Outcome {
     match command {
         LogCommand::Create(arguments) => create(arguments),
         LogCommand::Append(arguments) => append(arguments),
@@ -185,6 +226,8 @@ pub(super) fn run(command: &LogCommand) -> Outcome {
             Ok(Report::note("checkpoint", log.checkpoint_note()))
         }
         LogCommand::Cosign(arguments) => cosign(arguments),
+        LogCommand::Collect(forwarded) => Err(hand_over("collect", forwarded, json)),
+        LogCommand::Witness(arguments) => witness(arguments),
         LogCommand::Serve(arguments) => {
             release::log::serve::run(arguments.log.path(), arguments.listen, |address| {
                 eprintln!(
@@ -212,7 +255,11 @@ fn append(arguments: &AppendArguments) -> Outcome {
         let hint = "give an envelope that `cloister-release sign` wrote";
         Failure::input(&arguments.envelope, &error, hint)
     })?;
-    let (log, index) = Log::append(to.log.path(), &to.origin, &key, &envelope)?;
+    let accepted = Accepted {
+        signers: &arguments.signers,
+        rebuilders: &arguments.rebuilders,
+    };
+    let (log, index) = Log::append(to.log.path(), &to.origin, &key, &envelope, accepted)?;
     let mut facts = vec![
         ("entry", format!("{index} of {}", log.checkpoint().size)),
         ("log", to.origin.to_string()),
@@ -278,6 +325,36 @@ fn cosign(arguments: &CosignArguments) -> Outcome {
         ("size", signed.size.to_string()),
         ("root", signed.root.to_string()),
     ]))
+}
+
+fn witness(arguments: &WitnessArguments) -> Outcome {
+    let key = SigningKey::read(&arguments.key)?;
+    let (name, logs) = (&arguments.name, arguments.watch.clone());
+    let service = Service::open(name, key, logs, &arguments.state)?;
+    let (name, key) = (name.clone(), service.witness().key);
+    release::log::witness::serve::run(service, arguments.listen, |address| {
+        eprintln!("witness {name} ({key}) at http://{address}/");
+    })?;
+    Ok(Report::facts(&[]))
+}
+
+/// Why a text names no log to watch.
+#[derive(Debug, thiserror::Error)]
+enum WatchedError {
+    #[error("give name and key, such as log.example.org/cloister=ed25519:BASE64")]
+    Form,
+    #[error(transparent)]
+    Name(#[from] OriginError),
+    #[error(transparent)]
+    Key(#[from] PublicKeyError),
+}
+
+fn watched(text: &str) -> Result<Watched, WatchedError> {
+    let place = text.find("=ed25519:").ok_or(WatchedError::Form)?;
+    Ok(Watched {
+        origin: origin(&text[..place])?,
+        key: text[place + 1..].parse()?,
+    })
 }
 
 fn origin(text: &str) -> Result<Origin, OriginError> {

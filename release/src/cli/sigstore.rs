@@ -32,6 +32,9 @@ pub(super) enum SigstoreCommand {
     /// Fetch the trusted root of today, by TUF.
     #[command(disable_help_flag = true)]
     Refresh(Forwarded),
+    /// Watch a log of Rekor v2 for entries in our name that have no tag in our sources.
+    #[command(disable_help_flag = true)]
+    Monitor(Forwarded),
     /// Verify a bundle: who signed, which log shows it, that it is a release of ours.
     Verify(VerifyArguments),
 }
@@ -124,6 +127,7 @@ pub(super) fn run(command: &SigstoreCommand, json: bool) -> Outcome {
     match command {
         SigstoreCommand::Sign(forwarded) => Err(hand_over("sign", forwarded, json)),
         SigstoreCommand::Refresh(forwarded) => Err(hand_over("refresh", forwarded, json)),
+        SigstoreCommand::Monitor(forwarded) => Err(hand_over("monitor-rekor", forwarded, json)),
         SigstoreCommand::Verify(arguments) => verify(arguments),
     }
 }
@@ -138,18 +142,29 @@ pub(super) fn conformance(command: &ConformanceCommand) -> Outcome {
 }
 
 /// Becomes `cloister-publish`; comes back only if there is none.
-fn hand_over(command: &str, forwarded: &Forwarded, json: bool) -> Failure {
+pub(super) fn hand_over(command: &str, forwarded: &Forwarded, json: bool) -> Failure {
+    become_publisher(command, &forwarded.arguments, json)
+}
+
+/// The same with everything that stood behind `word` on the command line.
+pub(super) fn hand_over_rest(word: &str, command: &str, json: bool) -> Failure {
+    let rest = env::args_os().skip(1).skip_while(|one| *one != *word);
+    let rest: Vec<_> = rest.skip(1).filter(|one| *one != *"--json").collect();
+    become_publisher(command, &rest, json)
+}
+
+fn become_publisher(command: &str, arguments: &[OsString], json: bool) -> Failure {
     let beside = env::current_exe().ok();
     let beside = beside.and_then(|path| Some(path.parent()?.join(PROGRAM)));
     let program = beside.filter(|path| path.is_file());
     let program = program.unwrap_or_else(|| PathBuf::from(PROGRAM));
     let mut publish = Command::new(&program);
-    publish.arg(command).args(&forwarded.arguments);
+    publish.arg(command).args(arguments);
     if json {
         publish.arg("--json");
     }
     let error = publish.exec();
-    let hint = "signing needs it beside this program: `cargo build -p cloister-publish`";
+    let hint = "the network needs it beside this program: `cargo build -p cloister-publish`";
     Failure::input(&program, &error, hint)
 }
 

@@ -13,7 +13,7 @@ use release::measure::cpu::CpuType;
 use release::measure::firmware::MAX_FIRMWARE_BYTES;
 use release::measure::snp::GuestFeatures;
 use release::reference::{self, Direct, SnpMachines, TdxMachines};
-use release::statement::{self as statements, Release};
+use release::statement::{self as statements, Rebuilt, Release};
 
 use super::commands::{now, write};
 use super::failure::{Failure, POLICY};
@@ -52,10 +52,6 @@ pub(super) struct StatementArguments {
     /// An earlier version that is no longer to be trusted, and why; may be repeated.
     #[arg(long = "revoke", value_name = "N=REASON", value_parser = revocation)]
     revocations: Vec<Revocation>,
-    #[command(flatten)]
-    snp: SnpArguments,
-    #[command(flatten)]
-    tdx: TdxArguments,
     /// File to write.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -82,6 +78,10 @@ struct BuiltArguments {
     /// When it was made, in seconds since 1970; the time of the commit if not given.
     #[arg(long, value_name = "SECONDS")]
     issued: Option<u64>,
+    #[command(flatten)]
+    snp: SnpArguments,
+    #[command(flatten)]
+    tdx: TdxArguments,
 }
 
 /// Machines with SEV-SNP.
@@ -147,8 +147,10 @@ pub(super) struct StatusArguments {
       --lock image/deb.lock --release bundle.json --output rebuild.json
   cloister-release sign --statement rebuild.json --key rebuilder.pem --output envelope.json
 
-It states the revision, the lock and the digests that came out, whatever they are. With --release it
-says whether they are those of the release: exit code 4 if not, and nothing is written.")]
+It states the revision, the lock, the configuration, the digests that came out and the values that
+machines show which run them, whatever they are. With --release it says whether they are those of the
+release: exit code 4 if not, and nothing is written. A release that states machines is confirmed by
+who measured the same ones: give the firmware and the shapes that the release was stated with.")]
 pub(super) struct RebuildArguments {
     #[command(flatten)]
     built: BuiltArguments,
@@ -164,7 +166,7 @@ pub(super) fn statement(arguments: &StatementArguments) -> Outcome {
     let built = &arguments.built;
     let source_revision = statements::source_revision(&built.source, built.allow_dirty)?;
     release::bill::check(&built.source, &built.image)?;
-    let (snp, tdx) = reference_values(arguments)?;
+    let (snp, tdx) = reference_values(built)?;
     let machines = snp.as_ref().map_or(0, |snp| snp.launch_digests.len())
         + tdx.as_ref().map_or(0, |tdx| tdx.machines.len());
     let statement = statements::make(&Release {
@@ -213,9 +215,16 @@ pub(super) fn status(arguments: &StatusArguments) -> Outcome {
 pub(super) fn rebuild(arguments: &RebuildArguments) -> Outcome {
     let built = &arguments.built;
     let revision = statements::source_revision(&built.source, built.allow_dirty)?;
-    let (assembled, image, lock) = (&built.assembled, &built.image, &built.lock);
-    let issued = built.issued.unwrap_or_else(|| now().as_secs());
-    let rebuilt = statements::rebuild(assembled, image, lock, &revision, issued)?;
+    let (snp, tdx) = reference_values(built)?;
+    let rebuilt = statements::rebuild(&Rebuilt {
+        assembled: &built.assembled,
+        image: &built.image,
+        lock: &built.lock,
+        source_revision: &revision,
+        issued: built.issued.unwrap_or_else(|| now().as_secs()),
+        snp,
+        tdx,
+    })?;
     let mut facts = vec![
         ("rebuild", arguments.output.display().to_string()),
         ("source", revision.to_string()),
@@ -226,7 +235,10 @@ pub(super) fn rebuild(arguments: &RebuildArguments) -> Outcome {
             let hint = "find the cause with `cloister-release reproduce`; nothing was written";
             Failure::new(POLICY, &error, hint)
         })?;
-        facts.push(("release", "every artifact is the same".to_owned()));
+        facts.push((
+            "release",
+            "every artifact and every value is the same".to_owned(),
+        ));
     }
     write(&arguments.output, &rebuilt.encode())?;
     Ok(Report::facts(&facts))
@@ -243,10 +255,8 @@ impl BuiltArguments {
 
 type Values = (Option<SnpReferenceValues>, Option<TdxReferenceValues>);
 
-fn reference_values(arguments: &StatementArguments) -> Result<Values, Failure> {
-    let StatementArguments {
-        snp, tdx, built, ..
-    } = arguments;
+fn reference_values(built: &BuiltArguments) -> Result<Values, Failure> {
+    let (snp, tdx) = (&built.snp, &built.tdx);
     if snp.firmware_snp.is_none() && tdx.firmware_tdx.is_none() {
         return Ok((None, None));
     }

@@ -46,6 +46,23 @@ pub fn run(
     if !log.join("checkpoint").is_file() {
         return Err(ServeError::NoLog(log.to_owned()));
     }
+    let log = log.to_owned();
+    listen(address, ready, move |request| {
+        let answer = answer(&log, &request);
+        async move { answer }
+    })
+}
+
+/// Answers every request at `address` by `handle`, until the process ends.
+pub(super) fn listen<H, A>(
+    address: SocketAddr,
+    ready: impl FnOnce(SocketAddr),
+    handle: H,
+) -> Result<(), ServeError>
+where
+    H: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+    A: Future<Output = Response<Full<Bytes>>> + Send,
+{
     let failed = |source| ServeError::Listen { address, source };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -55,12 +72,16 @@ pub fn run(
     runtime.block_on(async {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         ready(listener.local_addr().map_err(failed)?);
-        accept(&listener, log).await;
+        accept(&listener, handle).await;
         Ok(())
     })
 }
 
-async fn accept(listener: &TcpListener, log: &Path) {
+async fn accept<H, A>(listener: &TcpListener, handle: H)
+where
+    H: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+    A: Future<Output = Response<Full<Bytes>>> + Send,
+{
     let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else {
@@ -71,11 +92,11 @@ async fn accept(listener: &TcpListener, log: &Path) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let log = log.to_owned();
+        let handle = handle.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let answer = answer(&log, &request);
-                async move { Ok::<_, Infallible>(answer) }
+                let answer = handle(request);
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -114,7 +135,7 @@ fn answer(log: &Path, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
 }
 
-fn status(code: StatusCode) -> Response<Full<Bytes>> {
+pub(super) fn status(code: StatusCode) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = code;
     response

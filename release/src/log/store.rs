@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use attest::Digest;
 use attest::release::{Checkpoint, Envelope, merkle};
 
-use super::tiles::{self, MAX_ENTRY_BYTES, TILE_WIDTH, TilePath};
+use super::tiles::{self, MAX_BUNDLE_BYTES, TILE_WIDTH, TilePath};
 use super::{LogError, tree};
 use crate::files;
 
 /// Most bytes of all entries.
-const MAX_LOG_BYTES: usize = 256 << 20;
-const MAX_BUNDLE_BYTES: u64 = (TILE_WIDTH * (MAX_ENTRY_BYTES + 2)) as u64;
+pub const MAX_LOG_BYTES: usize = 256 << 20;
 
 /// A log's folder.
 #[derive(Debug, Clone)]
@@ -59,7 +58,7 @@ impl Store {
             let bundle = self.read_file(path)?;
             bytes += bundle.len();
             let bundle = tiles::parse_entries(&bundle, path.width);
-            let bundle = bundle.ok_or_else(|| LogError::Bundle(self.0.join(path.to_string())))?;
+            let bundle = bundle.ok_or_else(|| self.bundle_error(path))?;
             entries.extend(bundle);
             if bytes > MAX_LOG_BYTES {
                 return Err(LogError::TooLarge(self.0.clone()));
@@ -100,14 +99,25 @@ impl Store {
         let old = TilePath::all(before);
         let new = TilePath::all(entries.len() as u64);
         for path in new.iter().filter(|path| !old.contains(path)) {
-            let file = self.0.join(path.to_string());
-            let folder = file.parent().unwrap_or(&self.0);
-            fs::create_dir_all(folder).map_err(access(folder))?;
-            let contents = tiles::contents(path, entries, leaves);
-            files::write_whole(&file, &contents).map_err(access(&file))?;
-            sync(folder)?;
+            self.write_file(path, &tiles::contents(path, entries, leaves))?;
         }
         Ok(())
+    }
+
+    pub(super) fn write_file(&self, path: &TilePath, contents: &[u8]) -> Result<(), LogError> {
+        let file = self.0.join(path.to_string());
+        let folder = file.parent().unwrap_or(&self.0);
+        fs::create_dir_all(folder).map_err(access(folder))?;
+        files::write_whole(&file, contents).map_err(access(&file))?;
+        sync(folder)
+    }
+
+    pub(super) fn create(&self) -> Result<(), LogError> {
+        fs::create_dir_all(&self.0).map_err(access(&self.0))
+    }
+
+    pub(super) fn bundle_error(&self, path: &TilePath) -> LogError {
+        LogError::Bundle(self.0.join(path.to_string()))
     }
 
     /// Replaces the checkpoint: from here on the new entries count.
@@ -130,11 +140,13 @@ impl Store {
         }
     }
 
-    fn read_file(&self, path: &TilePath) -> Result<Vec<u8>, LogError> {
+    pub(super) fn read_file(&self, path: &TilePath) -> Result<Vec<u8>, LogError> {
         let path = self.0.join(path.to_string());
         let mut bytes = Vec::new();
-        let read = File::open(&path)
-            .and_then(|file| file.take(MAX_BUNDLE_BYTES + 1).read_to_end(&mut bytes));
+        let read = File::open(&path).and_then(|file| {
+            file.take(MAX_BUNDLE_BYTES as u64 + 1)
+                .read_to_end(&mut bytes)
+        });
         match read {
             Ok(_) => Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LogError::Removed(path)),

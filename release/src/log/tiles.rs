@@ -16,6 +16,8 @@ use attest::release::merkle::node_hash;
 pub const TILE_WIDTH: usize = 256;
 /// Largest entry: its length stands in two bytes.
 pub const MAX_ENTRY_BYTES: usize = u16::MAX as usize;
+/// Most bytes of a bundle of entries.
+pub const MAX_BUNDLE_BYTES: usize = TILE_WIDTH * (MAX_ENTRY_BYTES + 2);
 /// Highest level of tiles.
 const MAX_LEVEL: u8 = 7;
 

@@ -30,7 +30,7 @@ pub(super) fn proof(index: usize, leaves: &[Digest<32>]) -> Vec<Digest<32>> {
 }
 
 /// The largest power of two that is less than `count`.
-fn split(count: usize) -> usize {
+pub(super) fn split(count: usize) -> usize {
     count.next_power_of_two() / 2
 }
 

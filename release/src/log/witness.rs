@@ -1,5 +1,9 @@
 //! A witness's memory: it signs only what continues everything that it has signed before.
 
+pub mod request;
+pub mod serve;
+pub mod service;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -274,7 +274,20 @@ impl Logged {
         signer: &SigningKey,
     ) -> Result<(Log, u64), release::log::LogError> {
         let envelope = statement::sign(statement, signer);
-        Log::append(&self.path, &self.origin, &self.key, &envelope)
+        self.append_of(&envelope, signer.public())
+    }
+
+    /// Logs what the holder of `key` signed, whatever it is.
+    pub fn append_of(
+        &self,
+        envelope: &attest::release::Envelope,
+        key: attest::release::PublicKey,
+    ) -> Result<(Log, u64), release::log::LogError> {
+        let accepted = release::log::Accepted {
+            signers: &[key],
+            rebuilders: &[key],
+        };
+        Log::append(&self.path, &self.origin, &self.key, envelope, accepted)
     }
 
     pub fn open(&self) -> Result<Log, release::log::LogError> {

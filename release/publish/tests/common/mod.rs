@@ -7,6 +7,9 @@
     reason = "each test uses its part"
 )]
 
+pub mod logs;
+pub mod loopback;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
