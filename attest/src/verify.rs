@@ -299,12 +299,7 @@ fn release_claims(
         Claim::new("release name", &policy.name, &stated.name, &by),
         Claim::new("release profile", &policy.profile, &stated.profile, &by),
         Claim::new("release version", least, stated.version, &by),
-        Claim::new(
-            "release confirmed",
-            policy.maximum_age_days,
-            confirmed,
-            &by,
-        ),
+        Claim::new("release confirmed", policy.maximum_age_days, confirmed, &by),
         Claim::new(
             "release builder",
             "named by the release",

@@ -132,9 +132,18 @@ fn evidence_with_a_release_in_sigstore_makes_a_peer() {
     assert_eq!(release.log_name(), "rekor.example.org - 1");
     let rests_on = |what: &str| {
         let mut claims = peer.claims().iter();
-        claims.find(|claim| claim.what == what).unwrap().rests_on.clone()
+        claims
+            .find(|claim| claim.what == what)
+            .unwrap()
+            .rests_on
+            .clone()
     };
-    for what in ["release signer", "release log", "release signed", "release version"] {
+    for what in [
+        "release signer",
+        "release log",
+        "release signed",
+        "release version",
+    ] {
         assert_eq!(rests_on(what), "a root of tests", "{what}");
     }
     // Whoever links nothing of Sigstore refuses, and whoever asks for the other kind does.
@@ -229,9 +238,14 @@ fn a_release_in_sigstore_is_held_to_the_same_ratchet() {
     assert_eq!((seen.version(), seen.checkpoints().len()), (7, 1));
     assert_eq!(seen.log(), None);
     // A state of the same size with another root is the log's second face.
-    let other = bundle_of(&world.statement().encode(), |value| value["root"] = "two".into());
+    let other = bundle_of(&world.statement().encode(), |value| {
+        value["root"] = "two".into()
+    });
     let refusal = judge(&other, &policy, &seen).unwrap_err();
-    assert!(matches!(refusal, Refusal::SplitView { size: 9, .. }), "{refusal}");
+    assert!(
+        matches!(refusal, Refusal::SplitView { size: 9, .. }),
+        "{refusal}"
+    );
     assert_eq!(refusal.class(), Class::Log);
     // States of other sizes cannot be compared; the largest is remembered.
     for (size, largest) in [(8, 9), (10, 10)] {
@@ -290,10 +304,7 @@ fn what_is_said_of_a_release_in_sigstore_follows_it_in_its_file() {
     let identity = ReleaseError::Sigstore(SigstoreFault::Identity);
     assert_eq!(other, Refusal::Release(identity));
     let neither = judge(&followed(b"{}", IDENTITY), &policy).unwrap_err();
-    assert!(matches!(
-        neither,
-        Refusal::Release(ReleaseError::Remark(_))
-    ));
+    assert!(matches!(neither, Refusal::Release(ReleaseError::Remark(_))));
 }
 
 /// What a third party timestamps is no word of the signer: it makes no release young.
@@ -347,9 +358,15 @@ fn a_policy_for_sigstore_names_identity_issuer_and_root() {
         Policy::parse(text.replacen(from, to, 1).as_bytes())
     };
     for (from, to) in [
-        ("[release.sigstore]\n", "[release.sigstore]\nkey = \"both\"\n"),
+        (
+            "[release.sigstore]\n",
+            "[release.sigstore]\nkey = \"both\"\n",
+        ),
         ("[release.sigstore]\n", "[release.sigstore]\nsurplus = 1\n"),
-        ("[release]\n", "[release]\nlog_origin = \"log.example.org\"\n"),
+        (
+            "[release]\n",
+            "[release]\nlog_origin = \"log.example.org\"\n",
+        ),
         ("{ built_in =", "{ anything ="),
         ("\"public-good-2025-09-23\" }", "\"x\", file = \"y\" }"),
         ("trusted_root = {", "trusted_root = \"\" #"),

@@ -161,10 +161,7 @@ fn evidence_within_a_session_is_of_this_session_and_this_nonce() {
         for (evidence, binding) in [(&evidence, other), (&world.evidence(&other), session)] {
             let refusal = judge(evidence, binding, &world.policy()).unwrap_err();
             assert!(
-                matches!(
-                    refusal,
-                    Refusal::Quote(QuoteError::QualifyingData { .. })
-                ),
+                matches!(refusal, Refusal::Quote(QuoteError::QualifyingData { .. })),
                 "{refusal}"
             );
         }

@@ -106,10 +106,7 @@ impl From<Refusal> for Failure {
 impl Failure {
     /// A peer that was verified is refused within its session.
     pub(crate) fn refused_within(refusal: &Refusal) -> Self {
-        Self::refused(
-            "refused, the session ended, nothing more was sent",
-            refusal,
-        )
+        Self::refused("refused, the session ended, nothing more was sent", refusal)
     }
 
     fn refused(outcome: &str, refusal: &Refusal) -> Self {

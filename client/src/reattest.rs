@@ -230,8 +230,16 @@ mod tests {
         let interval = Duration::from_secs(600);
         let at = |monotonic: u64, wall: i64| {
             let step = Duration::from_secs(wall.unsigned_abs());
-            let wall = if wall < 0 { age.wall - step } else { age.wall + step };
-            age.is_due_at(age.monotonic + Duration::from_secs(monotonic), wall, interval)
+            let wall = if wall < 0 {
+                age.wall - step
+            } else {
+                age.wall + step
+            };
+            age.is_due_at(
+                age.monotonic + Duration::from_secs(monotonic),
+                wall,
+                interval,
+            )
         };
         assert!(!at(0, 0) && !at(599, 599));
         assert!(at(600, 599), "the wall clock stood still");

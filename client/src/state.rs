@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use attest::policy::{LogPolicy, ReleasePolicy};
 use attest::release::statement::Revocation;
-use attest::release::{History, Origin, SeenCheckpoint, Seen, VerifiedRelease};
+use attest::release::{History, Origin, Seen, SeenCheckpoint, VerifiedRelease};
 use attest::{Digest, Name, Ratchet};
 use serde::{Deserialize, Serialize};
 

@@ -97,10 +97,7 @@ fn every_entry_is_proved_under_every_later_checkpoint() {
         for index in 0..version {
             let bundle = log.bundle(index, 256).unwrap().encode();
             let verified = VerifiedRelease::verify(&bundle, &logged.policy()).unwrap();
-            assert_eq!(
-                (verified.index(), verified.log_size()),
-                (index, version)
-            );
+            assert_eq!((verified.index(), verified.log_size()), (index, version));
         }
         let outside = log.bundle(version, 256);
         assert!(matches!(outside, Err(LogError::NoEntry { .. })));

@@ -288,9 +288,8 @@ impl ReleasePolicy {
                 let witnesses: Vec<_> = witnesses.map(|one| (one.name.as_str(), one.key)).collect();
                 check_quorum(Quorum::Witnesses, log.minimum_witnesses, &witnesses)?;
                 let rebuilders = log.rebuilders.iter();
-                let rebuilders: Vec<_> = rebuilders
-                    .map(|one| (one.name.as_str(), one.key))
-                    .collect();
+                let rebuilders: Vec<_> =
+                    rebuilders.map(|one| (one.name.as_str(), one.key)).collect();
                 check_quorum(Quorum::Rebuilders, demanded, &rebuilders)
             }
             Publication::Sigstore(sigstore) => {
