@@ -1,11 +1,13 @@
 //! The way into the channel, and how it is refused.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
 
-use attest::Evidence;
+use attest::tpm::quote::QuoteError;
+use attest::{Evidence, Refusal};
 use channel::{Entropy, Initiator, MESSAGE_1_BYTES, STATIC_KEY_MAX_SESSIONS};
 use common::client::{Client, metric, metric_becomes, verify};
 use common::machine::Machine;
 use futures_util::{SinkExt, StreamExt};
+use hyper::Method;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
@@ -53,6 +55,42 @@ async fn evidence_belongs_to_one_handshake() {
     // Nor does a verified peer open a session that it was not verified for.
     assert!(second.accept(&peer).await.is_err());
     assert!(first.accept(&peer).await.is_ok());
+}
+
+/// Within a session evidence is of that session and a nonce: nobody else's passes for it.
+#[tokio::test]
+async fn fresh_evidence_belongs_to_one_session_and_one_nonce() {
+    let machine = Machine::start();
+    let mut first = Client::connect(machine.address, &machine.world).await;
+    let second = Client::connect(machine.address, &machine.world).await;
+    let path = |nonce: [u8; 32]| {
+        let nonce = hex::encode(nonce);
+        format!("/.well-known/cloister/evidence?nonce={nonce}")
+    };
+    for nonce in [[1; 32], [2; 32]] {
+        let (status, body) = first.send(Method::GET, &path(nonce), "").await;
+        assert_eq!(status, 200);
+        let evidence = Evidence::decode(&body).unwrap();
+        let judge = |binding| verify(&evidence, binding, &machine.world);
+        assert!(judge(first.handshake.session(nonce)).is_ok());
+        for other in [
+            first.handshake,
+            first.handshake.session([3; 32]),
+            second.handshake.session(nonce),
+            machine.world.nonce_binding(nonce),
+        ] {
+            let refusal = judge(other).unwrap_err();
+            let expected = matches!(refusal, Refusal::Quote(QuoteError::QualifyingData { .. }));
+            assert!(expected, "{refusal}");
+        }
+    }
+    for wrong in ["", "?nonce=", "?nonce=00", "?other=1"] {
+        let path = format!("/.well-known/cloister/evidence{wrong}");
+        assert_eq!(first.send(Method::GET, &path, "").await.0, 400, "{wrong}");
+    }
+    assert_eq!(first.send(Method::POST, &path([1; 32]), "").await.0, 405);
+    // The session goes on.
+    assert_eq!(first.send(Method::GET, "/v1/models", "").await.0, 200);
 }
 
 #[tokio::test]

@@ -379,11 +379,15 @@ fn a_bundle_brings_the_last_status_and_every_rebuild_that_gave_the_same() {
 fn a_witness_signs_only_what_continues_what_it_signed() {
     let (site, logged) = three();
     let memory = site.path("witness.note");
-    let check = || {
+    let check_first = |first: bool| {
         let log = logged.open().unwrap();
-        witness::check(&memory, &log, &logged.origin, &logged.key.public())
+        let named = (&logged.origin, &logged.key.public());
+        witness::check(&memory, first, &log, named)
     };
-    check().unwrap();
+    let check = || check_first(false);
+    check_first(true).unwrap();
+    // Whoever mistypes the memory's name has signed before.
+    assert!(matches!(check(), Err(WitnessError::Forgotten(_))));
     let backup = site.path("backup");
     let copy = |from: &Path, to: &Path| {
         let copied = Command::new("cp").arg("-a").args([from, to]).status();

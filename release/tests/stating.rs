@@ -218,6 +218,9 @@ fn what_is_said_later_reaches_the_bundle() {
     let cosign = format!(
         "log cosign {read} --name witness.example.org/w --key witness.pem --memory seen.note"
     );
+    let said = refused(&site, &cosign, 5);
+    assert!(said.contains("seen.note is not there"), "{said}");
+    done(&site, &format!("{cosign} --first"));
     for _ in 0..20 {
         // However often it signs, one line is its own.
         done(&site, &cosign);
@@ -226,13 +229,13 @@ fn what_is_said_later_reaches_the_bundle() {
     assert_eq!(note.lines().count(), 6, "{note}");
     let mut policy = policy.clone();
     policy.minimum_rebuilders = 1;
-    let log = policy.log_mut().unwrap();
-    log.minimum_witnesses = 1;
-    log.witnesses = vec![Witness {
+    let demanded = policy.log_mut().unwrap();
+    demanded.minimum_witnesses = 1;
+    demanded.witnesses = vec![Witness {
         name: "witness.example.org/w".to_owned().try_into().unwrap(),
         key: witness.public(),
     }];
-    log.rebuilders = vec![attest::policy::Rebuilder {
+    demanded.rebuilders = vec![attest::policy::Rebuilder {
         name: "alice".parse().unwrap(),
         key: alice.public(),
     }];

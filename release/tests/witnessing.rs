@@ -32,7 +32,7 @@ fn open(logged: &Logged, state: &Path, key: &Path) -> Result<Service, ServiceErr
         key: logged.key.public(),
     };
     let key = SigningKey::read(key).unwrap();
-    Service::open(&name(), key, vec![watched], state)
+    Service::open(&name(), key, vec![watched], state, true)
 }
 
 /// A log, a witness that has signed nothing, and its key.
@@ -244,8 +244,17 @@ fn a_witness_that_cannot_remember_signs_nothing() {
         origin: logged.origin.clone(),
         key: logged.key.public(),
     };
-    let key = SigningKey::generate().unwrap();
-    let twice = Service::open(&name(), key, vec![twice.clone(), twice], &site.path("s"));
+    let open = |logs: &[&Watched], first: bool| {
+        let logs = logs.iter().map(|log| Watched::clone(log)).collect();
+        let key = SigningKey::generate().unwrap();
+        Service::open(&name(), key, logs, &site.path("s"), first)
+    };
+    // A state that was lost, or a mistyped one, does not begin anew by itself.
+    let forgotten = open(&[&twice], false);
+    assert!(matches!(forgotten, Err(ServiceError::Forgotten(_))));
+    open(&[&twice], true).unwrap();
+    open(&[&twice], false).unwrap();
+    let twice = open(&[&twice, &twice], false);
     assert!(matches!(twice, Err(ServiceError::Twice(_))));
 }
 

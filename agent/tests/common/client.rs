@@ -24,6 +24,8 @@ pub(crate) struct Client {
     connection: JoinHandle<hyper::Result<()>>,
     /// As the evidence bound it.
     pub(crate) server_static: [u8; 32],
+    /// What the evidence was bound to.
+    pub(crate) handshake: attest::Binding,
 }
 
 impl Client {
@@ -46,6 +48,7 @@ impl Client {
             requests,
             connection,
             server_static,
+            handshake: binding,
         }
     }
 

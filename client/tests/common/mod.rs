@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,12 +26,26 @@ use tokio::net::TcpListener;
 
 type Body = BoxBody<Bytes, Infallible>;
 type MakeEvidence = dyn Fn(&World, &Binding) -> Evidence + Send + Sync;
+/// What is answered to the n-th request for fresh evidence, from 1, by handshake and nonce.
+type Refresh = dyn Fn(&World, &Binding, [u8; 32], usize) -> Fresh + Send + Sync;
+
+/// An answer to a request for fresh evidence.
+pub(crate) enum Fresh {
+    Evidence(Box<Evidence>),
+    Status(u16),
+}
+
+/// Evidence within the session, as an agent makes it.
+pub(crate) fn fresh(world: &World, handshake: &Binding, nonce: [u8; 32]) -> Fresh {
+    Fresh::Evidence(Box::new(world.evidence(&handshake.session(nonce))))
+}
 
 /// How the server behaves.
 #[derive(Clone)]
 pub(crate) struct Behaviour {
     pub(crate) world: World,
     pub(crate) evidence: Arc<MakeEvidence>,
+    pub(crate) refresh: Arc<Refresh>,
     pub(crate) answer: Answer,
     /// Refuse every handshake.
     pub(crate) closed: bool,
@@ -57,6 +72,7 @@ impl Default for Behaviour {
         Self {
             world: World::new(),
             evidence: Arc::new(World::evidence),
+            refresh: Arc::new(|world, handshake, nonce, _| fresh(world, handshake, nonce)),
             answer: Answer::Pieces(vec!["Hello, ".to_owned(), "world.".to_owned()]),
             closed: false,
         }
@@ -67,6 +83,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Bodies of the requests that came through the channel.
     pub(crate) requests: Arc<Mutex<Vec<String>>>,
+    /// How often fresh evidence was asked for.
+    pub(crate) refreshed: Arc<AtomicUsize>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -79,11 +97,16 @@ impl Server {
             .unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let requests = Arc::default();
-        runtime.spawn(listen(listener, behaviour, Arc::clone(&requests)));
+        let (requests, refreshed) = (Arc::default(), Arc::default());
+        let seen = Seen {
+            requests: Arc::clone(&requests),
+            refreshed: Arc::clone(&refreshed),
+        };
+        runtime.spawn(listen(listener, behaviour, seen));
         Self {
             address,
             requests,
+            refreshed,
             _runtime: runtime,
         }
     }
@@ -93,19 +116,25 @@ impl Server {
     }
 }
 
-async fn listen(listener: TcpListener, behaviour: Behaviour, requests: Arc<Mutex<Vec<String>>>) {
+#[derive(Clone)]
+struct Seen {
+    requests: Arc<Mutex<Vec<String>>>,
+    refreshed: Arc<AtomicUsize>,
+}
+
+async fn listen(listener: TcpListener, behaviour: Behaviour, seen: Seen) {
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
-        let (behaviour, requests) = (behaviour.clone(), Arc::clone(&requests));
+        let (behaviour, seen) = (behaviour.clone(), seen.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let (behaviour, requests) = (behaviour.clone(), Arc::clone(&requests));
+            let (behaviour, seen) = (behaviour.clone(), seen.clone());
             async move {
                 let Ok(response) = carrier::upgrade(&request) else {
                     return Ok::<_, Infallible>(plain(404, "nothing here"));
                 };
                 tokio::spawn(async move {
                     let upgraded = hyper::upgrade::on(&mut request).await.unwrap();
-                    meet(TokioIo::new(upgraded), behaviour, requests).await;
+                    meet(TokioIo::new(upgraded), behaviour, seen).await;
                 });
                 Ok(response.map(|()| Full::default().boxed()))
             }
@@ -115,7 +144,7 @@ async fn listen(listener: TcpListener, behaviour: Behaviour, requests: Arc<Mutex
     }
 }
 
-async fn meet<S>(stream: S, behaviour: Behaviour, requests: Arc<Mutex<Vec<String>>>)
+async fn meet<S>(stream: S, behaviour: Behaviour, seen: Seen)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -133,24 +162,42 @@ where
     let binding = responder.binding(configuration, attest::evidence::gpu_digest());
     let evidence = (behaviour.evidence)(&behaviour.world, &binding).encode();
     if let Ok(duplex) = greeting.open(responder, &evidence).await {
-        serve(duplex, behaviour.answer, requests).await;
+        serve(duplex, behaviour, binding, seen).await;
     }
 }
 
-async fn serve(duplex: Duplex, answer: Answer, requests: Arc<Mutex<Vec<String>>>) {
+async fn serve(duplex: Duplex, behaviour: Behaviour, handshake: Binding, seen: Seen) {
     let cadence = duplex.cadence();
     let gone = Arc::new(tokio::sync::Notify::new());
     let cut = Arc::clone(&gone);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (answer, requests, cut) = (answer.clone(), Arc::clone(&requests), Arc::clone(&cut));
+        let (behaviour, seen, cut) = (behaviour.clone(), seen.clone(), Arc::clone(&cut));
         let hold = cadence.hold();
         async move {
-            let path = request.uri().path().to_owned();
+            let uri = request.uri().clone();
             let body = request.into_body().collect().await.unwrap().to_bytes();
             let body = String::from_utf8(body.to_vec()).unwrap();
-            assert_eq!(path, "/v1/chat/completions");
-            requests.lock().unwrap().push(body.clone());
-            let response = respond(answer, &body, cut);
+            let response = if uri.path() == "/.well-known/cloister/evidence" {
+                let time = seen.refreshed.fetch_add(1, Ordering::SeqCst) + 1;
+                let mut nonce = [0; 32];
+                let digits = uri.query().unwrap().strip_prefix("nonce=").unwrap();
+                hex::decode_to_slice(digits, &mut nonce).unwrap();
+                let refresh = Arc::clone(&behaviour.refresh);
+                // A test may take its time there.
+                let made = tokio::task::spawn_blocking(move || {
+                    refresh(&behaviour.world, &handshake, nonce, time)
+                });
+                match made.await.unwrap() {
+                    Fresh::Evidence(evidence) => {
+                        Response::new(Full::new(Bytes::from(evidence.encode())).boxed())
+                    }
+                    Fresh::Status(status) => plain(status, ""),
+                }
+            } else {
+                assert_eq!(uri.path(), "/v1/chat/completions");
+                seen.requests.lock().unwrap().push(body.clone());
+                respond(behaviour.answer, &body, cut)
+            };
             Ok::<_, Infallible>(response.map(|body| {
                 // The hold lasts as long as the body.
                 body.map_frame(move |frame| {

@@ -31,7 +31,7 @@ fn watching(logged: &Logged, named: &str, watched: Origin) -> Asked {
         key: logged.key.public(),
     };
     let state = logged.file(&format!("state-{named}"));
-    let service = Service::open(&name(named), key, vec![watched], &state).unwrap();
+    let service = Service::open(&name(named), key, vec![watched], &state, true).unwrap();
     let url = serve(move |any, ready| release::log::witness::serve::run(service, any, ready));
     Asked {
         witness: Witness {

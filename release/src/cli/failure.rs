@@ -198,6 +198,15 @@ impl From<LogError> for Failure {
                 "give an envelope that `cloister-release sign` wrote",
             ),
             E::NoEntry { .. } => (MISUSE, "see `cloister-release log show`"),
+            E::Signer { .. } => (
+                SIGNATURE,
+                "name whom you take releases of by --signer, and rebuilds by --rebuilder",
+            ),
+            E::TakenBack(_) => (POLICY, "make the status with --revoke of that version, too"),
+            E::BundleSize(_) => (
+                POLICY,
+                "state fewer machines, or keep a log that takes fewer rebuilders",
+            ),
             E::Version { .. } => (POLICY, "make the statement with a higher --version"),
             E::Checkpoint { .. } => (LOG, "give the log's own --origin and key"),
             E::NoCheckpoint(_)
@@ -218,6 +227,10 @@ impl From<WitnessError> for Failure {
     fn from(error: WitnessError) -> Self {
         let (code, hint) = match &error {
             WitnessError::Access { .. } => (MISUSE, ""),
+            WitnessError::Forgotten(_) => (
+                LOG,
+                "give the memory of last time; --first if this never looked at this log",
+            ),
             WitnessError::Memory { .. } => (
                 LOG,
                 "give this witness's own memory, and the log's own --origin and --log-key",
@@ -238,6 +251,10 @@ impl From<ServiceError> for Failure {
             ServiceError::State { .. } => (
                 LOG,
                 "give this witness's own state, and each log's own name and key; never remove it",
+            ),
+            ServiceError::Forgotten(_) => (
+                LOG,
+                "give the state of last time; --first if this witness never signed anything",
             ),
             ServiceError::Twice(_) => (MISUSE, "name each log once"),
         };
@@ -271,7 +288,9 @@ impl From<ArtifactError> for Failure {
     fn from(error: ArtifactError) -> Self {
         let code = match &error {
             ArtifactError::Read(_) => MISUSE,
-            ArtifactError::Unnamed(_) | ArtifactError::Differs { .. } => POLICY,
+            ArtifactError::Values | ArtifactError::Unnamed(_) | ArtifactError::Differs { .. } => {
+                POLICY
+            }
         };
         let hint = "these artifacts are not the release: fetch them again or assemble anew";
         Self::new(code, &error, hint)

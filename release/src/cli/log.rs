@@ -131,10 +131,11 @@ pub(super) struct BundleArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   cloister-release log cosign --log releases --origin log.example.org/cloister \\
-      --log-key ed25519:BASE64 --name witness.example.org/w --key witness.pem --memory witness.note
+      --log-key ed25519:BASE64 --name witness.example.org/w --key witness.pem \
+      --memory witness.note --first
 
 The memory holds the checkpoint that was signed last. A witness without it would sign a log with two
-faces: it is made at the first signature, and never by itself again.")]
+faces: it is made with --first, and never by itself again.")]
 pub(super) struct CosignArguments {
     #[command(flatten)]
     from: ReadArguments,
@@ -147,6 +148,9 @@ pub(super) struct CosignArguments {
     /// Where the witness remembers what it signed.
     #[arg(long, value_name = "FILE")]
     memory: PathBuf,
+    /// This witness has never signed this log: there is no memory yet.
+    #[arg(long)]
+    first: bool,
 }
 
 #[derive(Debug, Args)]
@@ -166,7 +170,7 @@ pub(super) struct ServeArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   cloister-release log witness --name witness.example.org/w --key witness.pem --state state \\
-      --watch log.example.org/cloister=ed25519:BASE64 --listen 127.0.0.1:8091
+      --watch log.example.org/cloister=ed25519:BASE64 --listen 127.0.0.1:8091 --first
 
 Answers POST /add-checkpoint. It signs a checkpoint only if it continues the one that it signed last,
 and remembers that in --state before it answers. Keep the state as long as the key: a witness that
@@ -182,6 +186,9 @@ pub(super) struct WitnessArguments {
     /// Folder where the witness remembers what it signed.
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
+    /// This witness has never signed anything: there is no state yet.
+    #[arg(long)]
+    first: bool,
     /// A log that is watched, and its key; may be repeated.
     #[arg(long, value_name = "NAME=KEY", required = true, value_parser = watched)]
     watch: Vec<Watched>,
@@ -304,8 +311,10 @@ fn cosign(arguments: &CosignArguments) -> Outcome {
         origin,
     } = &arguments.from.log;
     let key = SigningKey::read(&arguments.key)?;
+    let (memory, log_key) = (&arguments.memory, &arguments.from.log_key);
+    let lock = release::log::witness::lock(memory)?;
     let log = arguments.from.open()?;
-    release::log::witness::check(&arguments.memory, &log, origin, &arguments.from.log_key)?;
+    release::log::witness::check(memory, arguments.first, &log, (origin, log_key))?;
     let witness = Witness {
         name: arguments.name.clone(),
         key: key.public(),
@@ -314,8 +323,8 @@ fn cosign(arguments: &CosignArguments) -> Outcome {
     let message = Witness::message(log.checkpoint(), time);
     let line = witness.line(time, &key.sign(message.as_bytes()));
     // The memory first: who forgets what it signed signs twice.
-    write(&arguments.memory, log.checkpoint_note().as_bytes())?;
-    let log_key = &arguments.from.log_key;
+    write(memory, log.checkpoint_note().as_bytes())?;
+    drop(lock);
     let signed = log.checkpoint();
     Log::add_cosignature(folder.path(), origin, log_key, signed, &line)?;
     Ok(Report::facts(&[
@@ -330,7 +339,7 @@ fn cosign(arguments: &CosignArguments) -> Outcome {
 fn witness(arguments: &WitnessArguments) -> Outcome {
     let key = SigningKey::read(&arguments.key)?;
     let (name, logs) = (&arguments.name, arguments.watch.clone());
-    let service = Service::open(name, key, logs, &arguments.state)?;
+    let service = Service::open(name, key, logs, &arguments.state, arguments.first)?;
     let (name, key) = (name.clone(), service.witness().key);
     release::log::witness::serve::run(service, arguments.listen, |address| {
         eprintln!("witness {name} ({key}) at http://{address}/");

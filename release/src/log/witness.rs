@@ -4,7 +4,7 @@ pub mod request;
 pub mod serve;
 pub mod service;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,9 @@ pub enum WitnessError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is no memory, and it is not the first time.
+    #[error("{0} is not there: who forgot what they saw would believe a second face of the log")]
+    Forgotten(PathBuf),
     /// The memory holds no checkpoint of this log.
     #[error("{path}: {source}")]
     Memory {
@@ -52,18 +55,32 @@ pub enum WitnessError {
     },
 }
 
-/// Checks that `log` continues the checkpoint that `memory` holds. One that is not there is of a
-/// witness that has signed nothing yet.
+/// Keeps every other witness with this memory away until it is dropped.
+pub fn lock(memory: &Path) -> Result<File, WitnessError> {
+    let path = memory.with_added_extension("lock");
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).open(&path);
+    let locked = file.and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| WitnessError::Access { path, source })
+}
+
+/// Checks that `log` continues the checkpoint that `memory` holds. Only a witness that has signed
+/// nothing yet, and says so by `first`, has none.
 pub fn check(
     memory: &Path,
+    first: bool,
     log: &Log,
-    origin: &Origin,
-    key: &PublicKey,
+    (origin, key): (&Origin, &PublicKey),
 ) -> Result<(), WitnessError> {
     let path = memory.to_owned();
     let note = match fs::read_to_string(memory) {
         Ok(note) => note,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match first {
+                true => Ok(()),
+                false => Err(WitnessError::Forgotten(path)),
+            };
+        }
         Err(source) => return Err(WitnessError::Access { path, source }),
     };
     let signed = SignedCheckpoint::parse(&note).and_then(|note| note.verify(origin, key));

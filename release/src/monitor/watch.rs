@@ -27,8 +27,8 @@ pub const UNTOLD: u8 = 7;
       --source cloister --memory seen.note --webhook https://alarm.example.org/ || alarm
   cloister-release monitor --log releases …      a folder, fetched by something else
 
-The whole log is checked, and compared with the checkpoint in the memory, which is made at the first
-run. A log at an address (C2SP tlog-tiles) is copied into --copy: what is there is not fetched again,
+The whole log is checked, and compared with the checkpoint in the memory, which is made by a run with
+--first, and never by itself again. A log at an address (C2SP tlog-tiles) is copied into --copy: what is there is not fetched again,
 and nothing is kept that does not lead to the root that the log signed. Releases that are logged with
 Sigstore: `cloister-release sigstore monitor`.
 
@@ -62,6 +62,9 @@ pub struct Arguments {
     /// Where the last checkpoint is remembered.
     #[arg(long, value_name = "FILE")]
     pub memory: PathBuf,
+    /// This is the first time: there is no memory yet.
+    #[arg(long)]
+    pub first: bool,
     /// Folder for the copy of a log at an address.
     #[arg(long, value_name = "DIR")]
     pub copy: Option<PathBuf>,
@@ -122,7 +125,7 @@ impl Arguments {
 
     /// Judges a log that was found whole.
     pub fn judge(&self, log: &Log) -> Result<Seen, WatchError> {
-        witness::check(&self.memory, log, &self.origin, &self.log_key)?;
+        witness::check(&self.memory, self.first, log, (&self.origin, &self.log_key))?;
         let tags = super::tags(&self.source)?;
         let findings = super::check(log, &self.signers, &tags, &self.tag)?;
         Ok(Seen {

@@ -59,7 +59,13 @@ pub enum ServiceError {
     /// One log named twice.
     #[error("the log {0} is named twice")]
     Twice(Origin),
+    /// There is no state, and it is not the first time.
+    #[error("{0} is not there: a witness that forgot what it signed would sign a second face")]
+    Forgotten(PathBuf),
 }
+
+/// In the state since the first time.
+const LOCK: &str = "lock";
 
 /// Why a witness does not sign.
 #[derive(Debug, thiserror::Error)]
@@ -98,13 +104,17 @@ pub enum Declined {
 
 impl Service {
     /// A witness of `logs` that remembers in the folder `state`. What stands there is checked at
-    /// once.
+    /// once; only a witness that has signed nothing yet, and says so by `first`, has none.
     pub fn open(
         name: &Origin,
         key: SigningKey,
         logs: Vec<Watched>,
         state: &Path,
+        first: bool,
     ) -> Result<Self, ServiceError> {
+        if !first && !state.join(LOCK).exists() {
+            return Err(ServiceError::Forgotten(state.to_owned()));
+        }
         fs::create_dir_all(state).map_err(access(state))?;
         let service = Self {
             witness: Witness {
@@ -167,7 +177,7 @@ impl Service {
 
     /// Keeps every other request away until it is dropped.
     fn lock(&self) -> Result<File, ServiceError> {
-        let path = self.state.join("lock");
+        let path = self.state.join(LOCK);
         let mut options = OpenOptions::new();
         let file = options.create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(access(&path))?;
