@@ -6,6 +6,7 @@ pub mod watch;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use attest::release::statement::Predicate;
 use attest::release::{Envelope, PublicKey, Statement};
 use attest::{Digest, Name};
 
@@ -49,6 +50,18 @@ pub enum Finding {
         /// Revision that the release states.
         found: Name,
     },
+    /// A second release of one version: clients that took one refuse the other.
+    #[error("another release than entry {first} of {name}, profile {profile}, version {version}")]
+    Twice {
+        /// Place of the first.
+        first: u64,
+        /// The releases.
+        name: Name,
+        /// Their profile.
+        profile: Name,
+        /// Their version.
+        version: u64,
+    },
     /// A status of a release that is not in the log under our keys.
     #[error("a status of a release that is not ours")]
     StrangeStatus,
@@ -75,11 +88,13 @@ pub fn check(
     let releases: Vec<_> = releases
         .map(|release| Digest::sha256(&release.payload))
         .collect();
+    let mut versions = BTreeMap::new();
     let mut findings = Vec::new();
     for (index, envelope) in (0..).zip(&envelopes) {
         let mut keys = envelope.signatures.iter().map(|signature| signature.keyid);
         let finding = match envelope.verify(signers) {
-            Ok(_) => check_own(envelope, &releases, tags, pattern),
+            Ok(_) => check_twice(envelope, index, &mut versions)
+                .or_else(|| check_own(envelope, &releases, tags, pattern)),
             Err(_) if keys.any(|key| signers.contains(&key)) => Some(Finding::Forged),
             Err(_) => None,
         };
@@ -108,6 +123,30 @@ pub fn tags(folder: &Path) -> Result<Tags, SourceError> {
         Some((name.to_owned(), commit.to_owned()))
     };
     Ok(text.lines().filter_map(tag).collect())
+}
+
+/// Versions, each with the place and the hash of its first release.
+type Versions = BTreeMap<(Name, Name, u64), (u64, Digest<32>)>;
+
+fn check_twice(envelope: &Envelope, index: u64, versions: &mut Versions) -> Option<Finding> {
+    let Ok(Stated::Release(release)) = Stated::decode(&envelope.payload) else {
+        return None;
+    };
+    let Predicate {
+        name,
+        profile,
+        version,
+        ..
+    } = release.predicate;
+    let digest = Digest::sha256(&envelope.payload);
+    let key = (name.clone(), profile.clone(), version);
+    let (first, known) = *versions.entry(key).or_insert((index, digest));
+    (known != digest).then_some(Finding::Twice {
+        first,
+        name,
+        profile,
+        version,
+    })
 }
 
 fn check_own(

@@ -5,11 +5,12 @@ mod common;
 
 use std::process::{Command, Output};
 
-use attest::release::Statement;
 use attest::release::envelope::EnvelopeSignature;
+use attest::release::{Checkpoint, Statement, merkle};
 use common::{Logged, ORIGIN, Site};
 use release::key::SigningKey;
 use release::log::Log;
+use release::log::tiles::encode_entries;
 use release::monitor::{Finding, Tags, check, tags};
 use release::statement::{sign, status};
 
@@ -110,16 +111,62 @@ fn every_entry_under_our_keys_needs_its_tag() {
     assert_eq!(findings(), expected);
 }
 
+/// Whoever has the signer's key and the log's can log two releases of one version, each made of the
+/// revision that the tag names. `append` would not: here the keeper writes the files.
+#[test]
+fn a_second_release_of_one_version_is_found() {
+    let site = Site::new();
+    let tags = sources(&site);
+    let logged = Logged::new(&site);
+    let first = release(1, &tags["v1"]);
+    let mut second = first.clone();
+    second.predicate.configuration_digest = attest::Digest([0xee; 32]);
+    let mut profile = first.clone();
+    profile.predicate.profile = "demo".parse().unwrap();
+    let found = |releases: [&Statement; 2]| {
+        let entries = releases.map(|release| sign(&release.encode(), &logged.signer).encode());
+        let leaves = [&entries[0], &entries[1]].map(|entry| merkle::leaf_hash(entry));
+        let root = merkle::node_hash(leaves[0], leaves[1]);
+        let checkpoint = Checkpoint {
+            origin: logged.origin.clone(),
+            size: 2,
+            root,
+        };
+        let signature = logged.key.sign(checkpoint.text().as_bytes());
+        let note = checkpoint.note(&logged.key.public(), &signature);
+        for (path, bytes) in [
+            ("tile/entries/000.p/2", encode_entries(&entries)),
+            ("tile/0/000.p/2", [leaves[0].0, leaves[1].0].concat()),
+            ("checkpoint", note.into_bytes()),
+        ] {
+            let path = logged.path.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        let ours = [logged.signer.public()];
+        check(&logged.open().unwrap(), &ours, &tags, "v{version}").unwrap()
+    };
+    assert_eq!(found([&first, &profile]), []);
+    assert_eq!(found([&first, &first]), []);
+    let twice = Finding::Twice {
+        first: 0,
+        name: "cloister".parse().unwrap(),
+        profile: first.predicate.profile.clone(),
+        version: 1,
+    };
+    assert_eq!(found([&first, &second]), [(1, twice)]);
+}
+
 #[test]
 fn the_program_tells_by_its_exit_code_and_remembers_the_log() {
     let site = Site::new();
     let tags = sources(&site);
     let logged = Logged::new(&site);
     let (log_key, signer) = (logged.key.public(), logged.signer.public());
-    let run = || -> Output {
+    let run_with = |first: &str| -> Output {
         let line = format!(
             "monitor --log releases --origin {ORIGIN} --log-key {log_key} --signer {signer} \
-             --memory seen.note --json"
+             --memory seen.note --json {first}"
         );
         let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
         let command = command
@@ -127,8 +174,11 @@ fn the_program_tells_by_its_exit_code_and_remembers_the_log() {
             .current_dir(site.path(""));
         command.output().unwrap()
     };
+    let run = || run_with("");
     logged.append(&release(1, &tags["v1"]));
     let output = run();
+    assert_eq!(output.status.code(), Some(5), "no memory: {output:?}");
+    let output = run_with("--first");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     logged.append(&release(3, &tags["v2"]));
     let output = run();

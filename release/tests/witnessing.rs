@@ -289,7 +289,7 @@ fn serve(site: &Site, logged: &Logged) -> Served {
     let watch = format!("{ORIGIN}={}", logged.key.public());
     command
         .args(["log", "witness", "--name", NAME, "--key", "witness.pem"])
-        .args(["--state", "served", "--watch", &watch])
+        .args(["--first", "--state", "served", "--watch", &watch])
         .args(["--listen", "127.0.0.1:0"])
         .current_dir(site.path(""))
         .stderr(Stdio::piped());
