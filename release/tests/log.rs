@@ -8,12 +8,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use attest::Ratchet;
 use attest::release::checkpoint::CheckpointError;
 use attest::release::statement::{
     Predicate, ReferenceValues, Registers, Subject, SubjectDigest, TpmReferenceValues,
 };
-use attest::release::{Origin, Statement, VerifiedRelease};
+use attest::release::{Checkpoint, Origin, Statement, VerifiedRelease};
+use attest::{Digest, Ratchet};
 use common::{Logged, Site, edit};
 use proptest::prelude::*;
 use release::key::SigningKey;
@@ -439,5 +439,25 @@ proptest! {
         let at = at % bytes.len();
         bytes[at] ^= flip;
         prop_assert_ne!(parse_entries(&bytes, 3), Some(entries.to_vec()));
+    }
+}
+
+/// The list of the files of such a log alone would fill the memory.
+#[test]
+fn a_checkpoint_of_more_entries_than_a_log_can_have_is_refused() {
+    let (_site, logged) = three();
+    for size in [1 << 22, 1 << 60, u64::MAX] {
+        let checkpoint = Checkpoint {
+            origin: logged.origin.clone(),
+            size,
+            root: Digest([7; 32]),
+        };
+        let signature = logged.key.sign(checkpoint.text().as_bytes());
+        let note = checkpoint.note(&logged.key.public(), &signature);
+        fs::write(logged.path.join("checkpoint"), note).unwrap();
+        assert!(
+            matches!(logged.open(), Err(LogError::TooLarge(_))),
+            "{size}"
+        );
     }
 }

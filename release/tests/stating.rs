@@ -327,6 +327,13 @@ fn a_log_is_served_and_nothing_else_is() {
         assert_eq!(status, "200", "{file}");
         assert_eq!(body, fs::read(logged.path.join(file)).unwrap(), "{file}");
     }
+    // An append that died left a tile that no checkpoint covers: another may stand there later.
+    for beyond in ["tile/0/000.p/2", "tile/entries/000.p/2", "tile/1/000.p/1"] {
+        let file = logged.path.join(beyond);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "not yet").unwrap();
+        assert_eq!(get("GET", &format!("/{beyond}")).0, "404", "{beyond}");
+    }
     for path in [
         "/",
         "/.lock",

@@ -5,12 +5,9 @@ use std::path::Path;
 
 use attest::release::{Origin, PublicKey, SignedCheckpoint, merkle};
 
-use super::store::{MAX_LOG_BYTES, Store, decode_entry};
+use super::store::{MAX_ENTRIES, MAX_LOG_BYTES, Store, decode_entry};
 use super::tiles::{self, TilePath};
 use super::{Log, LogError, tree};
-
-/// Most entries of a log that is copied: each is longer than 100 bytes.
-const MAX_ENTRIES: u64 = MAX_LOG_BYTES as u64 / 100;
 
 /// A copy in a folder.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use attest::release::SignedCheckpoint;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -116,10 +117,11 @@ fn answer(log: &Path, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path().trim_start_matches('/');
     let (kind, caching) = match (path, TilePath::parse(path)) {
         ("checkpoint", _) => ("text/plain; charset=utf-8", "no-cache"),
-        (_, Some(_)) => (
+        (_, Some(tile)) if tile.is_covered(size(log)) => (
             "application/octet-stream",
             "public, max-age=31536000, immutable",
         ),
+        // An append is under way, or died: the next one may write something else there.
         _ => return status(StatusCode::NOT_FOUND),
     };
     match std::fs::read(log.join(path)) {
@@ -133,6 +135,12 @@ fn answer(log: &Path, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => status(StatusCode::NOT_FOUND),
         Err(_) => status(StatusCode::INTERNAL_SERVER_ERROR),
     }
+}
+
+/// Entries by the checkpoint that stands there now.
+fn size(log: &Path) -> u64 {
+    let note = std::fs::read_to_string(log.join("checkpoint")).unwrap_or_default();
+    SignedCheckpoint::parse(&note).map_or(0, |signed| signed.unverified().size)
 }
 
 pub(super) fn status(code: StatusCode) -> Response<Full<Bytes>> {

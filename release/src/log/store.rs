@@ -13,6 +13,8 @@ use crate::files;
 
 /// Most bytes of all entries.
 pub const MAX_LOG_BYTES: usize = 256 << 20;
+/// Most entries: the smallest envelope has more than 100 bytes.
+pub(super) const MAX_ENTRIES: u64 = MAX_LOG_BYTES as u64 / 100;
 
 /// A log's folder.
 #[derive(Debug, Clone)]
@@ -51,6 +53,9 @@ impl Store {
         &self,
         checkpoint: &Checkpoint,
     ) -> Result<(Vec<Vec<u8>>, Vec<Digest<32>>), LogError> {
+        if checkpoint.size > MAX_ENTRIES {
+            return Err(LogError::TooLarge(self.0.clone()));
+        }
         let paths = TilePath::all(checkpoint.size);
         let mut entries: Vec<Vec<u8>> = Vec::new();
         let mut bytes = 0;

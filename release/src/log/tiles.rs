@@ -54,6 +54,18 @@ impl TilePath {
         paths
     }
 
+    /// Whether a log of `size` entries decides every byte of it.
+    pub fn is_covered(&self, size: u64) -> bool {
+        let width = TILE_WIDTH as u64;
+        let below = width.checked_pow(u32::from(self.level.unwrap_or(0)));
+        let last = self.index.checked_mul(width);
+        let last = last.and_then(|first| first.checked_add(self.width as u64));
+        let entries = below
+            .zip(last)
+            .and_then(|(below, last)| last.checked_mul(below));
+        entries.is_some_and(|entries| entries <= size)
+    }
+
     /// Reads a path; accepts only what [`TilePath`]'s `Display` writes.
     pub fn parse(text: &str) -> Option<Self> {
         let (level, rest) = text.strip_prefix("tile/")?.split_once('/')?;
