@@ -2,7 +2,7 @@
 
 use attest::policy::ReleasePolicy;
 use attest::release::statement::{
-    RebuildStatement, SnpLaunchDigest, SnpReferenceValues, Statement, Subject,
+    MAX_NUMBER, RebuildStatement, SnpLaunchDigest, SnpReferenceValues, Statement, Subject,
 };
 use attest::release::{NoSigstore, StatementError};
 use attest::{Digest, Ratchet, Refusal, learn, verify_release};
@@ -64,10 +64,12 @@ fn a_statement_of_nothing_is_none() {
     assert_eq!(Statement::decode(&statement.encode()), empty);
     let read = RebuildStatement::decode(&rebuilt.encode());
     assert_eq!(read, Err(StatementError::List));
-    let mut statement = World::new().statement();
-    statement.predicate.version = 0;
-    let read = Statement::decode(&statement.encode());
-    assert_eq!(read, Err(StatementError::Version));
+    for version in [0, MAX_NUMBER + 1, u64::MAX] {
+        let mut statement = World::new().statement();
+        statement.predicate.version = version;
+        let read = Statement::decode(&statement.encode());
+        assert_eq!(read, Err(StatementError::Number), "{version}");
+    }
 }
 
 /// A rebuild with another artifact, or one more, is of something else.

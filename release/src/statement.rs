@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use attest::release::envelope::{EnvelopeSignature, PayloadType, pae};
 use attest::release::statement::{
-    ClientVersion, MAX_REVOCATIONS, MAX_STATEMENT_BYTES, Predicate, Rebuild, RebuildStatement,
-    ReferenceValues, Revocation, SnpReferenceValues, Status, StatusStatement, Subject,
-    SubjectDigest, TdxReferenceValues, TpmReferenceValues,
+    ClientVersion, MAX_NUMBER, MAX_REVOCATIONS, MAX_STATEMENT_BYTES, Predicate, Rebuild,
+    RebuildStatement, ReferenceValues, Revocation, SnpReferenceValues, Status, StatusStatement,
+    Subject, SubjectDigest, TdxReferenceValues, TpmReferenceValues,
 };
 use attest::release::{Envelope, PublicKey, Statement};
 use attest::{Digest, Name, Text};
@@ -23,9 +23,6 @@ use crate::git;
 use crate::key::SigningKey;
 use crate::measure::{self, MeasureError, Measurement};
 use crate::pe::Image;
-
-/// Highest version. A client never goes back: beyond the last one there would be no next.
-pub const MAX_VERSION: u64 = 1 << 48;
 
 /// What a statement is made of.
 #[derive(Debug, Clone)]
@@ -111,7 +108,7 @@ pub enum MakeError {
     #[error("{0} has a name that cannot stand in a statement")]
     FileName(PathBuf),
     /// Version 0, which no client's floor can tell from none at all; or one that leaves no room.
-    #[error("a version is from 1 to {MAX_VERSION}")]
+    #[error("a version is from 1 to {MAX_NUMBER}")]
     Version,
     /// A release would revoke itself or what comes after it.
     #[error("version {0} is not earlier than the release, which cannot revoke it")]
@@ -148,7 +145,7 @@ pub enum SourceError {
 
 /// Makes the statement of a release.
 pub fn make(release: &Release<'_>) -> Result<Statement, MakeError> {
-    if !(1..=MAX_VERSION).contains(&release.version) {
+    if !(1..=MAX_NUMBER).contains(&release.version) {
         return Err(MakeError::Version);
     }
     let values = (release.snp.clone(), release.tdx.clone());

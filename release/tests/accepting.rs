@@ -2,7 +2,7 @@
 
 mod common;
 
-use attest::release::statement::StatusStatement;
+use attest::release::statement::{MAX_NUMBER, StatusStatement};
 use attest::release::{Bundle, EnvelopeError, MAX_BUNDLE_BYTES, Statement};
 use common::{Logged, Site};
 use release::key::SigningKey;
@@ -38,7 +38,7 @@ fn a_log_takes_nothing_of_strangers() {
         Log::append(path, origin, &logged.key, &sign(statement, key), accepted)
     };
     let mut last = release.clone();
-    last.predicate.version = u64::MAX;
+    last.predicate.version = MAX_NUMBER;
     let (said, rebuilt) = (status(&release, 1, Vec::new()), rebuild(&release, 1));
     let (last, said, rebuilt) = (last.encode(), said.encode(), rebuilt.encode());
     for (statement, key, expected) in [

@@ -5,12 +5,13 @@ mod common;
 
 use std::fs;
 
+use attest::release::statement::MAX_NUMBER;
 use common::{Site, edit};
 use release::assemble::{AssembleError, OUTPUT_FILES};
 use release::command_line::CommandLineError;
 use release::disk::{self, DiskError};
 use release::measure::measure;
-use release::statement::{MAX_VERSION, MakeError, SourceError, source_revision};
+use release::statement::{MakeError, SourceError, source_revision};
 
 #[test]
 fn two_folders_get_the_same_bytes() {
@@ -196,7 +197,7 @@ fn a_statement_is_made_only_of_what_belongs_together() {
         .map(|subject| subject.name.as_str())
         .collect();
     assert!(names.is_sorted() && names.contains(&"disk.img") && names.contains(&"image-vmlinuz"));
-    for version in [0, MAX_VERSION + 1] {
+    for version in [0, MAX_NUMBER + 1] {
         assert!(matches!(site.statement(version), Err(MakeError::Version)));
     }
     site.set_part("cmdline", b"another profile\n");

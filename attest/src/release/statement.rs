@@ -18,6 +18,10 @@ use crate::{Digest, Name};
 /// Longest statement: signed, it still fits into an entry of a log, which has at most 65,535 bytes.
 pub const MAX_STATEMENT_BYTES: usize = 48_000;
 
+/// Highest version, and latest time: whoever reads numbers as floating point reads these exactly,
+/// and beyond the last version there would be no next, as nobody goes back.
+pub const MAX_NUMBER: u64 = 1 << 48;
+
 /// Most revocations in one statement.
 pub const MAX_REVOCATIONS: usize = 64;
 
@@ -169,10 +173,10 @@ pub struct Rebuild {
     pub reference_values: ReferenceValues,
 }
 
-/// A version of the client: `MAJOR.MINOR.PATCH`.
+/// A version of the client: `MAJOR.MINOR.PATCH`, each of at most five digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ClientVersion([u16; 3]);
+pub struct ClientVersion([u32; 3]);
 
 /// Not a version: see [`ClientVersion`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -298,9 +302,9 @@ pub enum StatementError {
     /// A list that must state something is empty, or one is too long.
     #[error("a list is empty that must state something, or too long")]
     List,
-    /// Version 0, which no client's floor can tell from none at all.
-    #[error("version 0: versions are counted from 1")]
-    Version,
+    /// Version 0, which no client's floor can tell from none at all; or a number that is too large.
+    #[error("a version is from 1 to {MAX_NUMBER}, a time at most that")]
+    Number,
     /// Artifacts are not sorted by name, or one is named twice.
     #[error("its artifacts are not sorted by name, or one is named twice")]
     Subjects,
@@ -359,8 +363,9 @@ where
 impl Rules for Predicate {
     fn check(&self) -> Result<(), StatementError> {
         if self.version == 0 {
-            return Err(StatementError::Version);
+            return Err(StatementError::Number);
         }
+        check_numbers(&[self.version, self.issued])?;
         check_revocations(&self.revocations)?;
         self.reference_values.check()
     }
@@ -368,20 +373,30 @@ impl Rules for Predicate {
 
 impl Rules for Status {
     fn check(&self) -> Result<(), StatementError> {
+        check_numbers(&[self.issued])?;
         check_revocations(&self.revocations)
     }
 }
 
 impl Rules for Rebuild {
     fn check(&self) -> Result<(), StatementError> {
+        check_numbers(&[self.issued])?;
         self.reference_values.check()
     }
 }
 
 fn check_revocations(revocations: &[Revocation]) -> Result<(), StatementError> {
-    match revocations.len() {
-        0..=MAX_REVOCATIONS => Ok(()),
-        _ => Err(StatementError::List),
+    if revocations.len() > MAX_REVOCATIONS {
+        return Err(StatementError::List);
+    }
+    let versions: Vec<_> = revocations.iter().map(|one| one.version).collect();
+    check_numbers(&versions)
+}
+
+fn check_numbers(numbers: &[u64]) -> Result<(), StatementError> {
+    match numbers.iter().all(|number| *number <= MAX_NUMBER) {
+        true => Ok(()),
+        false => Err(StatementError::Number),
     }
 }
 
@@ -428,6 +443,7 @@ impl FromStr for ClientVersion {
         for number in &mut numbers {
             *number = parts
                 .next()
+                .filter(|part| part.len() <= 5)
                 .and_then(|part| part.parse().ok())
                 .ok_or(ClientVersionError)?;
         }
@@ -475,7 +491,7 @@ mod tests {
             "1.2.3.4",
             "01.2.3",
             "1.2.+3",
-            "1.2.70000",
+            "1.2.100000",
             "v1.2.3",
         ] {
             assert_eq!(version(wrong), Err(ClientVersionError), "{wrong}");
