@@ -119,6 +119,34 @@ fn a_damaged_package_in_the_cache_is_fetched_again() {
     assert_eq!(fs::read(locked.cached()).unwrap(), PACKAGE);
 }
 
+/// A mirror that never stops, whatever the lock says: no more is kept than a package has.
+#[test]
+fn a_mirror_without_end_fills_no_disk() {
+    let locked = Locked::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mirror = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
+            let _ = head.by_ref().map_while(Result::ok).find(String::is_empty);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+            while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        }
+    });
+    let output = locked.fetch(&mirror);
+    refused(
+        &output,
+        "could not be fetched, first one 1.0",
+        "CLOISTER_MIRRORS",
+    );
+    assert!(!locked.cached().exists());
+    for entry in fs::read_dir(locked.path("cache/debs")).unwrap() {
+        let entry = entry.unwrap();
+        assert!(entry.metadata().unwrap().len() <= 128 << 10, "{entry:?}");
+    }
+}
+
 #[test]
 fn a_lock_that_is_cut_off_or_damaged_is_refused() {
     let locked = Locked::new();
@@ -266,6 +294,9 @@ fn what_an_interrupted_run_left_is_not_used() {
     let mirror = format!("copy:{}", locked.path("mirror").display());
     let mark = &hex::encode(Sha256::digest(mirror))[..16];
     let part = locked.cached().with_extension(format!("{mark}.part"));
+    // And the list of what such a run had still to fetch.
+    let list = locked.path("cache/debs/.left.aaaa");
+    fs::write(&list, "gone 0.9 amd64 ab 3 pool/g/gone.deb tools\n").unwrap();
     for left in [
         &b"what the"[..],
         b"what the lock sayt",
@@ -467,15 +498,22 @@ fn what_is_packed_is_roots_and_as_it_was_listed() {
 /// A Nix that has its sandbox off, as far as the script can see: the options are printed.
 #[test]
 fn a_nix_with_no_sandbox_is_refused_with_the_options_it_lacks() {
+    for settings in ["echo false", "exit 1"] {
+        a_nix_that_answers(settings);
+    }
+}
+
+fn a_nix_that_answers(settings: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let answers = "#!/bin/sh\ncase $* in --version) echo nix 2.30.1;; *) echo false;; esac\n";
+    let answers =
+        format!("#!/bin/sh\ncase $* in --version) echo nix 2.30.1;; *) {settings};; esac\n");
     // By another process: a file just written here cannot be started while another thread forks.
     let write = Command::new("bash")
         .args([
             "-c",
             "printf %s \"$1\" >nix && chmod +x nix",
             "write",
-            answers,
+            &answers,
         ])
         .current_dir(folder.path())
         .status();
@@ -497,6 +535,49 @@ fn a_nix_with_no_sandbox_is_refused_with_the_options_it_lacks() {
         "builds with no sandbox",
         "sandbox-fallback = false",
     );
+}
+
+/// What is stated has files of the same names as the image that it is stated of.
+#[test]
+fn an_image_is_not_written_over_with_what_is_stated_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("root.erofs"), "an image").unwrap();
+    let output = Command::new(repository().join("nix/build.sh"))
+        .args(["--stated", "--output"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    refused(
+        &output,
+        "holds an image",
+        "choose another folder with --output",
+    );
+}
+
+/// A folder that begins with a dot, at the root, may hold somebody's settings.
+#[test]
+fn a_hidden_folder_of_the_root_is_no_place_to_work() {
+    let Ok(hidden) = tempfile::Builder::new().prefix(".").tempdir_in("/") else {
+        eprintln!("SKIPPED, not tested: a hidden folder of / (only root may make one)");
+        return;
+    };
+    let enter = repository().join("image/enter.sh");
+    let inside = Command::new(&enter)
+        .args(["--offline", "--", "true"])
+        .current_dir(hidden.path())
+        .output();
+    refused(
+        &inside.unwrap(),
+        "hidden folders of / are not shown",
+        "clone elsewhere",
+    );
+    let outside = Command::new(&enter)
+        .args(["--offline", "--", "ls", "-A", "/"])
+        .output()
+        .unwrap();
+    assert!(outside.status.success());
+    let shown = String::from_utf8(outside.stdout).unwrap();
+    assert!(!shown.lines().any(|name| name.starts_with('.')), "{shown}");
 }
 
 #[test]
@@ -528,7 +609,7 @@ fn the_image_builds_to_the_same_bits_for_a_stranger() {
         assert!(varied(what), "{what}: {said}");
     }
     // Short of memory, or not root, a machine can do less.
-    for what in ["file system", "user"] {
+    for what in ["file system", "user", "language"] {
         if !varied(what) {
             eprintln!("SKIPPED, not tested: a stranger with another {what}");
         }
