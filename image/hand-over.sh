@@ -11,6 +11,7 @@ main() {
     cp --remove-destination "$parts"/* "$output/"
     words "$image_dir/cmdline" "$image_dir/profiles/$profile/cmdline" >"$output/cmdline"
     printf '%s\n' "$profile" >"$output/profile"
+    # Reproducibility: not the order of a folder.
     (cd "$output" && sha256sum -- $(cd "$parts" && ls) cmdline profile | sort -k2) >"$output/.sums"
     mv "$output/.sums" "$output/SHA256SUMS"
 }

@@ -3,7 +3,8 @@
 
 usage: initrd.py --init FILE --modules LIST --kernel DIR --output FILE
 
-Times, owners and devices are zero, inode numbers count from 1. The kernel makes /dev/console.
+Reproducibility: times, owners and devices are zero, inode numbers count from 1.
+The kernel makes /dev/console.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 set -euo pipefail
-# The caller's umask and locale must not reach any file that we make.
+# Reproducibility: the caller's umask and locale must not reach any file that we make.
 umask 022
 export LC_ALL=C.UTF-8 TZ=UTC
 # Nor what its environment says to the programs that we start.

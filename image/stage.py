@@ -86,6 +86,7 @@ def add_packages(root, args):
         if not base.is_dir():
             hint = "add it to image/packages/image and run `make relock`"
             fail(f"{where}: there is no locked package {package}", hint)
+        # Reproducibility: not the order of a folder.
         found = sorted(glob.glob(pattern, root_dir=base, include_hidden=True))
         if not found:
             fail(f"{where}: {package} has no {pattern}", "the package changed: correct the line")

@@ -10,7 +10,7 @@ mount --make-rprivate /
 hostname stranger.example.org
 # Another file system: it gives the entries of a folder in another order. The programs' objects
 # need some space, so that where memory is short we stay on the disk.
-varied=(path environment language 'time zone' processors day 'host name' 'modes and times')
+varied=(path environment 'time zone' processors day 'host name' 'modes and times')
 if [ "$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)" -ge 6144 ]; then
     mount -t tmpfs -o size=4g,mode=755 stranger "$other"
     varied+=('file system')
@@ -38,13 +38,17 @@ if unshare --user true 2>/dev/null && chown -R 54321:54321 "$other" "$work/out-b
     as=(setpriv --reuid 54321 --regid 54321 --clear-groups)
     varied+=(user)
 fi
+
+# A language that this machine has, if it has any.
+language=$(locale -a 2>/dev/null | grep -Eiv '^(c|posix)([._]|$)' | head -n 1) || true
+if [ -n "$language" ]; then varied+=(language); fi
 printf 'the stranger has another %s\n' "${varied[@]}" >&2
 
 # One processor, and whatever of the environment a program might listen to.
 one=$(taskset --cpu-list --pid $$ | sed -E 's/.*: ([0-9]+).*/\1/')
 traps=(
     HOME="$other/hömé" USER=stranger LOGNAME=stranger TMPDIR="$other/tmp" XDG_CACHE_HOME=/nowhere
-    XDG_CONFIG_HOME=/nowhere TZ=Pacific/Kiritimati LC_ALL=tr_TR.UTF-8 LANGUAGE=de
+    XDG_CONFIG_HOME=/nowhere TZ=Pacific/Kiritimati LC_ALL=${language:-POSIX} LANGUAGE=de
     SOURCE_DATE_EPOCH=1 CDPATH=/tmp:/ POSIXLY_CORRECT=1 QUOTING_STYLE=shell BLOCK_SIZE=7
     LD_LIBRARY_PATH=/nowhere LD_BIND_NOW=1 LD_PRELOAD=libm.so.6
     RUSTFLAGS=-Cdebuginfo=2 CARGO_ENCODED_RUSTFLAGS=-Cdebuginfo=2 CARGO_BUILD_JOBS=1

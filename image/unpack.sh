@@ -4,6 +4,7 @@
 # None of the packages' scripts is run. What a script would have made and we need is written out by
 # hand below.
 set -euo pipefail
+# Reproducibility: the modes of what is made here.
 umask 022
 into=$1
 

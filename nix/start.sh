@@ -1,6 +1,7 @@
 # start.sh STEP: the head of every build: a busybox's programs, the probe, then the step.
 set -euo pipefail
-# Modes of what is made here depend on it; Nix's own would do, other stores may differ.
+# Reproducibility: modes of what is made here depend on it; Nix's own would do, other stores may
+# differ.
 umask 022
 cd "$NIX_BUILD_TOP"
 "$seed/busybox" mkdir bin

@@ -105,6 +105,7 @@ pub enum DiskError {
 /// Writes a boot disk into the empty file `image`: the same contents give the same bytes.
 pub fn write(image: &File, contents: &Contents<'_>) -> Result<(), DiskError> {
     let esp = esp::build(contents.uki).map_err(DiskError::Esp)?;
+    // Reproducibility: GUIDs come from the contents, not from chance.
     let identity = |label: &str| {
         let uki = Digest::sha256(contents.uki);
         Guid::from_digest(&Digest::sha256(&[label.as_bytes(), &uki.0].concat()).0)

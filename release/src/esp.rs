@@ -38,6 +38,7 @@ impl fatfs::TimeProvider for NoTime {
     }
 }
 
+/// Reproducibility: no time of day in the file system.
 static NO_TIME: NoTime = NoTime;
 
 /// The contents of an EFI system partition that boots `uki`.

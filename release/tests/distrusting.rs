@@ -311,3 +311,20 @@ fn a_build_gets_nothing_of_the_everyday_cache_but_packages() {
     let names: Vec<_> = got.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["debs"]);
 }
+
+/// What an earlier run built is not removed by the run that is asked about it.
+#[test]
+fn nothing_that_is_asked_about_is_emptied() {
+    let released = Released::new();
+    let (code, _) = released.told(&["statement.json", "--config", "config.toml"]);
+    assert_eq!(code, 0);
+    let image = released.site.path("work/image");
+    for option in ["--image", "--against", "--policy"] {
+        let said = released.fails(&["statement.json", option, "work/image", "--without-config"]);
+        assert!(
+            said.contains("work/image is in work, which is emptied"),
+            "{said}"
+        );
+        assert!(image.join("root.erofs").exists());
+    }
+}

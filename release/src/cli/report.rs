@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use attest::UnixTime;
 use attest::release::VerifiedRelease;
+use attest::release::statement::Predicate;
 use release::log::{Log, Stated};
 use release::measure::eventlog::{Bank, EventLog};
 use release::measure::{Measurement, OTHERS};
@@ -114,21 +115,12 @@ impl Report {
     pub(super) fn verified(release: &VerifiedRelease, artifacts: Option<usize>) -> Self {
         let stated = &release.statement().predicate;
         let entry = format!("entry {} of {}", release.index(), release.log_size());
-        let mut facts = vec![
-            (
-                "release",
-                format!("{} version {}", stated.name, stated.version),
-            ),
-            ("profile", stated.profile.to_string()),
-            ("source", stated.source_revision.to_string()),
-            (
-                "configuration",
-                format!("sha256:{}", stated.configuration_digest),
-            ),
+        let mut facts = stated_facts(stated);
+        facts.extend([
             ("signed by", release.signer().to_string()),
             ("logged", format!("{entry} in {}", release.log_name())),
             ("confirmed", release.confirmed().to_string()),
-        ];
+        ]);
         for (witness, time) in release.witnesses() {
             facts.push(("witness", format!("{witness} {time}")));
         }
@@ -242,6 +234,22 @@ fn measurement_text(measured: &Measurement) -> String {
         }
     }
     text
+}
+
+/// What a release says of itself.
+pub(super) fn stated_facts(stated: &Predicate) -> Vec<(&'static str, String)> {
+    vec![
+        (
+            "release",
+            format!("{} version {}", stated.name, stated.version),
+        ),
+        ("profile", stated.profile.to_string()),
+        ("source", stated.source_revision.to_string()),
+        (
+            "configuration",
+            format!("sha256:{}", stated.configuration_digest),
+        ),
+    ]
 }
 
 fn short(digest: &impl ToString) -> String {

@@ -18,7 +18,7 @@ use cloister_sigstore::{
 
 use super::commands::read;
 use super::failure::{COLLATERAL, Failure, LOG, MISUSE, POLICY, SIGNATURE};
-use super::report::Report;
+use super::report::{Report, stated_facts};
 
 type Outcome = Result<Report, Failure>;
 
@@ -187,19 +187,8 @@ fn verify(arguments: &VerifyArguments) -> Outcome {
 
 fn report(release: &ReleaseBundle, trust: String, compared: Option<usize>) -> Report {
     let (verified, stated) = (release.verified(), &release.statement().predicate);
-    let mut facts = vec![
-        (
-            "release",
-            format!("{} version {}", stated.name, stated.version),
-        ),
-        ("profile", stated.profile.to_string()),
-        ("source", stated.source_revision.to_string()),
-        (
-            "configuration",
-            format!("sha256:{}", stated.configuration_digest),
-        ),
-        ("signed by", verified.signer().to_owned()),
-    ];
+    let mut facts = stated_facts(stated);
+    facts.push(("signed by", verified.signer().to_owned()));
     if let Some(issuer) = verified.issuer() {
         facts.push(("vouched for by", issuer.to_owned()));
     }

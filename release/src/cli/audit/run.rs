@@ -107,6 +107,7 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Outcome {
     let steps = Steps::new(true);
     let say = |text: &str| steps.say(text);
     let mut around = Circumstances::default();
+    keep_apart(arguments)?;
     let asked = Asked::read(arguments, &mut around)?;
     let place = Workplace::new(&arguments.output)?;
     let (source, image) = match &arguments.image {
@@ -165,6 +166,33 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Outcome {
         .facts
         .push(("rebuilt", arguments.output.display().to_string()));
     Ok(report::reproduction(&around, &answer))
+}
+
+/// Refuses what is asked about inside of the folder to work in: that is emptied first.
+fn keep_apart(arguments: &ReproduceArguments) -> Result<(), Failure> {
+    let Ok(output) = arguments.output.canonicalize() else {
+        return Ok(());
+    };
+    let given = [
+        Some(PathBuf::from(&arguments.release)),
+        Some(PathBuf::from(&arguments.source)),
+        arguments.image.clone(),
+        arguments.against.clone(),
+        arguments.config.clone(),
+        arguments.policy.clone(),
+    ];
+    for path in given.into_iter().flatten() {
+        if path
+            .canonicalize()
+            .is_ok_and(|path| path.starts_with(&output))
+        {
+            let (path, output) = (path.display(), arguments.output.display());
+            let cause = format!("{path} is in {output}, which is emptied before the work begins");
+            let hint = "move it, or choose another folder with --output";
+            return Err(Failure::plain(MISUSE, cause, hint));
+        }
+    }
+    Ok(())
 }
 
 /// What diffoscope has to say of two files, in a file of its own, where it is installed.
