@@ -179,7 +179,7 @@ impl Site {
     /// A policy that accepts this site's releases on TPMs that `authority` (PEM) certifies.
     pub fn policy(&self, authority: &str) -> String {
         format!(
-            r#"version = 1
+            r#"version = 2
 
 [release]
 name = "{RELEASE_NAME}"
@@ -205,6 +205,7 @@ platforms = ["tpm"]
 
 [channel]
 assurance = "per-handshake"
+reattest_seconds = 600
 "#,
             self.profile,
             self.signer,
