@@ -187,6 +187,15 @@ pub enum Later {
     Sigstore,
 }
 
+impl std::fmt::Display for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Reattestation => "channel.reattest_seconds",
+            Self::Sigstore => "release.sigstore",
+        })
+    }
+}
+
 /// Why a file is not a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -212,10 +221,7 @@ pub enum PolicyError {
     #[error("version {VERSION}, and missing field `reattest_seconds` in [channel]")]
     NoReattestation,
     /// Version 1 knows neither Sigstore nor how old evidence may become.
-    #[error("version {VERSION_WITHOUT_REATTESTATION}, and a field of version {VERSION}: {}", match .0 {
-        Later::Reattestation => "channel.reattest_seconds",
-        Later::Sigstore => "release.sigstore",
-    })]
+    #[error("version {VERSION_WITHOUT_REATTESTATION}, and {0} is of version {VERSION}")]
     Later(Later),
     /// Evidence would never be asked for again.
     #[error("channel.reattest_seconds = {found}, at most {MAX_REATTEST_SECONDS} allowed")]

@@ -158,7 +158,7 @@ impl From<ReattestError> for Failure {
                      the server gives no fresh evidence (HTTP {status})"
                 ),
             )
-            .hint("an agent of an older version cannot; the policy's channel.reattest_seconds asks it"),
+            .hint("channel.reattest_seconds of the policy asks for it; an older agent gives none"),
             ReattestError::TooLarge => Self::new(
                 Exit::Signature,
                 format_args!(

@@ -1,5 +1,5 @@
-//! Releases that were signed and logged with real services (`recorded/README.md`), shown by a server
-//! whose machine is the one that they state.
+//! Releases that were signed and logged with real services (`recorded/README.md`), shown by a
+//! server whose machine is the one that they state.
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 

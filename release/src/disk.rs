@@ -163,8 +163,8 @@ pub fn write(image: &File, contents: &Contents<'_>) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Writes a release bundle, of either kind, into a disk's release partition. The magic goes last: a write that is
-/// interrupted leaves a partition without a bundle, never half of one.
+/// Writes a release bundle, of either kind, into a disk's release partition. The magic goes last: a
+/// write that is interrupted leaves a partition without a bundle, never half of one.
 pub fn attach(disk: &Path, bundle: &[u8]) -> Result<(), DiskError> {
     match Kind::of(bundle) {
         Some(Kind::Sigstore) => drop(cloister_sigstore::stated(bundle)?),

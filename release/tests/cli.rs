@@ -240,3 +240,69 @@ fn a_full_file_system_is_one_clear_line() {
     assert_eq!(stderr.lines().count(), 2);
     assert!(output.stdout.is_empty(), "something was left behind");
 }
+
+/// A policy for a release in Sigstore that was recorded, beside the root that it names.
+fn sigstore_policy(site: &Site, identity: &str) {
+    let root = include_str!("common/root.pem");
+    let text = format!(
+        "version = 2\n[release]\nname = \"cloister\"\nprofile = \"demo\"\n\
+         minimum_version = 1\nmaximum_age_days = \"any\"\nminimum_rebuilders = 0\n\
+         [release.sigstore]\nidentity = \"{identity}\"\n\
+         issuer = \"https://issuer.example.org\"\n\
+         trusted_root = {{ file = \"trusted_root.json\" }}\nrebuilders = []\n\
+         [tpm]\nroots = [\"\"\"\n{root}\"\"\"]\n\
+         secure_boot = \"not-required\"\n[evidence]\nplatforms = [\"tpm\"]\n[channel]\n\
+         assurance = \"per-handshake\"\nreattest_seconds = 600\n"
+    );
+    fs::write(site.path("policy.toml"), text).unwrap();
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/sigstore/tests/recorded");
+    for name in ["keyless.json", "file.json", "trusted_root.json"] {
+        fs::copy(format!("{recorded}/{name}"), site.path(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_bundle_of_either_kind_is_verified_by_its_policy_and_attached() {
+    let site = Site::new();
+    release(&site);
+    let identity = "https://ci.example.org/cloister/release.yml@refs/tags/v{version}";
+    sigstore_policy(&site, identity);
+    let verified = done(&site, "verify --bundle keyless.json --policy policy.toml");
+    assert_eq!(verified["verified"], true);
+    assert_eq!(
+        verified["signed_by"],
+        "https://ci.example.org/cloister/release.yml@refs/tags/v1, \
+         vouched for by https://issuer.example.org"
+    );
+    for bundle in ["keyless.json", "bundle.json"] {
+        done(
+            &site,
+            &format!("attach --disk out/disk.img --bundle {bundle}"),
+        );
+        let attached = release::disk::attached(&site.path("out/disk.img")).unwrap();
+        assert_eq!(attached, Some(fs::read(site.path(bundle)).unwrap()));
+    }
+    fails(
+        &site,
+        "attach --disk out/disk.img --bundle file.json",
+        1,
+        "error: Sigstore bundle: holds no statement\n \
+         hint: give a bundle that `cloister-release log append` or `sigstore sign` wrote\n",
+    );
+    fails(
+        &site,
+        "verify --bundle bundle.json --policy policy.toml",
+        4,
+        "error: release bundle: of a log of its own, and the policy names Sigstore\n \
+         hint: ask who gave you the policy for one that names how this server's releases are \
+         signed\n",
+    );
+    sigstore_policy(&site, "https://ci.example.org/another");
+    fails(
+        &site,
+        "verify --bundle keyless.json --policy policy.toml",
+        4,
+        "error: Sigstore bundle: not signed by the identity that the policy names\n \
+         hint: if you trust who signed, name them in release.sigstore\n",
+    );
+}

@@ -61,7 +61,7 @@ pub struct LogPolicy {
 /// maximum_age_days = 90
 /// minimum_rebuilders = 0
 ///
-/// [release.sigstore]                      # the signer: identity and issuer, or key = "-----BEGIN…"
+/// [release.sigstore]                      # identity and issuer, or key = "-----BEGIN…"
 /// identity = "https://github.com/OWNER/REPO/.github/workflows/release.yml@refs/tags/v{version}"
 /// issuer = "https://token.actions.githubusercontent.com"
 /// trusted_root = { built_in = "public-good-2025-09-23" }    # or { file = "trusted_root.json" }
