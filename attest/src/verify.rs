@@ -164,9 +164,9 @@ pub fn verify_release_with(
     Ok(release)
 }
 
-/// What `bundle` teaches a client that remembers `ratchet`, whether or not its release is accepted
-/// in the end: to be kept before [`verify_release_with`] judges it. What is not of the policy's
-/// makers teaches nothing.
+/// What `bundle` teaches a client that remembers `ratchet`, though its release is not accepted: to be
+/// kept after [`verify_release_with`] has refused it. What is not of the policy's makers teaches
+/// nothing.
 #[must_use]
 pub fn learn(
     bundle: &[u8],

@@ -134,12 +134,10 @@ impl Expected {
         let unverified = carrier::connect(stream, &self.arguments.url.authority()).await?;
         let judged = Evidence::decode(unverified.evidence())
             .map_err(|error| Refusal::from(error).into())
-            .and_then(|mut evidence| {
-                let ratchet = self.learn(&mut evidence, release)?;
+            .and_then(|evidence| {
                 let (configuration, gpu) = (evidence.configuration_digest(), evidence.gpu_digest());
                 let binding = unverified.binding(configuration, gpu);
-                let peer = self.judge(&evidence, binding, &ratchet)?;
-                self.remember(&peer)?;
+                let peer = self.judge(evidence, release, binding)??;
                 Ok((peer, binding))
             });
         match judged {
@@ -156,36 +154,30 @@ impl Expected {
         }
     }
 
-    /// Puts the release of a file, if there is one, in the place of the peer's, and keeps what it
-    /// teaches before it is judged. Gives all that is remembered.
-    fn learn(&self, evidence: &mut Evidence, release: Option<Vec<u8>>) -> Result<Ratchet, Failure> {
+    /// Verifies, with the release of a file in the place of the peer's if there is one. What is
+    /// accepted is remembered; and what a refused release teaches: who saw a revocation is not
+    /// shown an older bundle without it.
+    fn judge(
+        &self,
+        mut evidence: Evidence,
+        release: Option<Vec<u8>>,
+        binding: Binding,
+    ) -> Result<Result<VerifiedPeer, Refusal>, Failure> {
         if let Some(release) = release {
             evidence.release = release;
         }
-        let (policy, sigstore) = (&self.policy.release, &*self.sigstore);
-        self.state.learn(policy, &evidence.release, sigstore)
-    }
-
-    fn judge(
-        &self,
-        evidence: &Evidence,
-        binding: Binding,
-        ratchet: &Ratchet,
-    ) -> Result<VerifiedPeer, Refusal> {
+        let (policy, sigstore) = (&self.policy, &*self.sigstore);
+        let ratchet = self.state.ratchet(&policy.release)?;
         let expectation = Expectation { binding };
-        let (policy, now) = (&self.policy, reattest::now());
-        attest::verify_with(
-            evidence,
-            &expectation,
-            policy,
-            ratchet,
-            now,
-            &*self.sigstore,
-        )
-    }
-
-    fn remember(&self, peer: &VerifiedPeer) -> Result<(), Failure> {
-        self.state.accepted(&self.policy.release, peer.release())
+        let now = reattest::now();
+        let judged = attest::verify_with(&evidence, &expectation, policy, &ratchet, now, sigstore);
+        match &judged {
+            Ok(peer) => self.state.accepted(&policy.release, peer.release())?,
+            Err(_) => self
+                .state
+                .learn(&policy.release, &evidence.release, sigstore)?,
+        }
+        Ok(judged)
     }
 }
 
@@ -276,10 +268,9 @@ impl Connection {
         getrandom::fill(&mut nonce).map_err(|_| ReattestError::Random)?;
         let sender = self.sender.as_mut().ok_or(ReattestError::HungUp)?;
         let evidence = reattest::fetch(sender, nonce).await?;
-        let mut evidence = Evidence::decode(&evidence).map_err(Refusal::from)?;
-        let ratchet = expected.learn(&mut evidence, expected.release()?)?;
-        let peer = expected.judge(&evidence, self.binding.session(nonce), &ratchet)?;
-        expected.remember(&peer)?;
+        let evidence = Evidence::decode(&evidence).map_err(Refusal::from)?;
+        let binding = self.binding.session(nonce);
+        drop(expected.judge(evidence, expected.release()?, binding)??);
         Ok(age)
     }
 

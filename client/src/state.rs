@@ -82,14 +82,13 @@ impl State {
         Ok(self.read()?.ratchet(policy))
     }
 
-    /// Remembers what a bundle of the policy's makers teaches, whether or not it is accepted: who
-    /// saw a revocation is not shown an older bundle without it. Gives all that is remembered.
+    /// Remembers what a bundle of the policy's makers teaches though it is not accepted.
     pub(crate) fn learn(
         &self,
         policy: &ReleasePolicy,
         bundle: &[u8],
         sigstore: &dyn SigstoreVerifier,
-    ) -> Result<Ratchet, Failure> {
+    ) -> Result<(), Failure> {
         self.update(policy, |seen| {
             Ok(attest::learn(bundle, policy, seen, sigstore))
         })
@@ -103,7 +102,6 @@ impl State {
         release: &VerifiedRelease,
     ) -> Result<(), Failure> {
         self.update(policy, |seen| Ok(seen.advance(release)?))
-            .map(drop)
     }
 
     /// Nothing is written where nothing changes.
@@ -111,10 +109,10 @@ impl State {
         &self,
         policy: &ReleasePolicy,
         change: impl Fn(&Ratchet) -> Result<Ratchet, Failure>,
-    ) -> Result<Ratchet, Failure> {
+    ) -> Result<(), Failure> {
         let seen = self.ratchet(policy)?;
         if change(&seen)? == seen {
-            return Ok(seen);
+            return Ok(());
         }
         self.replace(policy, change)
             .map_err(|error| self.unwritable(&error))?
@@ -124,7 +122,7 @@ impl State {
         &self,
         policy: &ReleasePolicy,
         change: impl Fn(&Ratchet) -> Result<Ratchet, Failure>,
-    ) -> io::Result<Result<Ratchet, Failure>> {
+    ) -> io::Result<Result<(), Failure>> {
         fs::create_dir_all(&self.folder)?;
         let lock = File::options()
             .create(true)
@@ -148,7 +146,7 @@ impl State {
             return Ok(Err(self.full()));
         }
         replace(&self.folder, &bytes)?;
-        Ok(Ok(ratchet))
+        Ok(Ok(()))
     }
 
     fn read(&self) -> Result<Content, Failure> {
@@ -410,15 +408,18 @@ mod tests {
         let mut policy = policy();
         policy.minimum_rebuilders = 0;
         let refusal = |bundle: &[u8]| {
-            let seen = state.learn(&policy, bundle, &NoSigstore).unwrap();
-            attest::verify_release(bundle, &policy, &seen, NOW).err()
+            let seen = state.ratchet(&policy).unwrap();
+            let refusal = attest::verify_release(bundle, &policy, &seen, NOW).err();
+            state.learn(&policy, bundle, &NoSigstore).unwrap();
+            refusal
         };
         assert_eq!(refusal(&before), None);
         assert!(matches!(refusal(&revoked), Some(Refusal::Revoked(_))));
         assert!(matches!(refusal(&before), Some(Refusal::Revoked(_))));
         // Bytes that nobody signed teach nothing.
         let seen = state.ratchet(&policy).unwrap();
-        assert_eq!(state.learn(&policy, b"{}", &NoSigstore).unwrap(), seen);
+        state.learn(&policy, b"{}", &NoSigstore).unwrap();
+        assert_eq!(state.ratchet(&policy).unwrap(), seen);
     }
 
     #[test]
