@@ -1,0 +1,171 @@
+//! Files that may have been measured: read within the time, from those that were named and from
+//! where the prediction found its own.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Instant;
+
+use attest::Digest;
+use release::measure::boot::Artifact;
+use release::measure::bytes::Bytes;
+use release::measure::explain::log::Candidates;
+use release::measure::explain::slots::{command_lines, kernels};
+use release::measure::explain::statement::InputFile;
+use release::measure::explain::{Named, command_lines_near};
+use release::measure::{Digests, measure_file};
+
+use super::super::failure::Failure;
+use super::super::measure::{access, open};
+use super::Question;
+
+/// A file that can be read until the time is over.
+#[derive(Debug)]
+pub(super) struct Timed {
+    file: File,
+    end: Instant,
+}
+
+impl Timed {
+    pub(super) fn open(path: &Path, end: Instant) -> Result<Self, Failure> {
+        let file = open(path)?;
+        Ok(Self { file, end })
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match Instant::now() < self.end {
+            true => Ok(()),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.file.read(buffer)
+    }
+}
+
+impl Bytes for Timed {
+    fn length(&self) -> io::Result<usize> {
+        self.file.length()
+    }
+
+    fn read_at(&self, at: usize, buffer: &mut [u8]) -> io::Result<()> {
+        self.check()?;
+        self.file.read_at(at, buffer)
+    }
+}
+
+/// What a file holds.
+pub(super) fn artifact(question: &Question<'_>, path: &Path) -> Result<Artifact, Failure> {
+    let file = question.open(path)?;
+    Artifact::read(file).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::TimedOut => "give more --seconds, or fewer files",
+            _ => "check the path, and that it is yours to read",
+        };
+        Failure::input(path, &error, hint)
+    })
+}
+
+/// Whether a file is still what was measured; `None` where it cannot be read, or not in time.
+fn unchanged(question: &Question<'_>, file: &InputFile) -> Option<bool> {
+    let opened = Timed::open(&file.path, question.end).ok()?;
+    if opened.length().ok()? as u64 != file.bytes {
+        return Some(false);
+    }
+    Some(Artifact::read(opened).ok()?.sha256 == file.sha256)
+}
+
+/// Files of the prediction that are others by now: a prediction of today would be another.
+pub(super) fn changed(question: &Question<'_>) -> Vec<String> {
+    let inputs = question.inputs();
+    let files = inputs.files.iter();
+    let changed = files.filter(|(_, file)| unchanged(question, file) == Some(false));
+    let line = |(name, file): &(&str, InputFile)| {
+        let path = file.path.display();
+        format!("the {name} {path} is no longer what the prediction was made of: predict it again")
+    };
+    changed.map(line).collect()
+}
+
+/// Where the prediction found a file, if that is still the same.
+pub(super) fn expected_file<'a>(
+    question: &Question<'_>,
+    inputs: &'a release::measure::explain::statement::Inputs,
+    name: &str,
+) -> Option<&'a Path> {
+    let file = inputs.file(name)?;
+    (unchanged(question, file) == Some(true)).then_some(file.path.as_path())
+}
+
+/// Everything that may have been measured under TDX or by a TPM.
+pub(super) fn candidates(
+    question: &Question<'_>,
+    memory_bytes: Option<u64>,
+) -> Result<Candidates, Failure> {
+    let arguments = question.arguments;
+    let inputs = question.inputs();
+    let mut lines = match inputs.command_line.as_deref() {
+        Some(expected) => command_lines_near(expected),
+        None => Vec::new(),
+    };
+    let given = arguments.cmdline.iter();
+    lines.extend(given.map(|line| (format!("{line:?}"), line.clone())));
+    let expected_initrd = inputs.file("initrd");
+    let suffix = expected_initrd.map_or("", |_| " initrd=initrd");
+
+    // The first is the expected one; of that only the size counts for a kernel.
+    let sized = |file: &InputFile| Artifact {
+        bytes: file.bytes,
+        ..Artifact::of(b"")
+    };
+    let mut sizes = vec![("as expected".to_owned(), expected_initrd.map(sized))];
+    let mut initrds = Vec::new();
+    for path in &arguments.initrd {
+        let artifact = artifact(question, path)?;
+        let digests = Digests {
+            sha256: artifact.sha256,
+            sha384: artifact.sha384,
+        };
+        initrds.push((path.display().to_string(), digests));
+        sizes.push((path.display().to_string(), Some(artifact)));
+    }
+    let mut ukis = Vec::new();
+    for path in &arguments.uki {
+        let measured = measure_file(&question.open(path)?, &[]);
+        let measured = measured.map_err(|error| access(path, &error))?;
+        ukis.push((path.display().to_string(), measured));
+    }
+    Ok(Candidates {
+        lines: command_lines(&lines, suffix),
+        initrds,
+        kernels: all_kernels(question, &sizes, memory_bytes)?,
+        ukis,
+    })
+}
+
+/// Kernels in all their forms: the expected one, where it still is, with other initrds and other
+/// memory, and those that were named.
+fn all_kernels(
+    question: &Question<'_>,
+    initrds: &[Named<Option<Artifact>>],
+    memory_bytes: Option<u64>,
+) -> Result<Vec<Named<Digest<48>>>, Failure> {
+    let inputs = question.inputs();
+    let sizes = [2u64 << 30, 1 << 30, 512 << 20];
+    let memory: Vec<u64> = memory_bytes.into_iter().chain(sizes).collect();
+    let go_on = || Instant::now() < question.end;
+    let expected = expected_file(question, &inputs, "kernel");
+    let named = question.arguments.kernel.iter();
+    let named = named.map(|path| (path.as_path(), path.display().to_string()));
+    let expected = expected.map(|path| (path, "as expected".to_owned()));
+    let mut out = Vec::new();
+    for (path, name) in expected.into_iter().chain(named) {
+        let file = question.open(path)?;
+        out.extend(kernels(&name, &file, initrds, &memory, go_on));
+    }
+    Ok(out)
+}
