@@ -1,5 +1,5 @@
-//! `explain-mismatch` of launch digests and registers: for each thing that may differ, evidence that
-//! differs in it, and the answer.
+//! `explain-mismatch` of launch digests and registers: for each thing that may differ, evidence
+//! that differs in it, and the answer.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Options of `measure` that contradict each other, say nothing, or name what cannot be used: each is
-//! refused, with the next step.
+//! Options of `measure` that contradict each other, say nothing, or name what cannot be used: each
+//! is refused, with the next step.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -20,15 +20,16 @@ use super::report::Report;
   cloister-release dump-acpi acpi --vcpus 1,2,4 --memory 2G,4G \\
       --devices none= --devices 'net=-device virtio-net-pci,romfile=' \\
       -- qemu-system-x86_64 -machine q35 -bios OVMF.fd
-  cloister-release measure --platform tdx --vmm qemu … --acpi acpi/vcpus-4,memory-4096M,devices-net
+  cloister-release measure --platform tdx --vmm qemu … --acpi \\
+      acpi/vcpus-4,memory-4096M,devices-net
 
 Beside the tables stands shape.json: `measure` refuses tables of another number of vCPUs or another
 size of memory.
 
 The machine is started without TDX and without KVM, until its firmware has read the tables: seconds.
 Give it all that the machine to be measured has, slots and options of -machine and -smp included;
-disks may be empty. Its firmware must boot without a TEE. Under TDX there is neither SMM nor PIC, and
-the tables say so: `-machine smm=off,pic=off` is added to the command, whatever it says.")]
+disks may be empty. Its firmware must boot without a TEE. Under TDX there is neither SMM nor PIC,
+and the tables say so: `-machine smm=off,pic=off` is added to the command, whatever it says.")]
 pub(super) struct DumpAcpiArguments {
     /// Folder for table-loader, rsdp and tables; of a matrix, one folder below it for each machine.
     #[arg(value_name = "DIR")]

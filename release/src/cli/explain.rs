@@ -28,8 +28,8 @@ const MAX_FILE_BYTES: usize = 64 << 20;
       --firmware OVMF-old.fd --kernel vmlinuz-old
   cloister-release explain-mismatch ccel.bin predicted.json
 
-A report of SEV-SNP is searched for: number and type of vCPUs, features, VMM, firmware, SVSM, kernel,
-initrd, command line. Of a quote of TDX each register that differs is searched for: firmware,
+A report of SEV-SNP is searched for: number and type of vCPUs, features, VMM, firmware, SVSM,
+kernel, initrd, command line. Of a quote of TDX each register that differs is searched for: firmware,
 memory, kernel, initrd, command line, UKI. An event log is compared event by event, and the first
 that differs is explained. Evidence as a client gets it (CBOR), HCL reports of Azure's and the
 evidence of its agents (JSON) hold such a report, quote or log. Which of them EVIDENCE is, and of

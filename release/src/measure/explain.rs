@@ -3,7 +3,7 @@
 //!
 //! | evidence | is compared with | and searched for |
 //! |---|---|---|
-//! | report of SEV-SNP | its launch digest | everything that is measured before the start (`launch`) |
+//! | report of SEV-SNP | its launch digest | all that is measured before the start (`launch`) |
 //! | quote of TDX | each register | the events that were predicted for it (`slots`) |
 //! | event log | each event | what the first that differs is (`log`) |
 //!

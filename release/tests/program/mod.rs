@@ -64,5 +64,5 @@ impl Folder {
     }
 }
 
-pub const SNP: &str = "--platform snp --vmm qemu --vcpus 2 --vcpu-type EPYC-v4 --guest-features 0x1 \
-    --firmware ovmf.fd --kernel vmlinuz --initrd initrd --cmdline quiet";
+pub const SNP: &str = "--platform snp --vmm qemu --vcpus 2 --vcpu-type EPYC-v4 \
+    --guest-features 0x1 --firmware ovmf.fd --kernel vmlinuz --initrd initrd --cmdline quiet";

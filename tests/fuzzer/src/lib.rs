@@ -89,8 +89,8 @@ targets! {
     e2 "release-cpio" "../../../release/fuzz/fuzz_targets/cpio.rs" cpio;
     e3 "release-differ" "../../../release/fuzz/fuzz_targets/differ.rs" differ;
     e4 "release-disk" "../../../release/fuzz/fuzz_targets/disk.rs" disk;
-    e14 "release-explain" "../../../release/fuzz/fuzz_targets/explain.rs" explain;
     e5 "release-eventlog" "../../../release/fuzz/fuzz_targets/eventlog.rs" event_log;
+    e14 "release-explain" "../../../release/fuzz/fuzz_targets/explain.rs" explain;
     e6 "release-firmware" "../../../release/fuzz/fuzz_targets/firmware.rs" firmware;
     e12 "release-id_key" "../../../release/fuzz/fuzz_targets/id_key.rs" id_key;
     e7 "release-kernel" "../../../release/fuzz/fuzz_targets/kernel.rs" kernel;

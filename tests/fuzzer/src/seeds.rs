@@ -116,19 +116,21 @@ pub(crate) fn event_log() -> Seeds {
 pub(crate) fn explain() -> Seeds {
     let hex = |byte: &str, count| byte.repeat(count);
     let tdx = format!(
-        r#"{{"platform":"tdx","rtmr2":"{0}","inputs":{{"command_line":"quiet","memory":1}},"events":[
+        r#"{{"platform":"tdx","rtmr2":"{0}","inputs":{{"command_line":"quiet"}},"events":[
         {{"register":"rtmr1","what":"kernel, patched, Authenticode digest","sha384":"{0}"}},
         {{"register":"rtmr1","what":"kernel, unchanged, Authenticode digest","sha384":"{0}"}},
         {{"register":"rtmr2","what":"initrd","sha384":"{0}"}}]}}"#,
         hex("ab", 48)
     );
     let tpm = format!(
-        r#"{{"registers":{{}},"events":[{{"pcr":4,"what":"separator","sha256":"{}","sha384":"{}"}}]}}"#,
+        r#"{{"registers":{{}},
+        "events":[{{"pcr":4,"what":"separator","sha256":"{}","sha384":"{}"}}]}}"#,
         hex("cd", 32),
         hex("cd", 48)
     );
     let release = format!(
-        r#"{{"predicate":{{"reference_values":{{"tpm":{{"sha256":{{"4":"{}"}},"sha384":{{"4":"{}"}}}}}}}}}}"#,
+        r#"{{"predicate":{{"reference_values":{{
+        "tpm":{{"sha256":{{"4":"{}"}},"sha384":{{"4":"{}"}}}}}}}}}}"#,
         hex("ef", 32),
         hex("ef", 48)
     );
