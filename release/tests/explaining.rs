@@ -89,7 +89,8 @@ fn what_nothing_explains_is_said_within_the_time() {
         format!(
             "error: predicted.json: it was made with a firmware that is not there: \
              sha256:{sha256}\n \
-             hint: name the firmware of the prediction by --firmware\n"
+             hint: name the firmware of the prediction by --firmware; the firmware ovmf.fd is no \
+             longer what the prediction was made of: predict it again\n"
         )
     );
     let output = folder.run(&["explain-mismatch", "initrd", "predicted.json"]);
@@ -220,7 +221,7 @@ fn a_quote_is_explained_by_what_is_near() {
     assert!(
         size[0]
             .1
-            .ends_with("found as expected, patched for 1024 MiB of memory")
+            .ends_with("found the same file, patched for 1024 MiB of memory")
     );
 }
 
@@ -371,6 +372,20 @@ fn inputs_that_were_changed_are_named() {
         "{changed}"
     );
     assert!(!changed.contains("firmware"), "{changed}");
+    // Where nothing explains it, that is the first thing to know.
+    folder.write("report.bin", &[7; 1184]);
+    let words = [
+        "explain-mismatch",
+        "report.bin",
+        "predicted.json",
+        "--seconds",
+        "1",
+    ];
+    let stderr = String::from_utf8(folder.run(&words).stderr).unwrap();
+    assert!(
+        stderr.contains("the kernel vmlinuz is no longer"),
+        "{stderr}"
+    );
 }
 
 /// What QEMU fills into a kernel depends on the initrd's size, too.

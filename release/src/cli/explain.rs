@@ -5,7 +5,7 @@ mod launch;
 mod log;
 mod quote;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use attest::Digest;
@@ -94,10 +94,13 @@ enum ExplainError {
     OutOfTime(usize),
 }
 
-/// What was asked: arguments, the statement, and until when.
+/// What was asked: arguments, the statement with the files that it names, and until when.
 struct Question<'a> {
     arguments: &'a ExplainArguments,
     expected: &'a Expected,
+    inputs: Inputs,
+    /// Names of the files that are still what they were.
+    same: Vec<&'static str>,
     end: Instant,
 }
 
@@ -110,45 +113,55 @@ pub(super) fn run(arguments: &ExplainArguments) -> Result<Report, Failure> {
         let hint = "predict it again: cloister-release measure … --json > predicted.json";
         Failure::input(&arguments.statement, &error, hint)
     })?;
+    let inputs = expected.inputs().cloned().unwrap_or_default();
+    let (same, changed) = files::states(&inputs, end);
     let question = Question {
         arguments,
         expected: &expected,
+        inputs,
+        same,
         end,
     };
-    let report = match (&found.subject, &expected) {
-        (Subject::Snp(digest), Expected::Snp(snp)) => launch::explain(&question, snp, *digest),
+    match explain(&question, &found) {
+        Ok(report) => Ok(report.and_lines("changed_inputs", &changed)),
+        Err(failure) => Err(failure.and_hints(&changed)),
+    }
+}
+
+/// Each kind of evidence beside each kind of statement.
+fn explain(question: &Question<'_>, found: &Found) -> Result<Report, Failure> {
+    match (&found.subject, question.expected) {
+        (Subject::Snp(digest), Expected::Snp(snp)) => launch::explain(question, snp, *digest),
         (Subject::Snp(digest), Expected::Release(release)) => {
-            launch::stated(&question, release, *digest)
+            launch::stated(question, release, *digest)
         }
         (Subject::Tdx(registers, log), Expected::Tdx(tdx)) => {
-            let report = quote::explain(&question, tdx, registers)?;
+            let report = quote::explain(question, tdx, registers)?;
             match question.log_beside(log.as_deref())? {
-                Some(log) => Ok(report.followed_by("event log", log::tdx(&question, &log, tdx)?)),
+                Some(log) => Ok(report.followed_by("event log", log::tdx(question, &log, tdx)?)),
                 None => Ok(report),
             }
         }
         (Subject::Tdx(registers, log), Expected::Release(release)) => {
             let log = question.log_beside(log.as_deref())?;
-            quote::stated(&question, release, &registers.map(Some), log.as_ref())
+            quote::stated(question, release, &registers.map(Some), log.as_ref())
         }
         (Subject::Log(kind, bytes), expected) => {
-            let log = EventLog::parse(bytes).map_err(|error| log_fault(arguments, &error))?;
+            let log = EventLog::parse(bytes);
+            let log = log.map_err(|error| log_fault(question.arguments, &error))?;
             match (kind, expected) {
-                (Kind::Ccel, Expected::Tdx(tdx)) => log::tdx(&question, &log, tdx),
-                (Kind::Tpm, Expected::Tpm(tpm)) => log::tpm(&question, &log, tpm),
+                (Kind::Ccel, Expected::Tdx(tdx)) => log::tdx(question, &log, tdx),
+                (Kind::Tpm, Expected::Tpm(tpm)) => log::tpm(question, &log, tpm),
                 (Kind::Ccel, Expected::Release(release)) => {
                     let registers = quote::registers_of_log(&log);
-                    quote::stated(&question, release, &registers, Some(&log))
+                    quote::stated(question, release, &registers, Some(&log))
                 }
-                (Kind::Tpm, Expected::Release(release)) => log::stated(&question, &log, release),
-                _ => Err(question.platforms(&found)),
+                (Kind::Tpm, Expected::Release(release)) => log::stated(question, &log, release),
+                _ => Err(question.platforms(found)),
             }
         }
-        _ => Err(question.platforms(&found)),
-    };
-    let report = report?;
-    let changed = files::changed(&question);
-    Ok(report.and_lines("changed_inputs", &changed))
+        _ => Err(question.platforms(found)),
+    }
 }
 
 impl Question<'_> {
@@ -193,11 +206,13 @@ impl Question<'_> {
             .map_err(|error| log_fault(self.arguments, &error))
     }
 
-    fn inputs(&self) -> Inputs {
-        self.expected.inputs().cloned().unwrap_or_default()
+    /// Where the prediction found a file, if that is still the same.
+    fn expected_file(&self, name: &str) -> Option<&Path> {
+        let file = self.inputs.file(name)?;
+        self.same.contains(&name).then_some(file.path.as_path())
     }
 
-    fn open(&self, path: &std::path::Path) -> Result<Timed, Failure> {
+    fn open(&self, path: &Path) -> Result<Timed, Failure> {
         Timed::open(path, self.end)
     }
 }

@@ -11,7 +11,7 @@ use release::measure::boot::Artifact;
 use release::measure::bytes::Bytes;
 use release::measure::explain::log::Candidates;
 use release::measure::explain::slots::{command_lines, kernels};
-use release::measure::explain::statement::InputFile;
+use release::measure::explain::statement::{InputFile, Inputs};
 use release::measure::explain::{Named, command_lines_near};
 use release::measure::{Digests, measure_file};
 
@@ -71,34 +71,29 @@ pub(super) fn artifact(question: &Question<'_>, path: &Path) -> Result<Artifact,
 }
 
 /// Whether a file is still what was measured; `None` where it cannot be read, or not in time.
-fn unchanged(question: &Question<'_>, file: &InputFile) -> Option<bool> {
-    let opened = Timed::open(&file.path, question.end).ok()?;
+fn unchanged(file: &InputFile, end: Instant) -> Option<bool> {
+    let opened = Timed::open(&file.path, end).ok()?;
     if opened.length().ok()? as u64 != file.bytes {
         return Some(false);
     }
     Some(Artifact::read(opened).ok()?.sha256 == file.sha256)
 }
 
-/// Files of the prediction that are others by now: a prediction of today would be another.
-pub(super) fn changed(question: &Question<'_>) -> Vec<String> {
-    let inputs = question.inputs();
-    let files = inputs.files.iter();
-    let changed = files.filter(|(_, file)| unchanged(question, file) == Some(false));
-    let line = |(name, file): &(&str, InputFile)| {
+/// Names of the files of a prediction that are still the same, and a line on each that is another
+/// by now: a prediction of today would be another.
+pub(super) fn states(inputs: &Inputs, end: Instant) -> (Vec<&'static str>, Vec<String>) {
+    let (mut same, mut changed) = (Vec::new(), Vec::new());
+    for (name, file) in &inputs.files {
         let path = file.path.display();
-        format!("the {name} {path} is no longer what the prediction was made of: predict it again")
-    };
-    changed.map(line).collect()
-}
-
-/// Where the prediction found a file, if that is still the same.
-pub(super) fn expected_file<'a>(
-    question: &Question<'_>,
-    inputs: &'a release::measure::explain::statement::Inputs,
-    name: &str,
-) -> Option<&'a Path> {
-    let file = inputs.file(name)?;
-    (unchanged(question, file) == Some(true)).then_some(file.path.as_path())
+        match unchanged(file, end) {
+            Some(true) => same.push(*name),
+            Some(false) => changed.push(format!(
+                "the {name} {path} is no longer what the prediction was made of: predict it again"
+            )),
+            None => {}
+        }
+    }
+    (same, changed)
 }
 
 /// Everything that may have been measured under TDX or by a TPM.
@@ -106,8 +101,7 @@ pub(super) fn candidates(
     question: &Question<'_>,
     memory_bytes: Option<u64>,
 ) -> Result<Candidates, Failure> {
-    let arguments = question.arguments;
-    let inputs = question.inputs();
+    let (arguments, inputs) = (question.arguments, &question.inputs);
     let mut lines = match inputs.command_line.as_deref() {
         Some(expected) => command_lines_near(expected),
         None => Vec::new(),
@@ -154,14 +148,13 @@ fn all_kernels(
     initrds: &[Named<Option<Artifact>>],
     memory_bytes: Option<u64>,
 ) -> Result<Vec<Named<Digest<48>>>, Failure> {
-    let inputs = question.inputs();
     let sizes = [2u64 << 30, 1 << 30, 512 << 20];
     let memory: Vec<u64> = memory_bytes.into_iter().chain(sizes).collect();
     let go_on = || Instant::now() < question.end;
-    let expected = expected_file(question, &inputs, "kernel");
+    let expected = question.expected_file("kernel");
     let named = question.arguments.kernel.iter();
     let named = named.map(|path| (path.as_path(), path.display().to_string()));
-    let expected = expected.map(|path| (path, "as expected".to_owned()));
+    let expected = expected.map(|path| (path, "the same file".to_owned()));
     let mut out = Vec::new();
     for (path, name) in expected.into_iter().chain(named) {
         let file = question.open(path)?;

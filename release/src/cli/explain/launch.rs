@@ -17,7 +17,7 @@ use serde_json::json;
 use super::super::failure::{Failure, POLICY, printable};
 use super::super::measure::read;
 use super::super::report::Report;
-use super::files::{artifact, expected_file};
+use super::files::artifact;
 use super::{ExplainError, Question, line};
 
 pub(super) fn explain(
@@ -126,7 +126,7 @@ fn load(
 ) -> Result<Vec<Loaded>, Failure> {
     let stated = expected.inputs.file(name).map(|file| file.sha256);
     let mut loaded: Vec<Loaded> = Vec::new();
-    let own = expected_file(question, &expected.inputs, name).map(Path::to_path_buf);
+    let own = question.expected_file(name).map(Path::to_path_buf);
     for path in named.iter().chain(&own) {
         let bytes = read(path, MAX_FIRMWARE_BYTES)?;
         let sha256 = Digest::sha256(&bytes);

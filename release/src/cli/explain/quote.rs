@@ -240,8 +240,7 @@ fn register(
 
 /// The first event of RTMR0 for other sizes of memory, of the firmware where it still is.
 fn hand_off_blocks(question: &Question<'_>) -> Result<Vec<Named<Digest<48>>>, Failure> {
-    let inputs = question.inputs();
-    let Some(path) = files::expected_file(question, &inputs, "firmware") else {
+    let Some(path) = question.expected_file("firmware") else {
         return Ok(Vec::new());
     };
     let bytes = read(path, MAX_FIRMWARE_BYTES)?;

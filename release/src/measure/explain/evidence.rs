@@ -19,7 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use crate::measure::eventlog::{EventLog, Kind};
+use crate::measure::eventlog::{EventLog, Kind, LogError};
 use crate::measure::tdx::registers_of_quote;
 use crate::pe::u32_at;
 
@@ -56,6 +56,9 @@ pub enum EvidenceError {
          event log"
     )]
     Unknown,
+    /// An event log with a fault.
+    #[error("the event log: {0}")]
+    Log(LogError),
     /// Evidence of a platform without registers that are predicted.
     #[error("the evidence is of a platform that is not explained here")]
     Platform,
@@ -118,7 +121,10 @@ fn report(bytes: &[u8]) -> Result<Subject, EvidenceError> {
 }
 
 fn log(bytes: &[u8]) -> Result<Subject, EvidenceError> {
-    let log = EventLog::parse(bytes).map_err(|_| EvidenceError::Unknown)?;
+    let log = EventLog::parse(bytes).map_err(|error| match error {
+        LogError::SpecId | LogError::TooLarge(_) => EvidenceError::Unknown,
+        error => EvidenceError::Log(error),
+    })?;
     Ok(Subject::Log(log.kind(), bytes.to_vec()))
 }
 
