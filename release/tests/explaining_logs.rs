@@ -115,7 +115,7 @@ fn an_option_rom_and_secure_boot_are_named() {
     folder.predict(line);
     let cause = |register: &str, events: &[(u32, u32, Vec<u8>)]| {
         write("ccel", events);
-        let report = folder.explain("ccel", "");
+        let (_, report) = folder.explain_code("ccel", "");
         let differences = report["differences"].as_array().unwrap();
         let one = differences.iter().find(|one| one["register"] == register);
         one.map(|one| {
@@ -185,12 +185,15 @@ fn a_tpms_log_is_compared_with_a_prediction_or_a_statement() {
         &ovmf::tpm_log(&[(12, 0xd, b"debug"), (13, 0xd, b"a sysext")]),
     );
     let report = folder.explain("beside", "");
-    let names = report["differences"].as_array().unwrap().iter();
-    let names: Vec<_> = names.map(|one| one["register"].as_str().unwrap()).collect();
-    assert!(
-        names.contains(&"pcr12") && names.contains(&"pcr13"),
-        "{report}"
-    );
+    let differences = report["differences"].as_array().unwrap();
+    for name in ["pcr12", "pcr13"] {
+        let one = differences.iter().find(|one| one["register"] == name);
+        let cause = one.unwrap()["cause"].as_str().unwrap();
+        assert!(
+            cause.starts_with("a host brought it beside the UKI"),
+            "{cause}"
+        );
+    }
     folder.state(&serde_json::json!({ "tpm": predicted["registers"] }));
     let (code, report) = folder.explain_code("log", "");
     assert_eq!(code, 4, "a release names no events, and no UKI was given");
@@ -232,7 +235,8 @@ fn a_log_of_the_other_kind_is_refused() {
         "error: tpm: it holds a TPM's event log, and predicted.json is a prediction of TDX\n"
     ));
     for name in ["ccel", "td-shim"] {
-        assert_eq!(folder.explain(name, "")["matches"], false, "{name}");
+        let (code, report) = folder.explain_code(name, "");
+        assert_eq!((code, &report["matches"]), (4, &false.into()), "{name}");
     }
     folder.predict("--uki cloister.efi");
     for name in ["ccel", "td-shim"] {
@@ -340,7 +344,7 @@ fn a_release_tells_which_of_its_machines_it_is() {
     folder.report(program::SNP);
     // Beside a prediction, the log that came with the quote names the event.
     folder.predict("--platform tdx --kernel vmlinuz --cmdline quiet");
-    let report = folder.explain("evidence", "");
+    let (_, report) = folder.explain_code("evidence", "");
     let first = &report["event_log"]["differences"][0];
     assert_eq!(
         (&first["register"], &first["event"]),

@@ -13,9 +13,9 @@
 //! CCEL, and no TPM's log can look so, since firmware extends PCR 0 to 7, each with a separator at
 //! least.
 //!
-//! Specifications: TCG, "PC Client Platform Firmware Profile", sections 3.3.4 and 10; UEFI, chapter
-//! 38.4. `attest` has a parser of its own, which refuses more, and this one reads what that one
-//! accepts alike.
+//! Specifications: TCG, "PC Client Platform Firmware Profile", usage of PCRs and section 10; UEFI,
+//! chapter 38.4. `attest` has a parser of its own, which refuses more; what that one accepts both
+//! read alike.
 
 use std::fmt;
 

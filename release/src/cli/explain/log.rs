@@ -31,6 +31,7 @@ pub(super) fn tpm(
 fn report(registers: &[Register]) -> Report {
     let mut differences = Vec::new();
     let mut text = String::new();
+    let mut explained = true;
     for Register { name, compared } in registers {
         let (difference, cause) = match compared {
             Compared::Same => {
@@ -55,13 +56,13 @@ fn report(registers: &[Register]) -> Report {
         if let Some(cause) = cause {
             text += &line(&format!("  {cause}"));
         }
+        explained &= cause.is_some();
         differences.push(json!({
             "register": name, "event": number, "expected": expected, "found": found,
             "cause": cause,
         }));
     }
-    // An event that differs is itself the explanation.
-    finish(text, differences, true)
+    finish(text, differences, explained)
 }
 
 /// A release states registers and no events: what a log has in those that differ is shown.

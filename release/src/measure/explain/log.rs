@@ -5,7 +5,7 @@ use attest::Digest;
 
 use super::Named;
 use super::statement::{Release, Tdx, Tpm};
-use crate::measure::eventlog::{Bank, Difference, Event, EventLog, first_difference};
+use crate::measure::eventlog::{Bank, Difference, Event, EventLog, Kind, first_difference};
 use crate::measure::{Digests, Measurement};
 
 /// How a direct boot's predictions call the two forms of its kernel.
@@ -185,6 +185,9 @@ fn cause(
     if let Some(name) = candidates.name(digest, log.bank()) {
         return Some(name);
     }
+    if log.kind() == Kind::Tpm && matches!(register, 12 | 13) {
+        return Some("a host brought it beside the UKI: command line, addon, extension".to_owned());
+    }
     let at = difference.number.checked_sub(1)?;
     let expected = difference.expected.as_ref().map(|(_, digest)| digest);
     let later = found
@@ -227,9 +230,7 @@ fn nature(event: &Event<'_>) -> Option<&'static str> {
             "another command line or initrd: name those that may have been used by --cmdline, \
              --initrd or --uki"
         }
-        (0x0000_000d, _) => {
-            "a section of another UKI (name it by --uki), or what a host brought beside it"
-        }
+        (0x0000_000d, _) => "a section of another UKI: name it by --uki",
         _ => return None,
     })
 }
