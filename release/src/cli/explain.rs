@@ -29,12 +29,12 @@ const MAX_FILE_BYTES: usize = 64 << 20;
   cloister-release explain-mismatch ccel.bin predicted.json
 
 A report of SEV-SNP is searched for: number and type of vCPUs, features, VMM, firmware, SVSM,
-kernel, initrd, command line. Of a quote of TDX each register that differs is searched for: firmware,
-memory, kernel, initrd, command line, UKI. An event log is compared event by event, and the first
-that differs is explained. Evidence as a client gets it (CBOR), HCL reports of Azure's and the
-evidence of its agents (JSON) hold such a report, quote or log. Which of them EVIDENCE is, and of
-what platform, is found out; STATEMENT must be of the same platform. Files that the prediction was
-made of are read again where it found them, if they are still the same.
+kernel, initrd, command line. Of a quote of TDX each register that differs is searched for:
+firmware, memory, kernel, initrd, command line, UKI. An event log is compared event by event, and
+the first that differs is explained. Evidence as a client gets it (CBOR), HCL reports of Azure's and
+the evidence of its agents (JSON) hold such a report, quote or log. Which of them EVIDENCE is, and
+of what platform, is found out; STATEMENT must be of the same platform. Files that the prediction
+was made of are read again where it found them, if they are still the same.
 Nothing here is verified: that evidence is genuine is for `cloister verify` to say.
 
 Exit codes:
