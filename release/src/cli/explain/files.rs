@@ -13,7 +13,7 @@ use release::measure::explain::log::Candidates;
 use release::measure::explain::slots::{command_lines, kernels};
 use release::measure::explain::statement::{InputFile, Inputs};
 use release::measure::explain::{Named, command_lines_near};
-use release::measure::{Digests, measure_file};
+use release::measure::{Digests, MeasureError, measure_file};
 
 use super::super::failure::Failure;
 use super::super::measure::{access, open};
@@ -61,13 +61,16 @@ impl Bytes for Timed {
 /// What a file holds.
 pub(super) fn artifact(question: &Question<'_>, path: &Path) -> Result<Artifact, Failure> {
     let file = question.open(path)?;
-    Artifact::read(file).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::TimedOut => "give more --seconds, or fewer files",
-            _ => "check the path, and that it is yours to read",
-        };
-        Failure::input(path, &error, hint)
+    Artifact::read(file).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => late(path),
+        _ => access(path, &error),
     })
+}
+
+/// A file that the time does not suffice for.
+fn late(path: &Path) -> Failure {
+    let error = io::Error::from(io::ErrorKind::TimedOut);
+    Failure::input(path, &error, "give more --seconds, or fewer files")
 }
 
 /// Whether a file is still what was measured; `None` where it cannot be read, or not in time.
@@ -130,7 +133,10 @@ pub(super) fn candidates(
     let mut ukis = Vec::new();
     for path in &arguments.uki {
         let measured = measure_file(&question.open(path)?, &[]);
-        let measured = measured.map_err(|error| access(path, &error))?;
+        let measured = measured.map_err(|error| match error {
+            MeasureError::Read(io::ErrorKind::TimedOut) => late(path),
+            error => access(path, &error),
+        })?;
         ukis.push((path.display().to_string(), measured));
     }
     Ok(Candidates {
@@ -159,6 +165,10 @@ fn all_kernels(
     for (path, name) in expected.into_iter().chain(named) {
         let file = question.open(path)?;
         out.extend(kernels(&name, &file, initrds, &memory, go_on));
+        // Less than all of them would be taken for all.
+        if !go_on() {
+            return Err(late(path));
+        }
     }
     Ok(out)
 }

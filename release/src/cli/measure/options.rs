@@ -86,8 +86,8 @@ struct Rule {
     option: &'static str,
     given: fn(&MeasureArguments) -> bool,
     platforms: &'static [Platform],
-    /// Another option, without which it says nothing.
-    with: Option<&'static str>,
+    /// Other options, without which it says nothing.
+    with: &'static [&'static str],
 }
 
 const SNP: &[Platform] = &[Platform::Snp];
@@ -96,91 +96,66 @@ const TPM: &[Platform] = &[Platform::Tpm];
 const FIRMWARE: &[Platform] = &[Platform::Snp, Platform::Tdx];
 const LOGGED: &[Platform] = &[Platform::Tdx, Platform::Tpm];
 
-/// Every option that says something of what is measured. What is not in its row is refused: an
-/// option that is ignored would be taken for measured.
-const RULES: &[Rule] = &[
-    rule("--vmm", |a| a.vmm.is_some(), FIRMWARE, None),
-    rule("--vcpus", |a| a.vcpus.is_some(), FIRMWARE, None),
-    rule("--vcpu-type", |a| a.vcpu_type.is_some(), SNP, None),
-    rule(
-        "--guest-features",
-        |a| a.guest_features.is_some(),
-        SNP,
-        None,
-    ),
-    rule("--firmware", |a| a.firmware.is_some(), FIRMWARE, None),
-    rule("--kernel", |a| a.kernel.is_some(), FIRMWARE, None),
-    rule(
-        "--initrd",
-        |a| a.initrd.is_some(),
-        FIRMWARE,
-        Some("--kernel"),
-    ),
-    rule(
-        "--cmdline",
-        |a| a.cmdline.is_some(),
-        FIRMWARE,
-        Some("--kernel"),
-    ),
-    rule("--uki", |a| a.uki.is_some(), LOGGED, None),
-    rule("--memory", |a| a.memory.is_some(), TDX, None),
-    rule("--svsm", |a| a.svsm.is_some(), SNP, None),
-    rule(
-        "--svsm-variables",
-        |a| a.svsm_variables.is_some(),
-        SNP,
-        Some("--svsm"),
-    ),
-    rule("--id-block", |a| a.id_block, SNP, None),
-    rule("--id-key", |a| a.id_key.is_some(), SNP, Some("--id-block")),
-    rule(
-        "--author-key",
-        |a| a.author_key.is_some(),
-        SNP,
-        Some("--id-block"),
-    ),
-    rule(
-        "--guest-policy",
-        |a| a.guest_policy.is_some(),
-        SNP,
-        Some("--id-block"),
-    ),
-    rule(
-        "--family-id",
-        |a| a.family_id.is_some(),
-        SNP,
-        Some("--id-block"),
-    ),
-    rule(
-        "--image-id",
-        |a| a.image_id.is_some(),
-        SNP,
-        Some("--id-block"),
-    ),
-    rule(
-        "--guest-svn",
-        |a| a.guest_svn.is_some(),
-        SNP,
-        Some("--id-block"),
-    ),
-    rule("--disk", |a| a.disk.is_some(), TDX, Some("--uki")),
-    rule("--event-log", |a| a.event_log.is_some(), LOGGED, None),
-    rule("--acpi", |a| a.acpi.is_some(), TDX, None),
-    rule("--phase", |a| !a.phases.is_empty(), TPM, Some("--uki")),
-];
+/// Whether an option was given.
+trait Given {
+    fn given(&self) -> bool;
+}
 
-const fn rule(
-    option: &'static str,
-    given: fn(&MeasureArguments) -> bool,
-    platforms: &'static [Platform],
-    with: Option<&'static str>,
-) -> Rule {
-    Rule {
-        option,
-        given,
-        platforms,
-        with,
+impl<T> Given for Option<T> {
+    fn given(&self) -> bool {
+        self.is_some()
     }
+}
+
+impl<T> Given for Vec<T> {
+    fn given(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl Given for bool {
+    fn given(&self) -> bool {
+        *self
+    }
+}
+
+macro_rules! rules {
+    ($($option:literal $field:ident $platforms:ident $(with $with:literal)?;)*) => {
+        /// Every option that says something of what is measured. What is not in its row is refused:
+        /// an option that is ignored would be taken for measured.
+        const RULES: &[Rule] = &[$(Rule {
+            option: $option,
+            given: |arguments| arguments.$field.given(),
+            platforms: $platforms,
+            with: &[$($with)?],
+        }),*];
+    };
+}
+
+rules! {
+    "--vmm" vmm FIRMWARE;
+    "--vcpus" vcpus FIRMWARE;
+    "--vcpu-type" vcpu_type SNP;
+    "--guest-features" guest_features SNP;
+    "--firmware" firmware FIRMWARE;
+    "--kernel" kernel FIRMWARE;
+    "--initrd" initrd FIRMWARE with "--kernel";
+    "--cmdline" cmdline FIRMWARE with "--kernel";
+    "--uki" uki LOGGED;
+    "--memory" memory TDX;
+    "--svsm" svsm SNP;
+    "--svsm-variables" svsm_variables SNP with "--svsm";
+    "--id-block" id_block SNP;
+    "--id-key" id_key SNP with "--id-block";
+    "--author-key" author_key SNP with "--id-block";
+    "--guest-policy" guest_policy SNP with "--id-block";
+    "--family-id" family_id SNP with "--id-block";
+    "--image-id" image_id SNP with "--id-block";
+    "--guest-svn" guest_svn SNP with "--id-block";
+    "--disk" disk TDX with "--uki";
+    "--event-log" event_log LOGGED;
+    "--acpi" acpi TDX;
+    "--phase" phases TPM with "--uki";
 }
 
 fn is_given(option: &str, arguments: &MeasureArguments) -> bool {
@@ -268,7 +243,8 @@ impl Options {
                     },
                 });
             }
-            if let Some(with) = rule.with.filter(|with| !is_given(with, arguments)) {
+            let missing = rule.with.iter().find(|with| !is_given(with, arguments));
+            if let Some(with) = missing {
                 return Err(OptionsError::Without(rule.option, with));
             }
         }
