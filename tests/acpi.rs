@@ -10,7 +10,7 @@ use std::time::Duration;
 use attest::Digest;
 use release::measure::acpi::AcpiTables;
 use release::measure::boot::Artifact;
-use release::measure::eventlog::EventLog;
+use release::measure::eventlog::{Bank, EventLog, Kind};
 use release::measure::tdx::{DirectBoot, KernelForm, Source, rtmr0_events};
 use signer::authority::Authority;
 use support::accelerator::Accelerator;
@@ -69,9 +69,25 @@ fn measured_and_dumped(shape: &[&str], memory_mib: u64, number: u8) -> (Vec<u8>,
     (recorded_log(&memory), tables.measured().unwrap())
 }
 
+/// PCR 1 of a TPM's log as RTMR0 of one of TDX.
+fn as_ccel(log: &EventLog<'_>) -> Vec<u8> {
+    let mut out = [&[1, 0, 0, 0, 3, 0, 0, 0][..], &[0; 20], &[33, 0, 0, 0]].concat();
+    out.extend(b"Spec ID Event03\0");
+    out.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 12, 0, 48, 0, 0]);
+    for event in log.of(1) {
+        out.extend([1, 0, 0, 0]);
+        out.extend(event.kind.to_le_bytes());
+        out.extend([1, 0, 0, 0, 12, 0]);
+        out.extend(log.digest(event, Bank::Sha384).unwrap());
+        out.extend((event.data.len() as u32).to_le_bytes());
+        out.extend(event.data);
+    }
+    out
+}
+
 fn check(shape: &[&str], memory_mib: u64, number: u8) -> AcpiTables {
     let (bytes, dumped) = measured_and_dumped(shape, memory_mib, number);
-    let log = EventLog::parse(&bytes).expect("a log in the machine's memory");
+    let log = EventLog::parse_as(&bytes, Kind::Tpm).expect("a log in the machine's memory");
     let pairs = log.of(1).zip(log.sha384(1));
     let acpi = pairs.filter(|(event, _)| event.kind == 10 && event.data == b"ACPI DATA");
     let found: Vec<Digest<48>> = acpi.map(|(_, (_, digest))| digest).collect();
@@ -80,6 +96,8 @@ fn check(shape: &[&str], memory_mib: u64, number: u8) -> AcpiTables {
     // QEMU's script, RSDP, the place of the TPM's log, tables.
     assert_eq!(found.len(), 4);
     // In a prediction they take the place of what is recorded, and change nothing.
+    let recorded = as_ccel(&log);
+    let log = EventLog::parse_as(&recorded, Kind::Ccel).unwrap();
     let predicted = rtmr0_events(&log, None, Some(&dumped)).unwrap();
     let computed = predicted
         .iter()
@@ -137,7 +155,7 @@ fn a_direct_boot_measures_what_is_predicted_for_tdx() {
     vm.wait_line("Measured initrd data into PCR 9", PATIENCE)
         .unwrap();
     let bytes = recorded_log(&memory);
-    let log = EventLog::parse(&bytes).expect("a log in the machine's memory");
+    let log = EventLog::parse_as(&bytes, Kind::Tpm).expect("a log in the machine's memory");
 
     let file = File::open(&kernel).unwrap();
     let boot = DirectBoot {

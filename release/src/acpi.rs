@@ -29,6 +29,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use attest::Digest;
+use serde::{Deserialize, Serialize};
 
 use crate::measure::acpi::{AcpiTables, LoaderError};
 use monitor::{Monitor, MonitorError};
@@ -39,6 +40,10 @@ const BLOBS: [(&str, &str); 3] = [
     ("/rom@etc/acpi/rsdp", "rsdp"),
     ("/rom@etc/acpi/tables", "tables"),
 ];
+/// The file beside the tables that says what machine they are of.
+pub const SHAPE_FILE: &str = "shape.json";
+/// Largest such file.
+pub const MAX_SHAPE_BYTES: usize = 4096;
 /// QEMU reserves 2 MiB for the largest.
 const MAX_BLOB_BYTES: u64 = 16 << 20;
 const POLL: Duration = Duration::from_millis(100);
@@ -56,6 +61,46 @@ pub struct Tables {
     pub rsdp: Vec<u8>,
     /// `etc/acpi/tables`.
     pub tables: Vec<u8>,
+    /// What the machine has.
+    pub shape: Dumped,
+}
+
+/// What a machine has whose tables were dumped, as QEMU itself says. It stands beside the tables,
+/// in [`SHAPE_FILE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dumped {
+    /// Number of vCPUs.
+    pub vcpus: u16,
+    /// Size of memory.
+    pub memory_bytes: u64,
+}
+
+/// A file that does not say what the tables are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it does not say what the tables are of: vcpus and memory_bytes")]
+pub struct ShapeError;
+
+impl Dumped {
+    /// Reads the file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ShapeError> {
+        serde_json::from_slice(bytes).map_err(|_| ShapeError)
+    }
+
+    /// Asks QEMU.
+    fn of(monitor: &mut Monitor) -> Result<Self, MonitorError> {
+        let vcpus = monitor.run("query-cpus-fast")?;
+        let vcpus = vcpus
+            .as_array()
+            .and_then(|list| u16::try_from(list.len()).ok());
+        let memory = monitor.run("query-memory-size-summary")?["base-memory"].as_u64();
+        let both = vcpus.zip(memory);
+        let (vcpus, memory_bytes) = both.ok_or(MonitorError::Form)?;
+        Ok(Self {
+            vcpus,
+            memory_bytes,
+        })
+    }
 }
 
 /// Where a blob stands in QEMU's memory.
@@ -107,10 +152,11 @@ impl Tables {
         for ((_, name), blob) in BLOBS.iter().zip(blobs) {
             fs::write(folder.join(name), blob)?;
         }
-        Ok(())
+        let shape = serde_json::to_vec(&self.shape).map_err(io::Error::other)?;
+        fs::write(folder.join(SHAPE_FILE), shape)
     }
 
-    fn read(memory: &File, blocks: &[Block; 3]) -> io::Result<Self> {
+    fn read(memory: &File, blocks: &[Block; 3], shape: Dumped) -> io::Result<Self> {
         let one = |block: &Block| {
             let mut blob = vec![0; usize::try_from(block.bytes).map_err(io::Error::other)?];
             memory.read_exact_at(&mut blob, block.address)?;
@@ -121,6 +167,7 @@ impl Tables {
             loader: one(loader)?,
             rsdp: own_bytes(one(rsdp)?),
             tables: one(tables)?,
+            shape,
         })
     }
 }
@@ -149,10 +196,11 @@ fn watch_tables(
     memory: &File,
     patience: Duration,
 ) -> Result<Tables, DumpError> {
+    let shape = Dumped::of(monitor)?;
     let read = |monitor: &mut Monitor| {
         let listing = monitor.human("info ramblock")?;
         let blocks = blocks(&listing).ok_or(DumpError::NoTables)?;
-        Tables::read(memory, &blocks).map_err(DumpError::Memory)
+        Tables::read(memory, &blocks, shape).map_err(DumpError::Memory)
     };
     let first = read(monitor)?;
     monitor.run("cont")?;
@@ -305,6 +353,22 @@ mod tests {
         assert_eq!(own_bytes(page[..18].to_vec()).len(), 18);
         page[23] = 0xff;
         assert_eq!(own_bytes(page).len(), 4096);
+    }
+
+    #[test]
+    fn a_shape_is_read_as_it_is_written_and_nothing_else() {
+        let shape = Dumped {
+            vcpus: 4,
+            memory_bytes: 4 << 30,
+        };
+        let written = serde_json::to_vec(&shape);
+        assert_eq!(
+            written.map(|bytes| Dumped::parse(&bytes)).ok(),
+            Some(Ok(shape))
+        );
+        for other in ["", "{}", "[1]", r#"{"vcpus":4,"memory_bytes":1,"x":1}"#] {
+            assert_eq!(Dumped::parse(other.as_bytes()), Err(ShapeError), "{other}");
+        }
     }
 
     #[test]

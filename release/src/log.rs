@@ -185,7 +185,7 @@ pub enum Stated {
     /// That a release is current, or revoked.
     Status(StatusStatement),
     /// That somebody rebuilt one.
-    Rebuild(RebuildStatement),
+    Rebuild(Box<RebuildStatement>),
 }
 
 /// A log that has been read and found whole.
@@ -232,7 +232,7 @@ impl Stated {
             return Ok(Self::Status(status));
         }
         if let Ok(rebuild) = RebuildStatement::decode(payload) {
-            return Ok(Self::Rebuild(rebuild));
+            return Ok(Self::Rebuild(Box::new(rebuild)));
         }
         let release = Statement::decode(payload)?;
         Ok(Self::Release(Box::new(release)))

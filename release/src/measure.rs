@@ -427,6 +427,26 @@ fn replay(events: &[Event]) -> BTreeMap<u8, Digests> {
     values
 }
 
+impl Digests {
+    /// Of bytes.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self {
+            sha256: Digest::sha256(bytes),
+            sha384: Digest::sha384(bytes),
+        }
+    }
+
+    /// That of one bank.
+    #[must_use]
+    pub fn of(&self, bank: eventlog::Bank) -> &[u8] {
+        match bank {
+            eventlog::Bank::Sha256 => self.sha256.as_ref(),
+            eventlog::Bank::Sha384 => self.sha384.as_ref(),
+        }
+    }
+}
+
 impl Measurement {
     /// The registers in the form of a release statement.
     pub fn reference_values(&self) -> TpmReferenceValues {

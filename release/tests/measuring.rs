@@ -3,61 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
+mod program;
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use attest::Digest;
 use common::ovmf;
+use program::{Folder, SNP};
 use serde_json::Value;
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
-        folder.write("ovmf.fd", &ovmf::firmware());
-        folder.write("vmlinuz", &ovmf::kernel());
-        folder.write("initrd", b"an initrd");
-        folder.write("cloister.efi", &common::uki());
-        folder
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) {
-        fs::write(self.0.path().join(name), bytes).unwrap();
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
-        command
-            .arg("measure")
-            .args(arguments)
-            .current_dir(self.0.path());
-        command.output().unwrap()
-    }
-
-    fn done(&self, arguments: &str) -> Value {
-        let words: Vec<_> = arguments.split_whitespace().chain(["--json"]).collect();
-        let output = self.run(&words);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments}: {stderr}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn fails(&self, arguments: &[&str], stderr: &str) {
-        let output = self.run(arguments);
-        assert_eq!(
-            String::from_utf8_lossy(&output.stderr),
-            stderr,
-            "{arguments:?}"
-        );
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        assert!(output.stdout.is_empty(), "{arguments:?}");
-    }
-}
-
-const SNP: &str = "--platform snp --vmm qemu --vcpus 2 --vcpu-type EPYC-v4 --guest-features 0x1 \
-    --firmware ovmf.fd --kernel vmlinuz --initrd initrd --cmdline quiet";
 
 fn is_hex(value: &Value) -> bool {
     let text = value.as_str().unwrap_or_default();
@@ -124,7 +78,19 @@ fn a_uki_alone_is_measured_as_before_and_into_rtmr2() {
     let folder = Folder::new();
     let alone = folder.done("--uki cloister.efi");
     assert_eq!(folder.done("--platform tpm --uki cloister.efi"), alone);
-    assert_eq!(folder.done("--machine qemu-tpm --uki cloister.efi"), alone);
+    // A machine's name adds what its TPM is worth.
+    let named = folder.done("--machine qemu-tpm --uki cloister.efi");
+    assert_eq!(named["registers"], alone["registers"]);
+    let notes = named["notes"].to_string();
+    assert!(
+        notes.contains("whoever runs the TPM can forge it"),
+        "{notes}"
+    );
+    let azure = folder.done("--machine azure-dcas-v5-4 --uki cloister.efi --vcpus 4 --memory 16G");
+    assert!(
+        azure["notes"].to_string().contains("Microsoft's paravisor"),
+        "{azure}"
+    );
     let tdx = folder.done("--platform tdx --uki cloister.efi --firmware ovmf.fd");
     assert!(is_hex(&tdx["rtmr2"]));
     assert!(tdx["rtmr1"].is_null() && tdx["rtmr0"].is_null());
@@ -153,13 +119,30 @@ fn what_a_uki_does_not_tell_is_named_and_taken_from_a_log() {
     all.sort_unstable();
     assert_eq!(all, (0..=15).collect::<Vec<u8>>());
     assert!(report["recorded"].is_null());
-    folder.write("log", &ovmf::ccel(&[(7, 4, &[0; 4])]));
+    folder.write("log", &ovmf::log_of_banks(0, &[12], &[(7, 4, &[0; 4])]));
     let recorded = folder.done("--uki cloister.efi --event-log log");
     assert_eq!(recorded["registers"], report["registers"]);
     let extended = [[0; 48], Digest::sha384(&[0; 4]).0].concat();
     let pcr7 = &recorded["recorded"]["pcr7"];
     assert_eq!(pcr7["sha384"], Digest::sha384(&extended).to_string());
     assert!(pcr7["sha256"].is_null(), "the log has no such bank");
+    // A log with SHA-256 alone, and one of TDX.
+    folder.write("log", &ovmf::log_of_banks(0, &[11], &[(7, 4, &[0; 4])]));
+    let recorded = folder.done("--uki cloister.efi --event-log log");
+    let pcr7 = &recorded["recorded"]["pcr7"];
+    assert!(pcr7["sha384"].is_null() && pcr7["sha256"].is_string());
+    folder.write("ccel", &ovmf::ccel(&[(1, 4, &[0; 4])]));
+    folder.fails(
+        &["--uki", "cloister.efi", "--event-log", "ccel"],
+        "error: ccel: it is an event log of TDX (CCEL), not a TPM's event log\n \
+         hint: give a copy of /sys/kernel/security/tpm0/binary_bios_measurements\n",
+    );
+    folder.write("log", &ovmf::tpm_log(&[(1, 4, &[0; 4])]));
+    folder.fails(
+        &["--platform", "tdx", "--event-log", "log"],
+        "error: log: it is a TPM's event log, not an event log of TDX (CCEL)\n \
+         hint: give a copy of /sys/firmware/acpi/tables/data/CCEL\n",
+    );
     let arguments = ["--uki", "cloister.efi", "--event-log", "initrd"];
     folder.fails(
         &arguments,
@@ -344,9 +327,8 @@ fn memory_does_not_grow_with_what_is_measured() {
         serde_json::from_slice::<Value>(&output.stdout).unwrap()
     };
     let direct = "--firmware ovmf.fd --kernel large-vmlinuz --initrd large.efi --memory 4G";
-    let snp = limited(&format!(
-        "--platform snp --vcpus 1 --vcpu-type EPYC {direct}"
-    ));
+    let snp = direct.replace(" --memory 4G", "");
+    let snp = limited(&format!("--platform snp --vcpus 1 --vcpu-type EPYC {snp}"));
     assert_eq!(snp["inputs"]["kernel"]["bytes"], BYTES);
     let tdx = limited(&format!("--platform tdx {direct}"));
     assert!(is_hex(&tdx["rtmr1"]["patched"]) && is_hex(&tdx["rtmr1"]["unchanged"]));
@@ -381,134 +363,21 @@ fn an_id_block_is_made_and_its_digests_reported() {
          hint: see `cloister-release measure --help` for an example\n",
     );
     let words: Vec<_> = words.into_iter().chain(["--id-key", "initrd"]).collect();
+    let same = line.replace("author.pem", "id.pem");
+    folder.fails(
+        &same.split_whitespace().collect::<Vec<_>>(),
+        "error: the ID key and the author's key are the same: an author's key signs other keys\n \
+         hint: leave --author-key out, or give the author's own\n",
+    );
+    let reserved = format!("{line} --guest-policy 0x4030000");
+    folder.fails(
+        &reserved.split_whitespace().collect::<Vec<_>>(),
+        "error: the policy 0x4030000 has bits above 25, which have no meaning and must be zero\n \
+         hint: give the --guest-policy of the launch, such as 0x30000\n",
+    );
     folder.fails(
         &words,
         "error: initrd: it holds no P-384 private key in PEM (PKCS#8 or SEC 1)\n \
          hint: make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384\n",
     );
-}
-
-#[test]
-fn contradictions_are_refused_with_the_next_step() {
-    let folder = Folder::new();
-    let fails = |arguments: &str, stderr: &str| {
-        folder.fails(&arguments.split_whitespace().collect::<Vec<_>>(), stderr);
-    };
-    fails(
-        "",
-        "error: it is not said what is to be measured\n \
-         hint: give --uki, or --platform snp, tdx or tpm, or --machine\n",
-    );
-    fails(
-        "--platform snp --uki cloister.efi --kernel vmlinuz",
-        "error: --uki and --kernel contradict each other: a UKI holds its kernel\n \
-         hint: leave one of the two out\n",
-    );
-    fails(
-        "--platform snp --vcpus 1 --firmware ovmf.fd --initrd initrd",
-        "error: --initrd is of a direct boot, and --kernel is missing\n \
-         hint: give --kernel, or leave the option out\n",
-    );
-    fails(
-        "--machine gcp-c3-standard-8 --vcpus 4",
-        "error: --vcpus is 4, but gcp-c3-standard-8 has 8\n \
-         hint: leave the option out, or name another machine\n",
-    );
-    fails(
-        "--machine gcp-c3-standard-9",
-        "error: no machine is called \"gcp-c3-standard-9\"; the nearest is gcp-c3-standard-4\n \
-         hint: see `cloister-release measure --list`\n",
-    );
-    fails(
-        "--platform tdx --vmm ec2 --firmware ovmf.fd",
-        "error: ec2 starts no VM under tdx\n hint: give --vmm qemu or gce\n",
-    );
-    fails(
-        "--platform snp --firmware ovmf.fd --vcpu-type EPYC",
-        "error: --vcpus is missing, which snp needs\n \
-         hint: see `cloister-release measure --help` for an example\n",
-    );
-    let hint = "leave --uki out for the digest of the firmware; give --kernel for what QEMU gets \
-        by -kernel, be it a UKI; a UKI on a disk is in what --platform tpm predicts";
-    fails(
-        "--platform snp --vcpus 1 --firmware ovmf.fd --uki cloister.efi",
-        &format!("error: a UKI on a disk is not in the launch digest of SEV-SNP\n hint: {hint}\n"),
-    );
-    fails(
-        "--platform snp --vcpus 1-2 --vcpu-type EPYC --firmware ovmf.fd --id-block",
-        "error: an ID block names one launch digest, and a range of vCPUs has many\n \
-         hint: give one number of --vcpus\n",
-    );
-    fails(
-        "--platform tdx --firmware ovmf.fd --id-block",
-        "error: --id-block is for the platform snp only\n \
-         hint: leave the option out, or give another --platform\n",
-    );
-}
-
-#[test]
-fn input_that_cannot_be_used_is_named() {
-    let folder = Folder::new();
-    let fails = |arguments: &str, stderr: &str| {
-        folder.fails(&arguments.split_whitespace().collect::<Vec<_>>(), stderr);
-    };
-    let hint = " hint: give the very file that the VM starts with, such as OVMF.amdsev.fd\n";
-    let snp = "--platform snp --vcpus 1 --vcpu-type EPYC --firmware";
-    folder.write("short.fd", &ovmf::firmware()[1..]);
-    fails(
-        &format!("{snp} short.fd"),
-        &format!(
-            "error: short.fd: 12287 bytes; a firmware has whole pages of 4096 bytes, \
-             67108864 at most\n{hint}"
-        ),
-    );
-    let overlap = [[0x80_0000, 0x2000, 1], [0x80_1000, 0x1000, 2]];
-    folder.write("overlap.fd", &ovmf::firmware_with(&overlap));
-    fails(
-        &format!("{snp} overlap.fd"),
-        &format!("error: overlap.fd: sections 0 and 1 of the SEV metadata overlap\n{hint}"),
-    );
-    folder.write("nothing", &[0; 8192]);
-    fails(
-        "--platform tdx --memory 2G --kernel nothing",
-        "error: the kernel: it has no boot header of a Linux kernel (\"HdrS\" at 0x202)\n \
-         hint: give a vmlinuz with an EFI stub\n",
-    );
-    // Others measure it, so the number is given, with a word of warning.
-    let report = folder.done(&format!("{snp} ovmf.fd --kernel nothing"));
-    assert!(report["notes"].to_string().contains("no boot header"));
-    fails(
-        "--platform tdx --firmware ovmf.fd --event-log nothing",
-        "error: nothing: it does not begin as an event log that names its banks \
-         (Spec ID Event03)\n \
-         hint: give a copy of /sys/firmware/acpi/tables/data/CCEL\n",
-    );
-}
-
-#[test]
-fn values_that_cannot_be_are_refused_where_they_stand() {
-    let folder = Folder::new();
-    let line = "--platform snp --vcpus 1 --firmware ovmf.fd --kernel vmlinuz";
-    let refused = |more: &[&str], expected: &str| {
-        let words: Vec<_> = line
-            .split_whitespace()
-            .chain(more.iter().copied())
-            .collect();
-        let output = folder.run(&words);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{more:?}");
-        assert!(stderr.contains(expected), "{more:?}: {stderr}");
-    };
-    refused(&["--vcpu-type", "EPYC-Millan"], "the nearest is EPYC-Milan");
-    refused(&["--vmm", "hyperv"], "qemu, ec2 and gce are known");
-    refused(&["--guest-features", "0x20"], "lacks bit 0");
-    refused(&["--guest-features", "many"], "is no number");
-    refused(&["--cmdline", &"a".repeat(2048)], "the kernel takes 2047");
-    refused(&["--cmdline", "gr\u{fc}n"], "not ASCII");
-    refused(&["--memory", "12 parsecs"], "give a size such as 4G");
-    for vcpus in ["0", "513", "4-2", "all"] {
-        let line = SNP.replace("--vcpus 2", &format!("--vcpus {vcpus}"));
-        let output = folder.run(&line.split_whitespace().collect::<Vec<_>>());
-        assert_eq!(output.status.code(), Some(1), "{vcpus}");
-    }
 }

@@ -9,7 +9,7 @@ use std::io::Cursor;
 use common::ovmf::{self, SECTIONS, SEV_AT, TABLE_END, TDX_AT};
 use proptest::prelude::*;
 use release::measure::boot::CommandText;
-use release::measure::eventlog::{Bank, EventLog, LogError};
+use release::measure::eventlog::{Bank, EventLog, Kind, LogError};
 use release::measure::firmware::{Firmware, FirmwareError};
 use release::measure::gpt;
 use release::measure::linux;
@@ -220,6 +220,57 @@ fn each_fault_of_an_event_log_has_its_own_refusal() {
     );
     let long = vec![0; 4 << 20 | 1];
     assert_eq!(EventLog::parse(&long), Err(LogError::TooLarge(long.len())));
+    // What begins with register 1 extends RTMR0 to RTMR3 alone, counted from 1.
+    for found in [0, 5, 7] {
+        let other = ovmf::ccel(&[(1, 4, &[0; 4]), (found, 4, &[0; 4])]);
+        let event = 2;
+        let expected = Some(LogError::Register { event, found });
+        assert_eq!(EventLog::parse(&other).err(), expected);
+    }
+    assert_eq!(refused(&|bytes| bytes[0] = 2), Some(LogError::SpecId));
+}
+
+/// Which kind a log is, by its first register, its banks and what it extends.
+#[test]
+fn a_log_is_of_the_kind_that_its_own_words_tell() {
+    let (rtmrs, pcrs) = (
+        [(1, 4, &[0; 4][..]), (4, 4, &[0; 4])],
+        [(7, 4, &[0; 4][..])],
+    );
+    let note = [(0, 3, &b"a note"[..])];
+    let none: [(u32, u32, &[u8]); 0] = [];
+    let kind = |first, banks: &[u16], events: &[(u32, u32, &[u8])]| {
+        let bytes = ovmf::log_of_banks(first, banks, events);
+        let log = EventLog::parse(&bytes)?;
+        let other = match log.kind() {
+            Kind::Tpm => Kind::Ccel,
+            Kind::Ccel => Kind::Tpm,
+        };
+        let refused = LogError::Kind {
+            expected: other,
+            found: log.kind(),
+        };
+        assert_eq!(EventLog::parse_as(&bytes, log.kind()), Ok(log.clone()));
+        assert_eq!(EventLog::parse_as(&bytes, other), Err(refused));
+        Ok(log.kind())
+    };
+    for events in [&rtmrs[..], &none, &note] {
+        assert_eq!(kind(1, &[12], events), Ok(Kind::Ccel));
+    }
+    assert_eq!(kind(1, &[11, 12], &rtmrs), Ok(Kind::Ccel));
+    assert_eq!(kind(0, &[12], &rtmrs), Ok(Kind::Ccel), "td-shim's");
+    assert_eq!(
+        kind(0, &[12], &[&note[..], &rtmrs].concat()),
+        Ok(Kind::Ccel)
+    );
+    for events in [&pcrs[..], &none, &note, &[&rtmrs[..], &pcrs].concat()] {
+        assert_eq!(kind(0, &[12], events), Ok(Kind::Tpm));
+    }
+    for banks in [&[11, 12][..], &[11], &[4, 12]] {
+        assert_eq!(kind(0, banks, &rtmrs), Ok(Kind::Tpm));
+    }
+    assert_eq!(kind(1, &[11], &rtmrs), Err(LogError::NoBank));
+    assert_eq!(kind(0, &[4], &pcrs), Err(LogError::NoBank));
 }
 
 proptest! {

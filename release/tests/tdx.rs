@@ -356,6 +356,103 @@ fn a_tpms_log_replays_to_its_registers() {
     }
 }
 
+/// Every recorded log is of the kind that its machine had.
+#[test]
+fn recorded_logs_are_told_apart() {
+    use release::measure::eventlog::Kind;
+    let tdx = [
+        "go-eventlog/ccel/CCEL_unpadded.data.bin",
+        "go-eventlog/ccel/cos-113-intel-tdx.bin",
+        "go-eventlog/ccel/cos-113-intel-tdx-dupe-separator.bin",
+        "go-eventlog/ccel/event_log.bin",
+        "go-tdx-guest/ccel/ccel_data.dat",
+        "trustee/tdx/CCEL_data",
+        "trustee/tdx/CCEL_data_ovmf",
+    ];
+    let tpm = [
+        "go-tpm-tools/ubuntu-2404-amd-sevsnp.bin",
+        "openpcc/tcg_eventlog__test_tcg_event_log.bin",
+        "tpm-uki/boot.evlog.bin",
+        "tpm-uki/boot-4cpu-2g.evlog.bin",
+        "tpm-uki/injected.evlog.bin",
+    ];
+    for (names, kind) in [(&tdx[..], Kind::Ccel), (&tpm, Kind::Tpm)] {
+        for name in names {
+            let Some(bytes) = read(name) else { return };
+            assert_eq!(EventLog::parse(&bytes).unwrap().kind(), kind, "{name}");
+        }
+    }
+}
+
+/// Reports inside Azure's are found, and hold what the quotes beside them say.
+#[test]
+fn recorded_hcl_reports_are_unwrapped() {
+    use release::measure::explain::evidence::{Found, Subject};
+    let digest = |name: &str| {
+        let found = Found::parse(&read(name)?).unwrap();
+        assert!(found.paravisor, "{name}");
+        Some(found.subject)
+    };
+    for name in [
+        "azure-cvm-tooling/hcl-report-snp.bin",
+        "trustee/az-snp-vtpm/hcl-report.bin",
+        "trustee/az-snp-vtpm/evidence-v0.json",
+        "trustee/az-snp-vtpm/evidence-v1.json",
+        "trustee/az-snp-vtpm/evidence-v2.json",
+        "trustee/az-snp-vtpm/evidence-genoa.json",
+        "openpcc/azure_sevsnp_report__test_azure_sevsnp_report.bin",
+    ] {
+        let Some(subject) = digest(name) else { return };
+        assert!(
+            matches!(subject, Subject::Snp(one) if one != Digest::ZERO),
+            "{name}"
+        );
+    }
+    for (report, quote) in [
+        (
+            "trustee/az-tdx-vtpm/hcl-report.bin",
+            "trustee/az-tdx-vtpm/td-quote.bin",
+        ),
+        (
+            "trustee/az-tdx-vtpm/evidence-v1.json",
+            "trustee/az-tdx-vtpm/td-quote.bin",
+        ),
+        (
+            "openpcc/azure_tdx_report__test_azure_tdx_report.bin",
+            "openpcc/azure_tdx_report__test_azure_tdx_quote.bin",
+        ),
+    ] {
+        let (Some(subject), Some(quote)) = (digest(report), read(quote)) else {
+            return;
+        };
+        let registers = registers_of_quote(&quote).unwrap();
+        assert_eq!(subject, Subject::Tdx(Box::new(registers), None), "{report}");
+    }
+}
+
+/// `attest` has a parser of its own for logs that decide trust: both read the same.
+#[test]
+fn both_parsers_replay_a_log_alike() {
+    for name in [
+        "tpm-uki/boot.evlog.bin",
+        "go-eventlog/ccel/CCEL_unpadded.data.bin",
+    ] {
+        let Some(bytes) = read(name) else { return };
+        let log = EventLog::parse(&bytes).unwrap();
+        let theirs = attest::eventlog::EventLog::parse(&bytes)
+            .or_else(|_| attest::eventlog::EventLog::parse_ccel(&bytes))
+            .unwrap();
+        for register in 0..5u8 {
+            let ours = digests(&log, register.into());
+            assert_eq!(
+                ours,
+                theirs.replay(attest::tpm::Register(register)),
+                "{name}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_partition_table_is_measured_as_a_recorded_one() {
     let Some(ccel) = read("go-tdx-guest/ccel/ccel_data.dat") else {

@@ -245,7 +245,7 @@ fn a_witness_that_cannot_remember_signs_nothing() {
         key: logged.key.public(),
     };
     let open = |logs: &[&Watched], first: bool| {
-        let logs = logs.iter().map(|log| Watched::clone(log)).collect();
+        let logs = logs.iter().copied().cloned().collect();
         let key = SigningKey::generate().unwrap();
         Service::open(&name(), key, logs, &site.path("s"), first)
     };

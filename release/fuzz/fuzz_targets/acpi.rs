@@ -1,5 +1,5 @@
-//! Any text as what QEMU's monitor says of its memory, any bytes as an RSDP or as the script that
-//! loads the tables: read within bounds.
+//! Any text as what QEMU's monitor says of its memory, any bytes as an RSDP, as the script that
+//! loads the tables or as the shape beside them: read within bounds.
 
 use release::acpi;
 
@@ -12,4 +12,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         assert!((3..=17).contains(&tables.events.len()));
     }
     assert!(acpi::own_bytes(bytes.to_vec()).len() <= bytes.len());
+    let _ = acpi::Dumped::parse(bytes);
 });

@@ -1,6 +1,7 @@
 //! The tables of many machines: each number of vCPUs with each size of memory and each set of
 //! devices.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,9 @@ pub enum MatrixError {
     /// Too many machines.
     #[error("{0} machines; {MAX_SHAPES} are the most of one matrix")]
     TooMany(usize),
+    /// Two machines of one name: the second would take the place of the first.
+    #[error("{} twice", shown(.0))]
+    Twice(PathBuf),
     /// No program to start.
     #[error("no QEMU is named")]
     NoCommand,
@@ -113,7 +117,11 @@ impl Axes {
                 shapes.extend(devices.iter().map(one));
             }
         }
-        Ok(shapes)
+        let mut names = BTreeSet::new();
+        match shapes.iter().find(|shape| !names.insert(&shape.folder)) {
+            Some(twice) => Err(MatrixError::Twice(twice.folder.clone())),
+            None => Ok(shapes),
+        }
     }
 }
 
@@ -219,8 +227,20 @@ mod tests {
             ..Axes::default()
         };
         assert!(matches!(axes.shapes(), Err(MatrixError::TooMany(10_000))));
+        let two = |text: [&str; 2]| Axes {
+            devices: text.map(|one| one.parse().unwrap()).into(),
+            ..Axes::default()
+        };
+        let twice = two(["net=-nic none", "net=-device e1000"]).shapes();
+        let folder = Path::new("devices-net");
+        assert!(matches!(twice, Err(MatrixError::Twice(name)) if name == folder));
+        let twice = Axes {
+            memory_bytes: vec![1 << 30, 1 << 30],
+            ..Axes::default()
+        };
+        assert!(matches!(twice.shapes(), Err(MatrixError::Twice(_))));
         let out = Path::new("/absent");
-        let nothing = dump_matrix(&[], &axes, out, Duration::ZERO, |_, _| ());
+        let nothing = dump_matrix(&[], &Axes::default(), out, Duration::ZERO, |_, _| ());
         assert!(matches!(nothing, Err(MatrixError::NoCommand)));
         let command = [OsString::from("false")];
         let ended = dump_matrix(&command, &Axes::default(), out, Duration::ZERO, |_, _| ());

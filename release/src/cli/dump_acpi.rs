@@ -15,17 +15,21 @@ use super::report::Report;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  cloister-release dump-acpi acpi -- qemu-system-x86_64 -machine q35,smm=off,pic=off \\
+  cloister-release dump-acpi acpi -- qemu-system-x86_64 -machine q35 \\
       -smp 4 -m 4G -bios OVMF.fd -device virtio-net-pci,romfile=
   cloister-release dump-acpi acpi --vcpus 1,2,4 --memory 2G,4G \\
       --devices none= --devices 'net=-device virtio-net-pci,romfile=' \\
-      -- qemu-system-x86_64 -machine q35,smm=off,pic=off -bios OVMF.fd
-  cloister-release measure --platform tdx … --acpi acpi/vcpus-4,memory-4096M,devices-net
+      -- qemu-system-x86_64 -machine q35 -bios OVMF.fd
+  cloister-release measure --platform tdx --vmm qemu … --acpi \\
+      acpi/vcpus-4,memory-4096M,devices-net
+
+Beside the tables stands shape.json: `measure` refuses tables of another number of vCPUs or another
+size of memory.
 
 The machine is started without TDX and without KVM, until its firmware has read the tables: seconds.
 Give it all that the machine to be measured has, slots and options of -machine and -smp included;
-disks may be empty. Its firmware must boot without a TEE. Under TDX there is neither SMM nor PIC;
-without it QEMU brings both, and so other tables, unless told smm=off,pic=off.")]
+disks may be empty. Its firmware must boot without a TEE. Under TDX there is neither SMM nor PIC,
+and the tables say so: `-machine smm=off,pic=off` is added to the command, whatever it says.")]
 pub(super) struct DumpAcpiArguments {
     /// Folder for table-loader, rsdp and tables; of a matrix, one folder below it for each machine.
     #[arg(value_name = "DIR")]
@@ -79,14 +83,17 @@ pub(super) fn run(arguments: &DumpAcpiArguments) -> Result<Report, Failure> {
         }
         list.push(json!({
             "folder": folder,
-            "vcpus": shape.vcpus,
-            "memory_bytes": shape.memory_bytes,
+            "vcpus": tables.shape.vcpus,
+            "memory_bytes": tables.shape.memory_bytes,
             "devices": shape.devices.as_ref().map(|devices| devices.name.as_str()),
             "events": measured,
         }));
     };
     let patience = Duration::from_secs(arguments.seconds);
-    dump_matrix(&arguments.command, &axes, &arguments.output, patience, done)?;
+    // Of options that are given twice QEMU takes the last; those of a machine it merges.
+    let mut command = arguments.command.clone();
+    command.extend(["-machine", "smm=off,pic=off"].map(OsString::from));
+    dump_matrix(&command, &axes, &arguments.output, patience, done)?;
     Ok(Report::of(text, json!({ "machines": list })))
 }
 
@@ -96,6 +103,7 @@ impl From<MatrixError> for Failure {
         let hint = match &error {
             MatrixError::Devices => "give such as --devices 'net=-device virtio-net-pci'",
             MatrixError::TooMany(_) => "dump them in parts",
+            MatrixError::Twice(_) => "give each number, size and name of devices once",
             MatrixError::NoCommand => "give QEMU and its arguments after --",
             MatrixError::Write(..) => "check the folder, and that it is yours to write",
             MatrixError::Dump(_, D::Start(_)) => "give a program such as qemu-system-x86_64",

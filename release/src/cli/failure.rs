@@ -61,6 +61,14 @@ impl Failure {
         Self { code, cause, hint }
     }
 
+    /// The same, with more to know.
+    pub(super) fn and_hints(mut self, hints: &[String]) -> Self {
+        for hint in hints {
+            self.hint = self.hint + "; " + hint;
+        }
+        self
+    }
+
     /// The program's exit code.
     pub(super) fn code(&self) -> u8 {
         self.code

@@ -6,14 +6,14 @@ mod table;
 mod tdx;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use attest::Digest;
 use clap::Args;
 use release::measure::boot::{Artifact, CommandText};
 use release::measure::cpu::CpuType;
-use release::measure::eventlog::{EventLog, MAX_LOG_BYTES};
+use release::measure::eventlog::{EventLog, Kind, MAX_LOG_BYTES};
 use release::measure::machines::{self, Platform};
 use release::measure::snp::{GuestFeatures, Vmm};
 
@@ -41,7 +41,7 @@ pub(super) struct MeasureArguments {
     /// What measures: snp, tdx or tpm; tpm where only --uki is given.
     #[arg(long, value_name = "NAME", value_parser = options::platform)]
     pub(super) platform: Option<Platform>,
-    /// Who starts the VM: qemu, ec2 or gce.
+    /// Who starts the VM: qemu, ec2 or gce; qemu if not given (snp).
     #[arg(long, value_name = "NAME")]
     pub(super) vmm: Option<Vmm>,
     /// Number of vCPUs, 1 to 512; 1-512 makes a table of all numbers.
@@ -81,8 +81,8 @@ pub(super) struct MeasureArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) svsm: Option<PathBuf>,
     /// Bytes of the firmware's variables, which lie between SVSM and firmware.
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
-    pub(super) svsm_variables: u32,
+    #[arg(long, value_name = "BYTES")]
+    pub(super) svsm_variables: Option<u32>,
     /// Make an ID block of the launch digest, signed by --id-key.
     #[arg(long)]
     pub(super) id_block: bool,
@@ -92,18 +92,18 @@ pub(super) struct MeasureArguments {
     /// P-384 key of the author, which signs the ID key (PEM).
     #[arg(long, value_name = "FILE")]
     pub(super) author_key: Option<PathBuf>,
-    /// Policy of the guest, in the ID block.
-    #[arg(long, value_name = "BITS", default_value = "0x30000", value_parser = options::bits)]
-    pub(super) guest_policy: u64,
+    /// Policy of the guest, in the ID block; 0x30000 if not given.
+    #[arg(long, value_name = "BITS", value_parser = options::bits)]
+    pub(super) guest_policy: Option<u64>,
     /// Family of the guest, in the ID block (32 hexadecimal digits).
     #[arg(long, value_name = "HEX")]
     pub(super) family_id: Option<Digest<16>>,
     /// Image of the guest, in the ID block (32 hexadecimal digits).
     #[arg(long, value_name = "HEX")]
     pub(super) image_id: Option<Digest<16>>,
-    /// Security version of the guest, in the ID block.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) guest_svn: u32,
+    /// Security version of the guest, in the ID block; 0 if not given.
+    #[arg(long, value_name = "N")]
+    pub(super) guest_svn: Option<u32>,
     /// Disk that the UKI is on, for its partition table (tdx).
     #[arg(long, value_name = "FILE")]
     pub(super) disk: Option<PathBuf>,
@@ -121,6 +121,7 @@ pub(super) struct MeasureArguments {
 
 pub(super) fn run(arguments: &MeasureArguments) -> Outcome {
     if arguments.list {
+        options::list_alone(arguments)?;
         let machines = machines::all().map_err(|error| Failure::new(MISUSE, &error, ""))?;
         return Ok(table::catalogue(machines));
     }
@@ -128,32 +129,46 @@ pub(super) fn run(arguments: &MeasureArguments) -> Outcome {
     match options.platform {
         Platform::Snp => snp::run(arguments, &options),
         Platform::Tdx => tdx::run(arguments, &options),
-        Platform::Tpm => tpm(arguments),
+        Platform::Tpm => tpm(arguments, &options),
     }
 }
 
-fn tpm(arguments: &MeasureArguments) -> Outcome {
+fn tpm(arguments: &MeasureArguments, options: &Options) -> Outcome {
     let path = options::required(Platform::Tpm, "--uki", arguments.uki.as_ref())?;
-    let uki = File::open(path).map_err(|error| access(path, &error))?;
-    let measured = release::measure::measure_file(&uki, &arguments.phases)?;
-    let report = Report::measurement(&measured);
-    let Some(path) = &arguments.event_log else {
-        return Ok(report.and_others(None));
+    let measured = release::measure::measure_file(&open(path)?, &arguments.phases)?;
+    let report = Report::measurement(&measured).of_file(path, &measured);
+    let report = match &arguments.event_log {
+        None => report.and_others(None),
+        Some(path) => {
+            let bytes = read(path, MAX_LOG_BYTES)?;
+            let log = EventLog::parse_as(&bytes, Kind::Tpm).map_err(|error| {
+                let hint = "give a copy of /sys/kernel/security/tpm0/binary_bios_measurements";
+                Failure::input(path, &error, hint)
+            })?;
+            report.and_others(Some(&log))
+        }
     };
-    let bytes = read(path, MAX_LOG_BYTES)?;
-    let log = EventLog::parse(&bytes).map_err(|error| {
-        let hint = "give a copy of /sys/kernel/security/tpm0/binary_bios_measurements";
-        Failure::input(path, &error, hint)
-    })?;
-    Ok(report.and_others(Some(&log)))
+    Ok(report.of_machine(options.machine, options.not_measured(arguments)))
 }
+
+/// A file. A pipe or a device would be read for ever, or give something else the second time.
+pub(super) fn open(path: &Path) -> Result<File, Failure> {
+    let failed = |error: io::Error| access(path, &error);
+    match std::fs::metadata(path).map_err(failed)?.is_file() {
+        true => File::open(path).map_err(failed),
+        false => Err(access(path, &NoFile)),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("it is no file")]
+struct NoFile;
 
 /// A file that is held in memory, so only up to a limit.
 pub(super) fn read(path: &Path, most: usize) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let limit = most as u64 + 1;
-    let file = File::open(path).map_err(|error| access(path, &error))?;
-    let read = file.take(limit).read_to_end(&mut bytes);
+    let read = open(path)?.take(limit).read_to_end(&mut bytes);
     read.map_err(|error| access(path, &error))?;
     match bytes.len() > most {
         true => Err(options::TooLarge(most).at(path)),
@@ -161,13 +176,15 @@ pub(super) fn read(path: &Path, most: usize) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// A file that is hashed, whatever its size.
-fn artifact(path: &Path) -> Result<Artifact, Failure> {
-    let file = File::open(path).map_err(|error| access(path, &error))?;
-    Artifact::read(file).map_err(|error| access(path, &error))
+/// A file that is hashed, whatever its size, and may be read again: not another that meanwhile has
+/// taken its name.
+fn artifact(path: &Path) -> Result<(Artifact, File), Failure> {
+    let file = open(path)?;
+    let artifact = Artifact::read(&file).map_err(|error| access(path, &error))?;
+    Ok((artifact, file))
 }
 
-fn access(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
+pub(super) fn access(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
     let hint = "check the path, and that it is yours to read";
     Failure::input(path, error, hint)
 }

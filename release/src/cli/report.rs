@@ -1,12 +1,14 @@
 //! What a command has to say: a table for people, JSON for machines.
 
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
 use attest::UnixTime;
 use attest::release::VerifiedRelease;
 use attest::release::statement::Predicate;
 use release::log::{Log, Stated};
 use release::measure::eventlog::{Bank, EventLog};
+use release::measure::machines::Machine;
 use release::measure::{Measurement, OTHERS};
 use serde_json::{Map, Value, json};
 
@@ -31,6 +33,38 @@ impl Report {
         }
     }
 
+    /// The same, with another exit code.
+    pub(super) fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// A value for machines only.
+    pub(super) fn and_value(mut self, name: &str, value: Value) -> Self {
+        self.json[name] = value;
+        self
+    }
+
+    /// Lines at the end, for machines under a name; nothing where there are none.
+    pub(super) fn and_lines(mut self, name: &str, lines: &[String]) -> Self {
+        for line in lines {
+            let _ = writeln!(self.text, "{}", printable(line));
+        }
+        match lines.is_empty() {
+            true => self,
+            false => self.and_value(name, lines.into()),
+        }
+    }
+
+    /// Another report under a heading: both must match, and what one of them explains is explained.
+    pub(super) fn followed_by(mut self, heading: &str, other: Self) -> Self {
+        let _ = write!(self.text, "\n{heading}\n{}", other.text);
+        let both = self.json["matches"] == true && other.json["matches"] == true;
+        self.json["matches"] = both.into();
+        self.code = self.code.min(other.code);
+        self.and_value(&heading.replace(' ', "_"), other.json)
+    }
+
     /// A report of a few named facts.
     pub(super) fn facts(facts: &[(&str, String)]) -> Self {
         let width = facts
@@ -51,6 +85,32 @@ impl Report {
     /// Every predicted register with the events behind it.
     pub(super) fn measurement(measured: &Measurement) -> Self {
         Self::of(measurement_text(measured), measurement_json(measured))
+    }
+
+    /// The file that was measured, for those who explain a mismatch later.
+    pub(super) fn of_file(mut self, path: &Path, measured: &Measurement) -> Self {
+        let path = path.display().to_string();
+        let (sha256, bytes) = (measured.file_sha256, measured.file_bytes);
+        let uki = json!({ "path": path, "sha256": sha256, "bytes": bytes });
+        self.json["inputs"] = json!({ "uki": uki });
+        self
+    }
+
+    /// What a machine's platform measures and what not.
+    pub(super) fn of_machine(mut self, machine: Option<&Machine>, mut notes: Vec<String>) -> Self {
+        if let Some(machine) = machine {
+            let _ = writeln!(self.text, "\nmachine        {}", machine.name);
+            self.json["machine"] = machine.name.as_str().into();
+            notes.extend(machine.notes());
+        }
+        if !notes.is_empty() {
+            self.text.push_str("notes\n");
+        }
+        for note in &notes {
+            let _ = writeln!(self.text, "  {}", printable(note));
+        }
+        self.json["notes"] = notes.into();
+        self
     }
 
     /// The registers of a TPM that are not predicted, with their values in a recorded log.

@@ -1,5 +1,9 @@
 //! Types of virtual processors, as QEMU names them, and what a launch digest takes of them: the
-//! signature, which is CPUID Fn0000_0001_EAX.
+//! signature, which is CPUID Fn0000_0001_EAX. All versions of a type have one signature.
+//!
+//! The names are those of QEMU 10.0.13 (`-cpu help`) and, of later ones, EPYC-v5, EPYC-Rome-v5,
+//! EPYC-Milan-v3, EPYC-Genoa-v2 and EPYC-Turin with its versions. EPYC-Naples and the names without
+//! EPYC are our own.
 
 use std::fmt;
 use std::str::FromStr;

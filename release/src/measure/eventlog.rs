@@ -7,8 +7,15 @@
 //! end     the end of the file, or bytes that are all 0xff or all zero
 //! ```
 //!
-//! Specifications: TCG, "PC Client Platform Firmware Profile", section 10; UEFI, chapter 38.4. CCEL
-//! counts registers from 1: 1 is RTMR0.
+//! Which of the two a log is, its own words tell. Nothing but a CCEL begins with register 1. One
+//! that begins with register 0 is a TPM's, as TCG demands, unless it has SHA-384 alone, which is
+//! all that TDX has, and extends nothing but RTMR0 to RTMR3, counted from 1: td-shim writes such a
+//! CCEL, and no TPM's log can look so, since firmware extends PCR 0 to 7, each with a separator at
+//! least.
+//!
+//! Specifications: TCG, "PC Client Platform Firmware Profile", usage of PCRs and section 10; UEFI,
+//! chapter 38.4. `attest` has a parser of its own, which refuses more; what that one accepts both
+//! read alike.
 
 use std::fmt;
 
@@ -20,6 +27,8 @@ use crate::pe::{u16_at, u32_at};
 /// Longest log; a firmware reserves 256 KiB or 1 MiB.
 pub const MAX_LOG_BYTES: usize = 4 << 20;
 const MAX_REGISTER: u32 = 23;
+/// RTMR0 to RTMR3 as a CCEL counts them; 0 is MRTD, which nothing extends.
+const RTMRS: std::ops::RangeInclusive<u32> = 1..=4;
 const MAX_BANKS: usize = 8;
 const MAX_DIGEST_BYTES: usize = 64;
 const NO_ACTION: u32 = 3;
@@ -35,9 +44,19 @@ pub enum Bank {
     Sha384,
 }
 
+/// Whose registers a log is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A TPM's.
+    Tpm,
+    /// Those of TDX.
+    Ccel,
+}
+
 /// A log of sound form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventLog<'a> {
+    kind: Kind,
     banks: Vec<(u16, usize)>,
     events: Vec<Event<'a>>,
 }
@@ -77,6 +96,17 @@ pub enum LogError {
         /// Register.
         found: u32,
     },
+    /// The log is of the other kind.
+    #[error("it is {found}, not {expected}")]
+    Kind {
+        /// What is needed.
+        expected: Kind,
+        /// What it is.
+        found: Kind,
+    },
+    /// No bank that is known here; of TDX, none of SHA-384.
+    #[error("it has no bank that is predicted: SHA-384, or of a TPM SHA-256")]
+    NoBank,
     /// Something stands behind the end.
     #[error("something follows the end of the log at byte {0}")]
     Trailing(usize),
@@ -84,22 +114,34 @@ pub enum LogError {
 
 /// Where two accounts of one register part.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct Difference<D> {
     /// Number of the event within its register, from 1.
     pub number: usize,
     /// What was expected there; nothing if the log has an event too many.
-    pub expected: Option<(String, Digest<48>)>,
+    pub expected: Option<(String, D)>,
     /// What the log has there; nothing if it has one too few.
-    pub found: Option<(String, Digest<48>)>,
+    pub found: Option<(String, D)>,
 }
 
 impl<'a> EventLog<'a> {
-    /// Reads a log.
+    /// Reads a log that must be of one kind.
+    pub fn parse_as(bytes: &'a [u8], expected: Kind) -> Result<Self, LogError> {
+        let log = Self::parse(bytes)?;
+        match log.kind == expected {
+            true => Ok(log),
+            false => Err(LogError::Kind {
+                expected,
+                found: log.kind,
+            }),
+        }
+    }
+
+    /// Reads a log of either kind.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, LogError> {
         if bytes.len() > MAX_LOG_BYTES {
             return Err(LogError::TooLarge(bytes.len()));
         }
-        let (banks, mut at) = parse_spec_id(bytes).ok_or(LogError::SpecId)?;
+        let (first, banks, mut at) = parse_spec_id(bytes).ok_or(LogError::SpecId)?;
         let mut events = Vec::new();
         while at < bytes.len() {
             let rest = &bytes[at..];
@@ -112,10 +154,36 @@ impl<'a> EventLog<'a> {
                 return Err(LogError::Trailing(at));
             }
             let (event, length) = parse_event(rest, &banks, number)?;
+            if first == 1 && event.kind != NO_ACTION && !RTMRS.contains(&event.register) {
+                let (event, found) = (number, event.register);
+                return Err(LogError::Register { event, found });
+            }
             events.push(event);
             at += length;
         }
-        Ok(Self { banks, events })
+        let kind = kind(first, &banks, &events);
+        let log = Self {
+            kind,
+            banks,
+            events,
+        };
+        let known = log.has(Bank::Sha384) || kind == Kind::Tpm && log.has(Bank::Sha256);
+        known.then_some(log).ok_or(LogError::NoBank)
+    }
+
+    /// Whose registers the log is of.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The bank by which the log is compared: SHA-384 where it has that.
+    #[must_use]
+    pub fn bank(&self) -> Bank {
+        match self.has(Bank::Sha384) {
+            true => Bank::Sha384,
+            false => Bank::Sha256,
+        }
     }
 
     /// The events in order, without the first.
@@ -153,14 +221,22 @@ impl<'a> EventLog<'a> {
         self.events.iter().filter(extends)
     }
 
-    /// The digests of a register's events in the SHA-384 bank, with what they are for people.
+    /// The digests of a register's events in a bank, with what they are for people.
     #[must_use]
-    pub fn sha384(&self, register: u32) -> Vec<(String, Digest<48>)> {
+    pub fn digests(&self, bank: Bank, register: u32) -> Vec<(String, Vec<u8>)> {
         let one = |event: &Event<'a>| {
-            let digest = self.digest(event, Bank::Sha384)?.try_into().ok()?;
-            Some((event.to_string(), Digest(digest)))
+            let digest = self.digest(event, bank)?.to_vec();
+            Some((event.to_string(), digest))
         };
         self.of(register).filter_map(one).collect()
+    }
+
+    /// The same in the SHA-384 bank.
+    #[must_use]
+    pub fn sha384(&self, register: u32) -> Vec<(String, Digest<48>)> {
+        let all = self.digests(Bank::Sha384, register).into_iter();
+        all.filter_map(|(what, digest)| Some((what, Digest(digest.try_into().ok()?))))
+            .collect()
     }
 
     /// A register after all events; of PCR 0 from the locality that the log names. `None` where
@@ -191,13 +267,13 @@ impl<'a> EventLog<'a> {
 
 /// The first event at which a recorded register is not as expected.
 #[must_use]
-pub fn first_difference(
-    expected: &[(String, Digest<48>)],
-    found: &[(String, Digest<48>)],
-) -> Option<Difference> {
+pub fn first_difference<D: Clone + PartialEq>(
+    expected: &[(String, D)],
+    found: &[(String, D)],
+) -> Option<Difference<D>> {
     let length = expected.len().max(found.len());
     let differs = |index: &usize| {
-        let digest = |events: &[(String, Digest<48>)]| events.get(*index).map(|event| event.1);
+        let digest = |events: &[(String, D)]| events.get(*index).map(|event| event.1.clone());
         digest(expected) != digest(found)
     };
     let index = (0..length).find(differs)?;
@@ -206,6 +282,36 @@ pub fn first_difference(
         expected: expected.get(index).cloned(),
         found: found.get(index).cloned(),
     })
+}
+
+/// Of a log of sound form, by its first register, its banks and what it extends.
+fn kind(first: u32, banks: &[(u16, usize)], events: &[Event<'_>]) -> Kind {
+    let sha384_alone = banks == [(Bank::Sha384.algorithm(), Bank::Sha384.bytes())];
+    let mut extended = events.iter().filter(|event| event.kind != NO_ACTION);
+    let rtmrs_alone = events.iter().any(|event| event.kind != NO_ACTION)
+        && extended.all(|event| RTMRS.contains(&event.register));
+    match (first, sha384_alone && rtmrs_alone) {
+        (0, false) => Kind::Tpm,
+        _ => Kind::Ccel,
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tpm => "a TPM's event log",
+            Self::Ccel => "an event log of TDX (CCEL)",
+        })
+    }
+}
+
+impl fmt::Display for Bank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+        })
+    }
 }
 
 impl Bank {
@@ -290,7 +396,9 @@ impl fmt::Display for Event<'_> {
 
 type Banks = Vec<(u16, usize)>;
 
-fn parse_spec_id(bytes: &[u8]) -> Option<(Banks, usize)> {
+/// The first register, the banks, and where the events begin.
+fn parse_spec_id(bytes: &[u8]) -> Option<(u32, Banks, usize)> {
+    let first = u32_at(bytes, 0).filter(|first| *first <= 1)?;
     if u32_at(bytes, 4)? != NO_ACTION {
         return None;
     }
@@ -314,7 +422,7 @@ fn parse_spec_id(bytes: &[u8]) -> Option<(Banks, usize)> {
         }
         banks.push(bank);
     }
-    Some((banks, end))
+    Some((first, banks, end))
 }
 
 fn parse_event<'a>(

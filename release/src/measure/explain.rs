@@ -1,39 +1,25 @@
-//! Why a launch digest does not match: a search through what is near the expected shape.
+//! Why evidence does not match a prediction: what was measured instead, found by a search through
+//! what is near, or named by the first event that differs.
 //!
-//! All combinations of the candidates are tried, those that differ least from the expectation
-//! first, each with 1 to 512 vCPUs: a count costs one hash. The search ends at the first match, at
-//! the end of the candidates or of the time.
+//! | evidence | is compared with | and searched for |
+//! |---|---|---|
+//! | report of SEV-SNP | its launch digest | all that is measured before the start (`launch`) |
+//! | quote of TDX | each register | the events that were predicted for it (`slots`) |
+//! | event log | each event | what the first that differs is (`log`) |
+//!
+//! Nothing is verified here, and nothing that is read is trusted: not the evidence, not the
+//! prediction.
 
+pub mod evidence;
+pub mod launch;
+pub mod log;
 pub mod slots;
+pub mod statement;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-use attest::Digest;
-
-use super::cpu::CpuType;
-use super::kernel_hashes::KernelHashes;
-use super::snp::{GuestFeatures, Launch, MAX_VCPUS, Shape, Vmm};
+use super::snp::GuestFeatures;
 
 /// A choice of a name and a value.
 pub type Named<T> = (String, T);
-
-/// What may have been used in the place of what was expected. The first of each is the expectation.
-pub struct Candidates<'a> {
-    /// Firmware.
-    pub firmware: Vec<Named<&'a Launch>>,
-    /// VMMs.
-    pub vmm: Vec<Vmm>,
-    /// Types of vCPUs.
-    pub cpu: Vec<CpuType>,
-    /// Features of the guest.
-    pub features: Vec<GuestFeatures>,
-    /// Kernel, initrd and command line.
-    pub boot: Vec<Named<Option<KernelHashes>>>,
-    /// Number of vCPUs.
-    pub vcpus: u16,
-}
 
 /// One difference between what was expected and what was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,159 +35,106 @@ pub struct Difference {
 /// How a search ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// These differences explain the digest; none if there is none.
+    /// These differences explain the value; none if there is none.
     Explained(Vec<Difference>),
-    /// No candidate has that digest.
-    Exhausted,
-    /// The time was over before all candidates were tried.
-    OutOfTime,
+    /// All of so many combinations were tried, and none has that value.
+    Exhausted(usize),
+    /// The time was over when so many combinations had been tried.
+    OutOfTime(usize),
 }
 
-/// Combinations of candidates, by the index in each list.
-type Indices = [usize; 5];
+/// All combinations of a choice for each of some axes, by the index of each choice, those with the
+/// fewest differences from the first choices first.
+#[derive(Debug, Clone)]
+struct Combinations {
+    lengths: Vec<usize>,
+    /// The axes that have more than one choice.
+    axes: Vec<usize>,
+    /// Which of them differ, ascending, and by which choice each.
+    differing: Vec<usize>,
+    choices: Vec<usize>,
+    done: bool,
+}
 
-impl Candidates<'_> {
-    /// Searches for a digest with all processors; `progress` is told how many of how many
-    /// combinations were tried.
-    pub fn search(
-        &self,
-        digest: Digest<48>,
-        time: Duration,
-        progress: impl Fn(usize, usize) + Sync,
-    ) -> Outcome {
-        let combinations = self.combinations();
-        let end = Instant::now() + time;
-        let next = AtomicUsize::new(0);
-        let found: Mutex<Option<(usize, u16)>> = Mutex::new(None);
-        let best = || found.lock().ok().and_then(|found| *found);
-        let work = || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let behind = best().is_some_and(|(best, _)| best < index);
-                if index >= combinations.len() || behind || Instant::now() >= end {
-                    return;
-                }
-                if index.is_multiple_of(256) {
-                    progress(index, combinations.len());
-                }
-                let Some(vcpus) = self.vcpus_of(&combinations[index], digest) else {
-                    continue;
-                };
-                if let Ok(mut found) = found.lock()
-                    && found.is_none_or(|(best, _)| index < best)
-                {
-                    *found = Some((index, vcpus));
-                }
+impl Combinations {
+    /// Each axis has so many choices.
+    fn new(lengths: Vec<usize>) -> Self {
+        let axes = (0..lengths.len()).filter(|axis| lengths[*axis] > 1);
+        Self {
+            axes: axes.collect(),
+            differing: Vec::new(),
+            choices: Vec::new(),
+            done: lengths.contains(&0),
+            lengths,
+        }
+    }
+
+    /// How many there are.
+    fn total(&self) -> usize {
+        self.lengths.iter().copied().fold(1, usize::saturating_mul)
+    }
+
+    fn advance(&mut self) {
+        for (axis, choice) in self.differing.iter().zip(&mut self.choices) {
+            *choice += 1;
+            if *choice < self.lengths[self.axes[*axis]] {
+                return;
             }
-        };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-        match best() {
-            Some((index, vcpus)) => Outcome::Explained(self.name(&combinations[index], vcpus)),
-            None if Instant::now() >= end => Outcome::OutOfTime,
-            None => Outcome::Exhausted,
+            *choice = 1;
         }
-    }
-
-    /// How many combinations there are, each with all numbers of vCPUs.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.combinations().len()
-    }
-
-    fn lengths(&self) -> Indices {
-        [
-            self.firmware.len(),
-            self.vmm.len(),
-            self.cpu.len(),
-            self.features.len(),
-            self.boot.len(),
-        ]
-    }
-
-    /// All combinations, those with the fewest differences first.
-    fn combinations(&self) -> Vec<Indices> {
-        let lengths = self.lengths();
-        let one = |mut number: usize| {
-            lengths.map(|length| {
-                let index = number % length;
-                number /= length;
-                index
-            })
-        };
-        let mut all: Vec<Indices> = (0..lengths.iter().product()).map(one).collect();
-        all.sort_by_key(|indices| indices.iter().filter(|index| **index > 0).count());
-        // Only QEMU measures the type of the vCPUs.
-        all.retain(|indices| self.vmm[indices[1]] == Vmm::Qemu || indices[2] == 0);
-        all
-    }
-
-    /// The number of vCPUs with which a combination has that digest: the expected one if it does.
-    fn vcpus_of(&self, indices: &Indices, digest: Digest<48>) -> Option<u16> {
-        let [firmware, vmm, cpu, features, boot] = *indices;
-        let shape = |vcpus| Shape {
-            vmm: self.vmm[vmm],
-            vcpus,
-            cpu: self.cpu[cpu],
-            features: self.features[features],
-            hashes: self.boot[boot].1,
-        };
-        let launch = self.firmware[firmware].1;
-        // A firmware that starts one vCPU only has one digest.
-        let table = launch
-            .table(&shape(MAX_VCPUS))
-            .or_else(|_| launch.table(&shape(1)));
-        let at = table.ok()?.iter().position(|one| *one == digest)?;
-        u16::try_from(at + 1).ok()
-    }
-
-    fn name(&self, indices: &Indices, vcpus: u16) -> Vec<Difference> {
-        let [firmware, vmm, cpu, features, boot] = *indices;
-        let name = |names: &[String], index: usize| [names[0].clone(), names[index].clone()];
-        let vmms: Vec<_> = self.vmm.iter().map(ToString::to_string).collect();
-        let cpus: Vec<_> = self.cpu.iter().map(ToString::to_string).collect();
-        let bits: Vec<_> = self.features.iter().map(ToString::to_string).collect();
-        let firmwares: Vec<_> = self.firmware.iter().map(|one| one.0.clone()).collect();
-        let boots: Vec<_> = self.boot.iter().map(|one| one.0.clone()).collect();
-        let all = [
-            ("firmware", firmware, name(&firmwares, firmware)),
-            ("vmm", vmm, name(&vmms, vmm)),
-            ("vcpu type", cpu, name(&cpus, cpu)),
-            ("guest features", features, name(&bits, features)),
-            ("boot", boot, name(&boots, boot)),
-        ];
-        let differs = all.into_iter().filter(|(_, index, _)| *index > 0);
-        let mut differences: Vec<_> = differs
-            .map(|(what, _, [expected, found])| Difference {
-                what,
-                expected,
-                found,
-            })
-            .collect();
-        if vcpus != self.vcpus {
-            differences.push(Difference {
-                what: "vcpus",
-                expected: self.vcpus.to_string(),
-                found: vcpus.to_string(),
-            });
+        let (count, all) = (self.differing.len(), self.axes.len());
+        let movable = (0..count).rfind(|at| self.differing[*at] < all - count + at);
+        if let Some(at) = movable {
+            let first = self.differing[at] + 1;
+            for (axis, next) in self.differing[at..].iter_mut().zip(first..) {
+                *axis = next;
+            }
+            return;
         }
-        differences
+        self.done = count == all;
+        self.differing = (0..=count).collect();
+        self.choices = vec![1; count + 1];
     }
 }
 
-/// Features that are near others: each bit that has a name, alone and with the expected ones.
-#[must_use]
-pub fn features_near(expected: GuestFeatures) -> Vec<GuestFeatures> {
-    let mut near = vec![expected];
-    let bits = (0..16).map(|bit| 1u64 << bit);
-    let more = bits.flat_map(|bit| [1 | bit, expected.bits() ^ bit]);
-    for features in more.chain([0x21, 0x221, 0x201]) {
-        match GuestFeatures::new(features) {
-            Ok(features) if !near.contains(&features) => near.push(features),
-            _ => {}
+impl Iterator for Combinations {
+    type Item = Vec<usize>;
+
+    fn next(&mut self) -> Option<Vec<usize>> {
+        if self.done {
+            return None;
         }
+        let mut indices = vec![0; self.lengths.len()];
+        for (axis, choice) in self.differing.iter().zip(&self.choices) {
+            indices[self.axes[*axis]] = *choice;
+        }
+        self.advance();
+        Some(indices)
     }
-    near
+}
+
+/// Features that are near others, and how many of them are at the beginning of the list: each of
+/// the 16 lowest bits turned, or alone with bit 0; then two of them turned.
+#[must_use]
+pub fn features_near(expected: GuestFeatures) -> (Vec<GuestFeatures>, usize) {
+    let mut all = vec![expected];
+    let mut add = |bits: u64| {
+        let new = GuestFeatures::new(bits).ok();
+        all.extend(new.filter(|new| !all.contains(new)));
+        all.len()
+    };
+    let bits = || (0..16).map(|bit| 1u64 << bit);
+    let mut near = 1;
+    for bit in bits() {
+        add(1 | bit);
+        near = add(expected.bits() ^ bit);
+    }
+    for bit in bits() {
+        bits().for_each(|other| {
+            add(expected.bits() ^ bit ^ other);
+        });
+    }
+    (all, near)
 }
 
 /// Texts that are taken for a command line by mistake.
@@ -227,4 +160,36 @@ pub fn command_lines_near(expected: &str) -> Vec<Named<String>> {
         }
     }
     out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn combinations_come_by_the_number_of_their_differences_and_each_once() {
+        let all = Combinations::new(vec![3, 1, 2, 4]);
+        assert_eq!(all.total(), 24);
+        let all: Vec<_> = all.collect();
+        assert_eq!(all.len(), 24);
+        assert_eq!(all[0], [0, 0, 0, 0]);
+        let differences = |one: &Vec<usize>| one.iter().filter(|index| **index > 0).count();
+        assert!(all.is_sorted_by_key(differences));
+        let mut distinct = all.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), 24);
+        assert_eq!(Combinations::new(Vec::new()).count(), 1);
+        assert_eq!(Combinations::new(vec![2, 0]).count(), 0);
+    }
+
+    #[test]
+    fn features_of_two_bits_are_tried_after_those_of_one() {
+        let (all, near) = features_near(GuestFeatures::new(0x1).unwrap());
+        let place = |bits| all.iter().position(|one| one.bits() == bits);
+        assert_eq!(place(0x1), Some(0));
+        assert!(place(0x21).unwrap() < near && place(0x221).unwrap() >= near);
+        assert_eq!(all.len(), 1 + 15 + 15 * 14 / 2);
+    }
 }

@@ -36,6 +36,8 @@ const P384: u32 = 2;
 const ECDSA_P384_SHA384: u32 = 1;
 const DEBUG: u64 = 1 << 19;
 const RESERVED_ONE: u64 = 1 << 17;
+/// Bits that have no meaning, and must be zero: 26 to 63.
+const RESERVED_ZERO: u64 = !0 << 26;
 
 /// What a block says beside the launch digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +77,12 @@ pub enum IdBlockError {
     /// A policy that no processor takes, or that gives the VM away.
     #[error("the policy {0:#x} lacks bit 17, which is always one")]
     Policy(u64),
+    /// A policy that no processor takes.
+    #[error("the policy {0:#x} has bits above 25, which have no meaning and must be zero")]
+    Reserved(u64),
+    /// One key in both places.
+    #[error("the ID key and the author's key are the same: an author's key signs other keys")]
+    SameKey,
     /// A policy under which the host reads the VM's memory.
     #[error("the policy {0:#x} allows debugging: the host could read everything")]
     Debug(u64),
@@ -144,6 +152,9 @@ impl IdBlock {
         if policy & RESERVED_ONE == 0 {
             return Err(IdBlockError::Policy(policy));
         }
+        if policy & RESERVED_ZERO != 0 {
+            return Err(IdBlockError::Reserved(policy));
+        }
         if policy & DEBUG != 0 {
             return Err(IdBlockError::Debug(policy));
         }
@@ -156,6 +167,9 @@ impl IdBlock {
         block[88..].copy_from_slice(&policy.to_le_bytes());
 
         let public = id_key.public();
+        if author_key.is_some_and(|author| author.public() == public) {
+            return Err(IdBlockError::SameKey);
+        }
         let mut authentication = Box::new([0; AUTHENTICATION_BYTES]);
         let mut put = |at: usize, bytes: &[u8]| {
             authentication[at..at + bytes.len()].copy_from_slice(bytes);
@@ -279,6 +293,13 @@ mod tests {
         };
         assert_eq!(with(0), Some(IdBlockError::Policy(0)));
         assert_eq!(with(0xb_0000), Some(IdBlockError::Debug(0xb_0000)));
+        for bit in 26..64 {
+            let policy = DEFAULT_POLICY | 1 << bit;
+            assert_eq!(with(policy), Some(IdBlockError::Reserved(policy)), "{bit}");
+        }
+        assert_eq!(with(DEFAULT_POLICY | 0x3f << 20), None);
+        let twice = IdBlock::sign(Digest::ZERO, &IDENTITY, &key, Some(&key));
+        assert_eq!(twice.err(), Some(IdBlockError::SameKey));
         assert_eq!(with(DEFAULT_POLICY), None);
     }
 

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Specification: Linux, `Documentation/arch/x86/boot.rst`; QEMU, `x86_load_linux`. Under SEV QEMU
-//! fills in nothing. QEMU 10.0 offers the kernel without these changes as well, and a firmware that
-//! knows of it takes that one: then [`check`] is all that is needed.
+//! fills in nothing. A QEMU that has the file `etc/boot/kernel`, such as 10.0.13, offers the kernel
+//! without these changes as well, and a firmware that knows of it takes that one: then [`check`] is
+//! all that is needed.
 
 use super::boot::CommandText;
 use super::tdvf::memory_below_and_above_4g;
@@ -28,8 +29,8 @@ pub enum KernelError {
     /// Too short, or no "HdrS" at 0x202.
     #[error("it has no boot header of a Linux kernel (\"HdrS\" at 0x202)")]
     NoBootHeader,
-    /// Older than what EFI boots.
-    #[error("its boot protocol is {}.{:02}; 2.12 is the oldest that EFI boots", .0 >> 8, .0 & 0xff)]
+    /// Without the flags that say where the initrd may lie.
+    #[error("its boot protocol is {}.{:02}; 2.12 is the oldest known here", .0 >> 8, .0 & 0xff)]
     Protocol(u16),
     /// The file ends before the part that runs.
     #[error("the file ends within its setup sectors")]

@@ -156,6 +156,26 @@ pub fn find(name: &str) -> Result<&'static Machine, CatalogueError> {
     })
 }
 
+impl Machine {
+    /// What is measured, what is not, and what is not predicted, line by line.
+    pub fn covers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let lists = [
+            ("measured", &self.measured),
+            ("not measured", &self.not_measured),
+            ("not predicted", &self.not_predicted),
+        ];
+        let lines = lists.into_iter();
+        lines.flat_map(|(name, lines)| lines.iter().map(move |line| (name, line.as_str())))
+    }
+
+    /// The same as notes on a prediction.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let line = |(name, line)| format!("{name}: {line}");
+        self.covers().map(line).collect()
+    }
+}
+
 fn parse(file: &'static str, text: &str) -> Result<Vec<Machine>, CatalogueError> {
     let fault = |why: String| CatalogueError::File { file, why };
     let family: Family = toml::from_str(text).map_err(|error| fault(error.to_string()))?;

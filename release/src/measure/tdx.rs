@@ -24,7 +24,7 @@ use super::Measurement;
 use super::acpi::AcpiTables;
 use super::boot::{Artifact, CommandText};
 use super::bytes::{self, Bytes, WithHead};
-use super::eventlog::EventLog;
+use super::eventlog::{EventLog, Kind};
 use super::linux::{self, KernelError};
 use super::tdvf::{Tdvf, TdvfError};
 use crate::pe::{self, PeError};
@@ -60,9 +60,10 @@ pub struct TdxEvent {
 /// Whether QEMU's kernel is the one that the firmware takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelForm {
-    /// With its boot header filled in: QEMU to 9.2, or a firmware that takes no other.
+    /// With its boot header filled in, as QEMU always offers it.
     Patched,
-    /// As it is in its file: QEMU from 10.0, and a firmware that reads `etc/boot/kernel`.
+    /// As it is in its file: where QEMU offers that too, as `etc/boot/kernel`, and the firmware
+    /// reads it.
     Unchanged,
 }
 
@@ -195,6 +196,9 @@ pub fn rtmr0_events(
     firmware: Option<(&Tdvf<'_>, u64)>,
     acpi: Option<&AcpiTables>,
 ) -> Result<Vec<TdxEvent>, TdxError> {
+    if log.kind() != Kind::Ccel {
+        return Err(TdxError::Log);
+    }
     let mut out = Vec::new();
     let mut table = 0;
     for (event, (what, digest)) in log.of(1).zip(log.sha384(1)) {

@@ -8,6 +8,7 @@ pub const TDX: Guid = guid(0xe47a6535_984a_4798_865e_4685a7bf8ec2);
 const FOOTER: Guid = guid(0x96b582de_1fb2_45f7_baea_a366c55a082d);
 const HASHES: Guid = guid(0x7255371f_3a3b_4b04_927b_1da6efa8d454);
 const RESET: Guid = guid(0x00f771de_1a7e_4fcb_890e_68c77e2fb44e);
+const SVSM: Guid = guid(0xa789a612_0597_4c4b_a49f_cbb1fe9d1ddd);
 const BYTES: usize = 12288;
 /// Where the metadata stands in the file.
 pub const SEV_AT: usize = 0x1000;
@@ -26,6 +27,15 @@ pub fn firmware() -> Vec<u8> {
 }
 
 pub fn firmware_with(sections: &[[u32; 3]]) -> Vec<u8> {
+    image(sections, &[])
+}
+
+/// A small SVSM: the same, with a word on where it begins.
+pub fn svsm() -> Vec<u8> {
+    image(&SECTIONS[..3], &[(0x100, &SVSM)])
+}
+
+fn image(sections: &[[u32; 3]], more: &[(u32, &Guid)]) -> Vec<u8> {
     let mut out: Vec<u8> = (0..BYTES).map(|at| (at * 7 % 251) as u8).collect();
     let mut metadata = b"ASEV".to_vec();
     metadata.extend(words(&[
@@ -56,6 +66,7 @@ pub fn firmware_with(sections: &[[u32; 3]]) -> Vec<u8> {
     entry((BYTES - SEV_AT) as u32, &SEV);
     entry(0x81_0400, &HASHES);
     entry(0x80_b004, &RESET);
+    more.iter().for_each(|(data, name)| entry(*data, name));
     table.extend((table.len() as u16 + 18).to_le_bytes());
     table.extend(FOOTER);
     let end = BYTES - 32;
@@ -95,6 +106,38 @@ pub fn ccel(events: &[(u32, u32, &[u8])]) -> Vec<u8> {
         out.extend(words(&[*register, *kind, 1]));
         out.extend([12, 0]);
         out.extend(attest::Digest::sha384(data).0);
+        out.extend((data.len() as u32).to_le_bytes());
+        out.extend(*data);
+    }
+    out
+}
+
+/// An event log of a TPM with two banks: register, kind, data of each event.
+pub fn tpm_log(events: &[(u32, u32, &[u8])]) -> Vec<u8> {
+    log_of_banks(0, &[11, 12], events)
+}
+
+/// An event log that begins with a register and has these banks, of SHA-256 (11) and SHA-384 (12).
+pub fn log_of_banks(first: u32, banks: &[u16], events: &[(u32, u32, &[u8])]) -> Vec<u8> {
+    let size = 29 + 4 * banks.len() as u32;
+    let mut out = [words(&[first, 3]), vec![0; 20], words(&[size])].concat();
+    out.extend(b"Spec ID Event03\0");
+    out.extend([0, 0, 0, 0, 0, 2, 0, 2]);
+    out.extend((banks.len() as u32).to_le_bytes());
+    for bank in banks {
+        out.extend(bank.to_le_bytes());
+        out.extend((if *bank == 11 { 32u16 } else { 48 }).to_le_bytes());
+    }
+    out.push(0);
+    for (register, kind, data) in events {
+        out.extend(words(&[*register, *kind, banks.len() as u32]));
+        for bank in banks {
+            out.extend(bank.to_le_bytes());
+            match bank {
+                11 => out.extend(attest::Digest::sha256(data).0),
+                _ => out.extend(attest::Digest::sha384(data).0),
+            }
+        }
         out.extend((data.len() as u32).to_le_bytes());
         out.extend(*data);
     }

@@ -90,6 +90,7 @@ targets! {
     e3 "release-differ" "../../../release/fuzz/fuzz_targets/differ.rs" differ;
     e4 "release-disk" "../../../release/fuzz/fuzz_targets/disk.rs" disk;
     e5 "release-eventlog" "../../../release/fuzz/fuzz_targets/eventlog.rs" event_log;
+    e14 "release-explain" "../../../release/fuzz/fuzz_targets/explain.rs" explain;
     e6 "release-firmware" "../../../release/fuzz/fuzz_targets/firmware.rs" firmware;
     e12 "release-id_key" "../../../release/fuzz/fuzz_targets/id_key.rs" id_key;
     e7 "release-kernel" "../../../release/fuzz/fuzz_targets/kernel.rs" kernel;
@@ -97,6 +98,7 @@ targets! {
     e9 "release-log" "../../../release/fuzz/fuzz_targets/log.rs" log;
     e10 "release-pe" "../../../release/fuzz/fuzz_targets/pe.rs" pe;
     e13 "release-sigstore" "../../../release/fuzz/fuzz_targets/sigstore.rs" sigstore;
+    e15 "release-svsm" "../../../release/fuzz/fuzz_targets/svsm.rs" svsm;
     e11 "release-uki" "../../../release/fuzz/fuzz_targets/uki.rs" uki;
     f1 "verity-boot" "../../../verity/fuzz/fuzz_targets/boot.rs" command_line;
     f2 "verity-gpt" "../../../verity/fuzz/fuzz_targets/gpt.rs" disk;

@@ -100,6 +100,7 @@ pub(crate) fn event_log() -> Seeds {
         (1, 4, &[0; 4]),
         (2, 0x8000_0007, b"action"),
     ]);
+    let tpm = ovmf::tpm_log(&[(0, 8, b"version"), (7, 4, &[0; 4])]);
     let real = vectors(&[
         "go-eventlog/ccel/CCEL_unpadded.data.bin",
         "go-eventlog/ccel/cos-113-intel-tdx-dupe-separator-unpadded.bin",
@@ -107,7 +108,46 @@ pub(crate) fn event_log() -> Seeds {
         "tpm-uki/boot.evlog.bin",
         "go-tdx-guest/ccel/cos-113-tdx-quote.dat",
     ]);
-    [vec![boot::encode(&boot::events()), tdx], real].concat()
+    [vec![boot::encode(&boot::events()), tdx, tpm], real].concat()
+}
+
+/// Halves of one length: a prediction, and a log that fits it in part. JSON may end with spaces, a
+/// log with ones.
+pub(crate) fn explain() -> Seeds {
+    let hex = |byte: &str, count| byte.repeat(count);
+    let tdx = format!(
+        r#"{{"platform":"tdx","rtmr2":"{0}","inputs":{{"command_line":"quiet"}},"events":[
+        {{"register":"rtmr1","what":"kernel, patched, Authenticode digest","sha384":"{0}"}},
+        {{"register":"rtmr1","what":"kernel, unchanged, Authenticode digest","sha384":"{0}"}},
+        {{"register":"rtmr2","what":"initrd","sha384":"{0}"}}]}}"#,
+        hex("ab", 48)
+    );
+    let tpm = format!(
+        r#"{{"registers":{{}},
+        "events":[{{"pcr":4,"what":"separator","sha256":"{}","sha384":"{}"}}]}}"#,
+        hex("cd", 32),
+        hex("cd", 48)
+    );
+    let release = format!(
+        r#"{{"predicate":{{"reference_values":{{
+        "tpm":{{"sha256":{{"4":"{}"}},"sha384":{{"4":"{}"}}}}}}}}}}"#,
+        hex("ef", 32),
+        hex("ef", 48)
+    );
+    let ccel = ovmf::ccel(&[(1, 4, &[0; 4]), (2, 6, b"kernel"), (3, 6, b"quiet")]);
+    let log = ovmf::tpm_log(&[(4, 0x8000_0007, b"action"), (12, 0xd, b"beside")]);
+    let pair = |statement: &String, log: &Vec<u8>| {
+        let half = statement.len().max(log.len());
+        let (mut statement, mut log) = (statement.clone().into_bytes(), log.clone());
+        statement.resize(half, b' ');
+        log.resize(half, 0xff);
+        [statement, log].concat()
+    };
+    vec![pair(&tdx, &ccel), pair(&tpm, &log), pair(&release, &log)]
+}
+
+pub(crate) fn svsm() -> Seeds {
+    vec![[ovmf::firmware(), ovmf::svsm()].concat()]
 }
 
 pub(crate) fn policy() -> Seeds {

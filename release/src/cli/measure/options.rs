@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use release::acpi::Dumped;
 use release::measure::boot::CommandText;
 use release::measure::cpu::CpuType;
 use release::measure::machines::{self, Machine, Platform};
@@ -14,7 +15,7 @@ use super::MeasureArguments;
 /// What is measured, with a machine's name resolved.
 pub(super) struct Options {
     pub(super) platform: Platform,
-    pub(super) vmm: Vmm,
+    pub(super) vmm: Option<Vmm>,
     pub(super) vcpus: Option<VcpuRange>,
     pub(super) cpu: Option<CpuType>,
     pub(super) memory_bytes: Option<u64>,
@@ -47,14 +48,146 @@ pub(super) enum OptionsError {
     },
     #[error("--uki and --kernel contradict each other: a UKI holds its kernel")]
     TwoKernels,
-    #[error("{0} is of a direct boot, and --kernel is missing")]
-    NoKernel(&'static str),
     #[error("a UKI on a disk is not in the launch digest of SEV-SNP")]
     UkiUnderSnp,
     #[error("{vmm} starts no VM under {platform}")]
     Vmm { platform: Platform, vmm: Vmm },
-    #[error("{0} is for the platform {1} only")]
-    OnlyFor(&'static str, Platform),
+    #[error("{option} is for {} only", listed(.platforms))]
+    OnlyFor {
+        option: &'static str,
+        platforms: &'static [Platform],
+    },
+    #[error("{0} says nothing without {1}")]
+    Without(&'static str, &'static str),
+    #[error("--list is given alone: {0} says nothing beside it")]
+    Alone(&'static str),
+    #[error("{0} says nothing of a VM that {1} starts")]
+    NotOf(&'static str, Vmm),
+    #[error("{0} measures no kernel: --kernel is not in its launch digest")]
+    KernelNotMeasured(String),
+    #[error("{option} is {given}, but the tables are of a machine with {has}")]
+    Tables {
+        option: &'static str,
+        given: String,
+        has: String,
+    },
+}
+
+fn listed(platforms: &[Platform]) -> String {
+    let names: Vec<_> = platforms.iter().map(ToString::to_string).collect();
+    match &names[..] {
+        [one] => format!("the platform {one}"),
+        names => format!("the platforms {}", names.join(" and ")),
+    }
+}
+
+/// What an option goes with.
+struct Rule {
+    option: &'static str,
+    given: fn(&MeasureArguments) -> bool,
+    platforms: &'static [Platform],
+    /// Other options, without which it says nothing.
+    with: &'static [&'static str],
+}
+
+const SNP: &[Platform] = &[Platform::Snp];
+const TDX: &[Platform] = &[Platform::Tdx];
+const TPM: &[Platform] = &[Platform::Tpm];
+const FIRMWARE: &[Platform] = &[Platform::Snp, Platform::Tdx];
+const LOGGED: &[Platform] = &[Platform::Tdx, Platform::Tpm];
+
+/// Whether an option was given.
+trait Given {
+    fn given(&self) -> bool;
+}
+
+impl<T> Given for Option<T> {
+    fn given(&self) -> bool {
+        self.is_some()
+    }
+}
+
+impl<T> Given for Vec<T> {
+    fn given(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl Given for bool {
+    fn given(&self) -> bool {
+        *self
+    }
+}
+
+macro_rules! rules {
+    ($($option:literal $field:ident $platforms:ident $(with $with:literal)?;)*) => {
+        /// Every option that says something of what is measured. What is not in its row is refused,
+        /// as an option that is ignored would be taken for measured; only what describes a machine
+        /// is taken on every platform, and noted where nothing measures it.
+        const RULES: &[Rule] = &[$(Rule {
+            option: $option,
+            given: |arguments| arguments.$field.given(),
+            platforms: $platforms,
+            with: &[$($with)?],
+        }),*];
+    };
+}
+
+rules! {
+    "--vmm" vmm FIRMWARE;
+    "--vcpus" vcpus FIRMWARE;
+    "--vcpu-type" vcpu_type SNP;
+    "--guest-features" guest_features SNP;
+    "--firmware" firmware FIRMWARE;
+    "--kernel" kernel FIRMWARE;
+    "--initrd" initrd FIRMWARE with "--kernel";
+    "--cmdline" cmdline FIRMWARE with "--kernel";
+    "--uki" uki LOGGED;
+    "--memory" memory TDX;
+    "--svsm" svsm SNP;
+    "--svsm-variables" svsm_variables SNP with "--svsm";
+    "--id-block" id_block SNP;
+    "--id-key" id_key SNP with "--id-block";
+    "--author-key" author_key SNP with "--id-block";
+    "--guest-policy" guest_policy SNP with "--id-block";
+    "--family-id" family_id SNP with "--id-block";
+    "--image-id" image_id SNP with "--id-block";
+    "--guest-svn" guest_svn SNP with "--id-block";
+    "--disk" disk TDX with "--uki";
+    "--event-log" event_log LOGGED;
+    "--acpi" acpi TDX;
+    "--phase" phases TPM with "--uki";
+}
+
+/// What describes a machine, whichever platform it is of.
+const DESCRIBING: [&str; 5] = [
+    "--vmm",
+    "--vcpus",
+    "--vcpu-type",
+    "--guest-features",
+    "--memory",
+];
+
+fn is_given(option: &str, arguments: &MeasureArguments) -> bool {
+    let mut rules = RULES.iter();
+    rules.any(|rule| rule.option == option && (rule.given)(arguments))
+}
+
+/// `--list` asks for nothing else.
+pub(super) fn list_alone(arguments: &MeasureArguments) -> Result<(), OptionsError> {
+    let more = [
+        ("--platform", arguments.platform.is_some()),
+        ("--machine", arguments.machine.is_some()),
+    ];
+    let more = more.into_iter().find(|(_, given)| *given);
+    let ruled = RULES.iter().find(|rule| (rule.given)(arguments));
+    match more
+        .map(|(option, _)| option)
+        .or(ruled.map(|rule| rule.option))
+    {
+        Some(option) => Err(OptionsError::Alone(option)),
+        None => Ok(()),
+    }
 }
 
 /// A file that would not be held in memory.
@@ -91,7 +224,7 @@ impl Options {
         let own = machine.and_then(|own| own.vcpu_type.as_deref()?.parse().ok());
         let options = Self {
             platform,
-            vmm: vmm.unwrap_or(Vmm::Qemu),
+            vmm,
             vcpus,
             cpu: merge.one("--vcpu-type", arguments.vcpu_type, own)?,
             memory_bytes: merge.one(
@@ -107,48 +240,86 @@ impl Options {
 
     fn check(&self, arguments: &MeasureArguments) -> Result<(), OptionsError> {
         let platform = self.platform;
-        let direct = [
-            ("--initrd", arguments.initrd.is_some()),
-            ("--cmdline", arguments.cmdline.is_some()),
-        ];
         if arguments.uki.is_some() && arguments.kernel.is_some() {
             return Err(OptionsError::TwoKernels);
         }
-        for (option, given) in direct {
-            if given && arguments.kernel.is_none() {
-                return Err(OptionsError::NoKernel(option));
+        for rule in RULES.iter().filter(|rule| (rule.given)(arguments)) {
+            let describes = DESCRIBING.contains(&rule.option);
+            if !rule.platforms.contains(&platform) && !describes {
+                return Err(match rule.option {
+                    "--uki" => OptionsError::UkiUnderSnp,
+                    option => OptionsError::OnlyFor {
+                        option,
+                        platforms: rule.platforms,
+                    },
+                });
+            }
+            let missing = rule.with.iter().find(|with| !is_given(with, arguments));
+            if let Some(with) = missing {
+                return Err(OptionsError::Without(rule.option, with));
             }
         }
-        let only = [
-            ("--svsm", arguments.svsm.is_some(), Platform::Snp),
-            ("--id-block", arguments.id_block, Platform::Snp),
-            ("--id-key", arguments.id_key.is_some(), Platform::Snp),
-            (
-                "--author-key",
-                arguments.author_key.is_some(),
-                Platform::Snp,
-            ),
-            ("--disk", arguments.disk.is_some(), Platform::Tdx),
-            ("--acpi", arguments.acpi.is_some(), Platform::Tdx),
-            ("--phase", !arguments.phases.is_empty(), Platform::Tpm),
-        ];
-        for (option, given, needs) in only {
-            if given && needs != platform {
-                return Err(OptionsError::OnlyFor(option, needs));
+        self.check_vmm(arguments)
+    }
+
+    /// What was said of the machine, and is in no value of its platform.
+    pub(super) fn not_measured(&self, arguments: &MeasureArguments) -> Vec<String> {
+        let rules = RULES.iter().filter(|rule| (rule.given)(arguments));
+        let other = rules.filter(|rule| !rule.platforms.contains(&self.platform));
+        let note = |rule: &Rule| format!("{} is in no value of {}", rule.option, self.platform);
+        other.map(note).collect()
+    }
+
+    /// What a VMM does not do.
+    fn check_vmm(&self, arguments: &MeasureArguments) -> Result<(), OptionsError> {
+        let kernel = arguments.kernel.is_some();
+        match (self.platform, self.vmm, self.machine) {
+            (platform @ Platform::Tdx, Some(vmm @ Vmm::Ec2), _) => {
+                Err(OptionsError::Vmm { platform, vmm })
             }
-        }
-        // A TPM's log stands for what a UKI does not tell, too.
-        if arguments.event_log.is_some() && platform == Platform::Snp {
-            return Err(OptionsError::OnlyFor("--event-log", Platform::Tdx));
-        }
-        match (platform, self.vmm) {
-            (Platform::Snp, _) if arguments.uki.is_some() => Err(OptionsError::UkiUnderSnp),
-            (Platform::Tdx, Vmm::Ec2) => Err(OptionsError::Vmm {
-                platform,
-                vmm: self.vmm,
-            }),
+            (Platform::Tdx, Some(vmm @ Vmm::Gce), _) => {
+                // What it starts has its own memory layout and tables, and boots from a disk.
+                let other = ["--kernel", "--memory", "--acpi"]
+                    .into_iter()
+                    .find(|option| is_given(option, arguments) && !self.is_of_the_machine(option));
+                other.map_or(Ok(()), |option| Err(OptionsError::NotOf(option, vmm)))
+            }
+            (Platform::Snp, Some(Vmm::Ec2 | Vmm::Gce), Some(machine)) if kernel => {
+                Err(OptionsError::KernelNotMeasured(machine.name.clone()))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Dumped tables are of one number of vCPUs and one size of memory.
+    pub(super) fn check_tables(&self, tables: &Dumped) -> Result<(), OptionsError> {
+        let refuse = |option, given: String, has: String| match given == has {
+            true => Ok(()),
+            false => Err(OptionsError::Tables { option, given, has }),
+        };
+        if let Some(vcpus) = self.vcpus {
+            refuse("--vcpus", vcpus.to_string(), tables.vcpus.to_string())?;
+        }
+        if let Some(bytes) = self.memory_bytes {
+            let given = format!("{bytes} bytes of memory");
+            refuse(
+                "--memory",
+                given,
+                format!("{} bytes of memory", tables.memory_bytes),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Whether the machine's name says as much, so that the option is a check of it.
+    fn is_of_the_machine(&self, option: &str) -> bool {
+        self.machine.is_some_and(|machine| match option {
+            "--vmm" => machine.vmm.is_some(),
+            "--vcpus" => machine.vcpus.is_some(),
+            "--vcpu-type" => machine.vcpu_type.is_some(),
+            "--memory" => machine.memory_bytes.is_some(),
+            _ => false,
+        })
     }
 }
 
@@ -193,13 +364,20 @@ impl From<OptionsError> for Failure {
             E::Missing { .. } => "see `cloister-release measure --help` for an example",
             E::Machine { .. } => "leave the option out, or name another machine",
             E::TwoKernels => "leave one of the two out",
-            E::NoKernel(_) => "give --kernel, or leave the option out",
+            E::Without(..) => "give both, or leave the option out",
+            E::Alone(_) => "give --list by itself, or leave it out",
+            E::NotOf(..) => "leave the option out, or give --vmm qemu",
+            E::KernelNotMeasured(_) => {
+                "leave the option out: a UKI on the machine's disk is in what --platform tpm \
+                 predicts"
+            }
+            E::Tables { .. } => "give the folder that was dumped of the very machine",
             E::UkiUnderSnp => {
                 "leave --uki out for the digest of the firmware; give --kernel for what QEMU gets \
                  by -kernel, be it a UKI; a UKI on a disk is in what --platform tpm predicts"
             }
             E::Vmm { .. } => "give --vmm qemu or gce",
-            E::OnlyFor(..) => "leave the option out, or give another --platform",
+            E::OnlyFor { .. } => "leave the option out, or give another --platform",
         };
         Self::new(MISUSE, &error, hint)
     }

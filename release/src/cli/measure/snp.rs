@@ -1,7 +1,7 @@
 //! `measure --platform snp`.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use attest::Digest;
@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use release::measure::boot::Artifact;
 use release::measure::firmware::{Firmware, MAX_FIRMWARE_BYTES};
-use release::measure::id_block::{IdBlock, IdKey, Identity, KeyFile};
+use release::measure::id_block::{DEFAULT_POLICY, IdBlock, IdBlockError, IdKey, Identity, KeyFile};
 use release::measure::kernel_hashes::KernelHashes;
 use release::measure::linux;
 use release::measure::machines::Platform;
@@ -27,7 +27,8 @@ const MAX_KEY_BYTES: usize = 1 << 16;
 pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     let mut table = Table::default();
     let vcpus = options::required(Platform::Snp, "--vcpus", options.vcpus)?;
-    let cpu = match (options.cpu, options.vmm) {
+    let vmm = options.vmm.unwrap_or(Vmm::Qemu);
+    let cpu = match (options.cpu, vmm) {
         (None, Vmm::Qemu) => options::required(Platform::Snp, "--vcpu-type", None)?,
         // The type is not measured there.
         (cpu, _) => cpu.unwrap_or_default(),
@@ -35,7 +36,7 @@ pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     let launch = launch(arguments, &mut table)?;
     let hashes = kernel_hashes(arguments, &mut table)?;
     let shape = Shape {
-        vmm: options.vmm,
+        vmm,
         vcpus: vcpus.last,
         cpu,
         features: arguments.guest_features.unwrap_or(GuestFeatures::SNP),
@@ -61,7 +62,15 @@ pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     if hashes.is_none() && launch.takes_kernel() {
         table.note("kernel, initrd and command line are not measured: no --kernel was given");
     }
+    if hashes.is_some() && vmm != Vmm::Qemu {
+        table.note(format!(
+            "{vmm} hands over no kernel hashes: no machine that it starts today has this digest"
+        ));
+    }
     table.machine(options.machine);
+    for note in options.not_measured(arguments) {
+        table.note(note);
+    }
     Ok(table.report())
 }
 
@@ -79,8 +88,11 @@ fn launch(arguments: &MeasureArguments, table: &mut Table) -> Result<Launch, Fai
         Some(svsm_path) => {
             let svsm = read(svsm_path, MAX_FIRMWARE_BYTES)?;
             table.file("SVSM", svsm_path, &Artifact::of(&svsm));
+            let variables = arguments.svsm_variables.unwrap_or_default();
+            let text = format!("{variables} bytes");
+            table.input("SVSM variables", &text, variables.into());
             let svsm = parse(svsm_path, &svsm)?;
-            Launch::with_svsm(&firmware, &svsm, arguments.svsm_variables)
+            Launch::with_svsm(&firmware, &svsm, variables)
                 .map_err(|error| unusable(svsm_path, &error))
         }
     }
@@ -102,14 +114,14 @@ fn kernel_hashes(
     let Some(path) = &arguments.kernel else {
         return Ok(None);
     };
-    let kernel = artifact(path)?;
+    let (kernel, file) = artifact(path)?;
     table.file("kernel", path, &kernel);
-    if !has_boot_header(path) {
+    if !has_boot_header(&file) {
         table.note("the kernel has no boot header (\"HdrS\" at 0x202): QEMU would not boot it");
     }
     let initrd = match &arguments.initrd {
         Some(path) => {
-            let initrd = artifact(path)?;
+            let (initrd, _) = artifact(path)?;
             table.file("initrd", path, &initrd);
             Some(initrd.sha256)
         }
@@ -126,9 +138,10 @@ fn kernel_hashes(
 }
 
 /// Whether the beginning of a file is that of a kernel; a file that cannot be read has none.
-fn has_boot_header(path: &Path) -> bool {
+fn has_boot_header(mut kernel: &File) -> bool {
     let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(1 << 17).read_to_end(&mut head));
+    let start = kernel.rewind();
+    let read = start.and_then(|()| kernel.take(1 << 17).read_to_end(&mut head));
     read.is_ok() && linux::check(&head).is_ok()
 }
 
@@ -192,16 +205,16 @@ fn id_block(
     let identity = Identity {
         family: arguments.family_id.unwrap_or_default().0,
         image: arguments.image_id.unwrap_or_default().0,
-        security_version: arguments.guest_svn,
-        policy: arguments.guest_policy,
+        security_version: arguments.guest_svn.unwrap_or_default(),
+        policy: arguments.guest_policy.unwrap_or(DEFAULT_POLICY),
     };
     let made = IdBlock::sign(digest, &identity, &id_key, author_key.as_ref());
     let made = made.map_err(|error| {
-        Failure::new(
-            MISUSE,
-            &error,
-            "give the --guest-policy of the launch, such as 0x30000",
-        )
+        let hint = match &error {
+            IdBlockError::SameKey => "leave --author-key out, or give the author's own",
+            _ => "give the --guest-policy of the launch, such as 0x30000",
+        };
+        Failure::new(MISUSE, &error, hint)
     })?;
     table.line("id block", &STANDARD.encode(made.block));
     let authentication = STANDARD.encode(&made.authentication[..]);
@@ -211,7 +224,7 @@ fn id_block(
     if let Some(digest) = made.author_key_digest {
         table.line("author key digest", &digest.to_string());
     }
-    table.line("guest policy", &format!("{:#x}", arguments.guest_policy));
+    table.line("guest policy", &format!("{:#x}", identity.policy));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use attest::Digest;
 use release::measure::boot::Artifact;
 use release::measure::machines::Machine;
 use serde_json::{Map, Value, json};
@@ -48,14 +49,14 @@ impl Table {
 
     /// A file that was measured.
     pub(super) fn file(&mut self, name: &str, path: &Path, artifact: &Artifact) {
-        let sha256 = artifact.sha256;
-        let text = format!(
-            "sha256:{sha256}, {} bytes, {}",
-            artifact.bytes,
-            path.display()
-        );
+        self.hashed(name, path, artifact.sha256, artifact.bytes);
+    }
+
+    /// A file that was measured, by its hash and length.
+    pub(super) fn hashed(&mut self, name: &str, path: &Path, sha256: Digest<32>, bytes: u64) {
         let path = path.display().to_string();
-        let value = json!({ "path": path, "sha256": sha256, "bytes": artifact.bytes });
+        let text = format!("sha256:{sha256}, {bytes} bytes, {path}");
+        let value = json!({ "path": path, "sha256": sha256, "bytes": bytes });
         self.input(name, &text, value);
     }
 
@@ -69,16 +70,7 @@ impl Table {
         let Some(machine) = machine else { return };
         self.value("machine", machine.name.as_str().into());
         self.text_line("machine", &machine.name);
-        let lists = [
-            ("measured", &machine.measured),
-            ("not measured", &machine.not_measured),
-            ("not predicted", &machine.not_predicted),
-        ];
-        for (name, lines) in lists {
-            for line in lines {
-                self.note(format!("{name}: {line}"));
-            }
-        }
+        self.notes.extend(machine.notes());
     }
 
     pub(super) fn report(mut self) -> Report {
@@ -155,14 +147,8 @@ fn shape_line(machine: &Machine, text: &mut String) {
 }
 
 fn covered(machine: &Machine, text: &mut String) {
-    for (name, lines) in [
-        ("measured", &machine.measured),
-        ("not measured", &machine.not_measured),
-        ("not predicted", &machine.not_predicted),
-    ] {
-        for line in lines {
-            let _ = writeln!(text, "  {name:<14} {line}");
-        }
+    for (name, line) in machine.covers() {
+        let _ = writeln!(text, "  {name:<14} {line}");
     }
     for source in &machine.sources {
         let name = match source.confirmed {

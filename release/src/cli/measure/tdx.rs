@@ -1,11 +1,11 @@
 //! `measure --platform tdx`.
 
-use std::fs::File;
 use std::path::Path;
 
+use release::acpi::{Dumped, MAX_SHAPE_BYTES, SHAPE_FILE};
 use release::measure::acpi::{AcpiTables, MAX_LOADER_BYTES};
 use release::measure::boot::Artifact;
-use release::measure::eventlog::{EventLog, MAX_LOG_BYTES};
+use release::measure::eventlog::{EventLog, Kind, MAX_LOG_BYTES};
 use release::measure::firmware::{Firmware, MAX_FIRMWARE_BYTES};
 use release::measure::machines::Platform;
 use release::measure::rtmr0::direct_events;
@@ -20,18 +20,27 @@ use serde_json::{Map, Value, json};
 use super::super::failure::{Failure, MISUSE};
 use super::options::{self, Options};
 use super::table::Table;
-use super::{MeasureArguments, Outcome, access, artifact, read};
+use super::{MeasureArguments, Outcome, artifact, open, read};
 
 pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     let mut table = Table::default();
     table.line("platform", "tdx");
-    table.line("vmm", &options.vmm.to_string());
+    if let Some(vmm) = options.vmm {
+        table.line("vmm", &vmm.to_string());
+    }
     let nothing = arguments.firmware.is_none() && arguments.kernel.is_none();
     if nothing && arguments.uki.is_none() && arguments.event_log.is_none() {
         options::required(Platform::Tdx, "--firmware", None::<()>)?;
     }
-    if let (Some(bytes), Vmm::Qemu) = (options.memory_bytes, options.vmm) {
+    if let Some(bytes) = options
+        .memory_bytes
+        .filter(|_| options.vmm != Some(Vmm::Gce))
+    {
         table.input("memory", &format!("{bytes} bytes"), bytes.into());
+    }
+    if let Some(vcpus) = options.vcpus {
+        table.input("vCPUs", &vcpus.to_string(), vcpus.to_string().into());
+        table.note("number of vCPUs: in RTMR0 alone, by the ACPI tables of --event-log or --acpi");
     }
     let mut shown = Shown::default();
     let firmware = match &arguments.firmware {
@@ -68,6 +77,9 @@ pub(super) fn run(arguments: &MeasureArguments, options: &Options) -> Outcome {
     }
     shown.finish(&mut table);
     table.machine(options.machine);
+    for note in options.not_measured(arguments) {
+        table.note(note);
+    }
     Ok(table.report())
 }
 
@@ -128,18 +140,19 @@ fn rtmr0(
     shown: &mut Shown,
 ) -> Result<(), Failure> {
     let acpi = match &arguments.acpi {
-        Some(folder) => Some(acpi(folder, table)?),
+        Some(folder) => Some(acpi(folder, options, table)?),
         None => None,
     };
-    // Other VMMs than QEMU divide memory in their own way: there the log decides.
+    // VMMs divide memory each in its own way, and only QEMU's is known here: a VMM that nobody
+    // named is not taken for QEMU, and the log decides.
     let computable = tdvf
         .zip(options.memory_bytes)
-        .filter(|_| options.vmm == Vmm::Qemu);
+        .filter(|_| options.vmm == Some(Vmm::Qemu));
     let Some(path) = &arguments.event_log else {
         let direct = arguments.kernel.is_some();
         let Some(((tdvf, memory), acpi)) = computable.zip(acpi).filter(|_| direct) else {
             let next = "give --event-log of a boot of the same shape; of a direct boot under QEMU \
-                --firmware, --memory and --acpi will do";
+                --vmm qemu, --firmware, --memory and --acpi will do";
             shown.missing("RTMR0", next);
             return Ok(());
         };
@@ -157,7 +170,7 @@ fn rtmr0(
     };
     let bytes = read(path, MAX_LOG_BYTES)?;
     table.file("event log", path, &Artifact::of(&bytes));
-    let log = EventLog::parse(&bytes).map_err(|error| {
+    let log = EventLog::parse_as(&bytes, Kind::Ccel).map_err(|error| {
         let hint = "give a copy of /sys/firmware/acpi/tables/data/CCEL";
         Failure::input(path, &error, hint)
     })?;
@@ -169,17 +182,38 @@ fn rtmr0(
     Ok(())
 }
 
-fn acpi(folder: &Path, table: &mut Table) -> Result<AcpiTables, Failure> {
+/// Dumped tables, which must be of the shape that is asked for.
+fn acpi(folder: &Path, options: &Options, table: &mut Table) -> Result<AcpiTables, Failure> {
+    let path = folder.join(SHAPE_FILE);
+    if path.exists() {
+        let shape = Dumped::parse(&read(&path, MAX_SHAPE_BYTES)?).map_err(|error| {
+            Failure::input(
+                &path,
+                &error,
+                "dump the tables again: cloister-release dump-acpi",
+            )
+        })?;
+        options.check_tables(&shape)?;
+        table.input("ACPI vCPUs", &shape.vcpus.to_string(), shape.vcpus.into());
+        let memory = shape.memory_bytes;
+        table.input("ACPI memory", &format!("{memory} bytes"), memory.into());
+    } else {
+        table.note(format!(
+            "of what shape the ACPI tables are is not known: {} has no {SHAPE_FILE}",
+            folder.display()
+        ));
+    }
+    let path = folder.join("table-loader");
+    let loader = read(&path, MAX_LOADER_BYTES)?;
+    table.file("ACPI table-loader", &path, &Artifact::of(&loader));
     let mut one = |name: &str| {
         let path = folder.join(name);
-        let blob = artifact(&path)?;
+        let (blob, _) = artifact(&path)?;
         table.file(&format!("ACPI {name}"), &path, &blob);
         Ok::<_, Failure>(blob.sha384)
     };
-    one("table-loader")?;
     let (rsdp, tables) = (one("rsdp")?, one("tables")?);
-    let path = folder.join("table-loader");
-    AcpiTables::new(&read(&path, MAX_LOADER_BYTES)?, rsdp, tables).map_err(|error| {
+    AcpiTables::new(&loader, rsdp, tables).map_err(|error| {
         let hint = "give a folder that `cloister-release dump-acpi` made, of a machine without \
             that device";
         Failure::input(&path, &error, hint)
@@ -193,11 +227,11 @@ fn direct(
     shown: &mut Shown,
 ) -> Result<(), Failure> {
     let path = options::required(Platform::Tdx, "--kernel", arguments.kernel.as_ref())?;
-    let kernel = File::open(path).map_err(|error| access(path, &error))?;
-    table.file("kernel", path, &artifact(path)?);
+    let (hashed, kernel) = artifact(path)?;
+    table.file("kernel", path, &hashed);
     let initrd = match &arguments.initrd {
         Some(path) => {
-            let initrd = artifact(path)?;
+            let (initrd, _) = artifact(path)?;
             table.file("initrd", path, &initrd);
             Some(initrd)
         }
@@ -244,20 +278,25 @@ fn direct(
             "give --memory, which QEMU's changes depend on",
         );
     }
-    table.note("RTMR1 patched: QEMU to 9.2, which fills in the kernel's boot header");
-    table.note("RTMR1 unchanged: QEMU from 10.0 with a firmware that reads etc/boot/kernel");
+    table.note("RTMR1 patched: the kernel as QEMU fills in its boot header");
+    table.note(
+        "RTMR1 unchanged: QEMU offers etc/boot/kernel (as 10.0.13), and the firmware reads it",
+    );
     Ok(())
 }
 
 fn uki(arguments: &MeasureArguments, table: &mut Table, shown: &mut Shown) -> Result<(), Failure> {
     let path = options::required(Platform::Tdx, "--uki", arguments.uki.as_ref())?;
-    let file = File::open(path).map_err(|error| access(path, &error))?;
-    table.file("UKI", path, &artifact(path)?);
-    let measured = measure_file(&file, &[])?;
+    let measured = measure_file(&open(path)?, &[])?;
+    table.hashed(
+        "UKI",
+        path,
+        measured.file_sha256,
+        measured.file_bytes as u64,
+    );
     let partitions = match &arguments.disk {
         Some(path) => {
-            let disk = File::open(path).map_err(|error| access(path, &error))?;
-            let event = gpt::event(disk).map_err(|error| {
+            let event = gpt::event(open(path)?).map_err(|error| {
                 Failure::input(path, &error, "give a disk.img that assembling made")
             })?;
             table.input(

@@ -4,17 +4,15 @@
 //! A register is its events, each with choices. All combinations are tried, those with the fewest
 //! differences first, until one gives the value, or the time is over.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use attest::Digest;
 
-use super::{Difference, Named, Outcome};
+use super::{Combinations, Difference, Named, Outcome};
+use crate::measure::Digests;
 use crate::measure::boot::{Artifact, CommandText};
 use crate::measure::bytes::Bytes;
 use crate::measure::tdx::{DirectBoot, KernelForm};
-
-/// Most combinations of one register.
-const MAX_COMBINATIONS: usize = 1 << 20;
 
 /// One event of a register: what it may have been, the expectation first. `None` stands for no
 /// event.
@@ -26,71 +24,49 @@ pub struct Slot {
     pub choices: Vec<Named<Option<Digest<48>>>>,
 }
 
-/// How many combinations these slots have.
-#[must_use]
-pub fn count(slots: &[Slot]) -> usize {
-    let lengths = slots.iter().map(|slot| slot.choices.len());
-    lengths.fold(1, usize::saturating_mul)
-}
-
-/// Searches for a register's value; `progress` is told how many of how many combinations were
-/// tried.
+/// Searches for a register's value until `end`; `progress` is told how many of how many
+/// combinations were tried.
 pub fn search(
     slots: &[Slot],
     found: Digest<48>,
-    time: Duration,
+    end: Instant,
     progress: impl Fn(usize, usize),
 ) -> Outcome {
-    let end = Instant::now() + time;
-    let total = count(slots);
-    let mut order: Vec<usize> = (0..total.min(MAX_COMBINATIONS)).collect();
-    order.sort_by_key(|number| {
-        indices(slots, *number)
-            .filter(|(_, index)| *index > 0)
-            .count()
-    });
-    for (tried, number) in order.into_iter().enumerate() {
+    let all = Combinations::new(slots.iter().map(|slot| slot.choices.len()).collect());
+    let total = all.total();
+    let mut tried: usize = 0;
+    for indices in all {
         if tried.is_multiple_of(1 << 12) {
             progress(tried, total);
             if Instant::now() >= end {
-                return Outcome::OutOfTime;
+                return Outcome::OutOfTime(tried);
             }
         }
-        let value = indices(slots, number).fold(Digest::ZERO, |value, (slot, index)| {
-            match slot.choices[index].1 {
+        tried += 1;
+        let chosen = || slots.iter().zip(&indices);
+        let value = chosen().fold(Digest::ZERO, |value, (slot, index)| {
+            match slot.choices[*index].1 {
                 Some(digest) => Digest::sha384(&[value.as_ref(), digest.as_ref()].concat()),
                 None => value,
             }
         });
         if value == found {
-            let differs = indices(slots, number).filter(|(_, index)| *index > 0);
-            let name = |(slot, index): (&Slot, usize)| Difference {
+            let differs = chosen().filter(|(_, index)| **index > 0);
+            let name = |(slot, index): (&Slot, &usize)| Difference {
                 what: slot.what,
                 expected: slot.choices[0].0.clone(),
-                found: slot.choices[index].0.clone(),
+                found: slot.choices[*index].0.clone(),
             };
             return Outcome::Explained(differs.map(name).collect());
         }
     }
-    match total > MAX_COMBINATIONS {
-        true => Outcome::OutOfTime,
-        false => Outcome::Exhausted,
-    }
-}
-
-/// The choice of each slot in a combination.
-fn indices(slots: &[Slot], mut number: usize) -> impl Iterator<Item = (&Slot, usize)> {
-    slots.iter().map(move |slot| {
-        let index = number % slot.choices.len();
-        number /= slot.choices.len();
-        (slot, index)
-    })
+    Outcome::Exhausted(tried)
 }
 
 /// Command lines as EFI measures them, with and without what firmware appends.
 #[must_use]
-pub fn command_lines(lines: &[Named<String>], suffix: &str) -> Vec<Named<Digest<48>>> {
-    let mut out: Vec<Named<Digest<48>>> = Vec::new();
+pub fn command_lines(lines: &[Named<String>], suffix: &str) -> Vec<Named<Digests>> {
+    let mut out: Vec<Named<Digests>> = Vec::new();
     let other = if suffix.is_empty() {
         " initrd=initrd"
     } else {
@@ -101,7 +77,7 @@ pub fn command_lines(lines: &[Named<String>], suffix: &str) -> Vec<Named<Digest<
             let Ok(line) = line.parse::<CommandText>() else {
                 continue;
             };
-            let digest = Digest::sha384(&line.to_load_options(suffix));
+            let digest = Digests::of_bytes(&line.to_load_options(suffix));
             let name = match out.len() < lines.len() {
                 true => name.clone(),
                 false if suffix.is_empty() => format!("{name}, nothing appended by firmware"),
@@ -115,33 +91,39 @@ pub fn command_lines(lines: &[Named<String>], suffix: &str) -> Vec<Named<Digest<
     out
 }
 
-/// A kernel of a direct boot in all its forms. QEMU's changes depend on memory below 4 GiB, of
-/// which there are few sizes.
-#[must_use]
+/// A kernel of a direct boot in all its forms. What QEMU fills in depends on the size of the initrd
+/// and on memory below 4 GiB, of which there are few sizes. The first initrd and the first size of
+/// memory are the expected ones; `go_on` is asked before each form, which costs a hash of the file.
 pub fn kernels(
     name: &str,
     kernel: &dyn Bytes,
-    initrd: Option<&Artifact>,
-    memory_bytes: Option<u64>,
+    initrds: &[Named<Option<Artifact>>],
+    memory_bytes: &[u64],
+    go_on: impl Fn() -> bool,
 ) -> Vec<Named<Digest<48>>> {
     let none = CommandText::default();
-    let of = |form, memory_bytes| {
+    let of = |form, initrd, memory_bytes| {
         let boot = DirectBoot {
             kernel,
             initrd,
             command_line: &none,
             memory_bytes,
         };
-        Some(boot.events(form).ok()?.first()?.digest)
+        go_on().then(|| Some(boot.events(form).ok()?.first()?.digest))?
     };
     let mut out: Vec<Named<Digest<48>>> = Vec::new();
-    out.extend(of(KernelForm::Unchanged, 0).map(|digest| (format!("{name}, unchanged"), digest)));
-    let sizes = [2u64 << 30, 1 << 30, 512 << 20];
-    for bytes in memory_bytes.into_iter().chain(sizes) {
-        let patched = of(KernelForm::Patched, bytes);
-        let patched = patched.filter(|new| out.iter().all(|(_, earlier)| earlier != new));
-        let size = format!("{name}, patched for {} MiB of memory", bytes >> 20);
-        out.extend(patched.map(|digest| (size, digest)));
+    let unchanged = of(KernelForm::Unchanged, None, 0);
+    out.extend(unchanged.map(|digest| (format!("{name}, unchanged"), digest)));
+    for (index, (initrd_name, initrd)) in initrds.iter().enumerate() {
+        for bytes in memory_bytes {
+            let patched = of(KernelForm::Patched, initrd.as_ref(), *bytes);
+            let patched = patched.filter(|new| out.iter().all(|(_, earlier)| earlier != new));
+            let mut text = format!("{name}, patched for {} MiB of memory", bytes >> 20);
+            if index > 0 {
+                text = text + " and the initrd " + initrd_name;
+            }
+            out.extend(patched.map(|digest| (text, digest)));
+        }
     }
     out
 }
@@ -170,7 +152,7 @@ mod tests {
     fn the_fewest_differences_are_named() {
         let mut slots = [slot("line", &[1, 2, 3]), slot("initrd", &[4, 5])];
         slots[1].choices.push(("none".to_owned(), None));
-        let explain = |found| search(&slots, found, Duration::from_secs(60), |_, _| ());
+        let explain = |found| search(&slots, found, end(60), |_, _| ());
         assert_eq!(explain(value(&[1, 4])), Outcome::Explained(Vec::new()));
         let one = |what, expected: &str, found: &str| Difference {
             what,
@@ -184,17 +166,36 @@ mod tests {
         );
         let none = one("initrd", "initrd 4", "none");
         assert_eq!(explain(value(&[3])), Outcome::Explained(vec![line, none]));
-        assert_eq!(explain(value(&[9])), Outcome::Exhausted);
-        let late = search(&slots, value(&[3]), Duration::ZERO, |_, _| ());
-        assert_eq!(late, Outcome::OutOfTime);
+        assert_eq!(explain(value(&[9])), Outcome::Exhausted(9));
+        let late = search(&slots, value(&[3]), Instant::now(), |_, _| ());
+        assert_eq!(late, Outcome::OutOfTime(0));
     }
 
+    fn end(seconds: u64) -> Instant {
+        Instant::now() + std::time::Duration::from_secs(seconds)
+    }
+
+    /// The reason for an end is the true one: neither the number of combinations nor the time
+    /// stands for the other.
     #[test]
-    fn too_many_combinations_are_not_all_tried() {
+    fn however_many_combinations_there_are_the_end_is_named() {
         let wide: Vec<u8> = (0..=255).collect();
         let slots = [slot("a", &wide), slot("b", &wide), slot("c", &wide)];
-        assert_eq!(count(&slots), 1 << 24);
-        let found = search(&slots, value(&[9]), Duration::from_secs(600), |_, _| ());
-        assert_eq!(found, Outcome::OutOfTime);
+        let last = Outcome::Explained(vec![
+            Difference {
+                what: "b",
+                expected: "b 0".to_owned(),
+                found: "b 255".to_owned(),
+            },
+            Difference {
+                what: "c",
+                expected: "c 0".to_owned(),
+                found: "c 255".to_owned(),
+            },
+        ]);
+        let found = search(&slots, value(&[0, 255, 255]), end(600), |_, _| ());
+        assert_eq!(found, last);
+        let two = search(&slots[..2], value(&[9]), end(600), |_, _| ());
+        assert_eq!(two, Outcome::Exhausted(1 << 16));
     }
 }
