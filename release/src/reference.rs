@@ -8,19 +8,25 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use attest::release::statement::{SnpLaunchDigest, TdxRegisters};
-use attest::{Name, NameError};
+use attest::{Digest, Name, NameError};
 
+use crate::files;
+use crate::measure::acpi::{AcpiTables, LoaderError, MAX_LOADER_BYTES};
 use crate::measure::boot::{Artifact, CommandText, CommandTextError};
 use crate::measure::cpu::CpuType;
+use crate::measure::eventlog::{EventLog, LogError as EventLogError, MAX_LOG_BYTES};
 use crate::measure::firmware::{Firmware, FirmwareError};
 use crate::measure::kernel_hashes::KernelHashes;
+use crate::measure::rtmr0::direct_events;
 use crate::measure::sev::LayoutError;
 use crate::measure::snp::{GuestFeatures, Launch, LaunchError, Shape, Vmm};
 use crate::measure::tdvf::{PageOrder, Tdvf, TdvfError};
-use crate::measure::tdx::{DirectBoot, KernelForm, TdxError, replay};
+use crate::measure::tdx::{DirectBoot, KernelForm, TdxError, replay, rtmr0_events};
 
 /// Most launch digests of one release: its statement must fit into the log.
 pub const MAX_MACHINES: usize = 256;
+/// Largest blob of ACPI tables.
+const MAX_BLOB_BYTES: usize = 16 << 20;
 
 /// Machines with SEV-SNP on QEMU, each with kernel hashes.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +48,28 @@ pub struct TdxMachines<'a> {
     pub firmware: &'a [u8],
     /// Sizes of memory, which a QEMU before version 10 writes into the kernel.
     pub memory_bytes: &'a [u64],
+    /// Machines of which every device is known, and with them RTMR0.
+    pub shapes: &'a [TdxShape],
+}
+
+/// A machine with TDX whose RTMR0 is known.
+#[derive(Debug, Clone)]
+pub struct TdxShape {
+    /// What it is called.
+    pub name: Name,
+    /// Its memory.
+    pub memory_bytes: u64,
+    /// Where its tables are from.
+    pub tables: Tables,
+}
+
+/// Where the ACPI tables of a machine are from.
+#[derive(Debug, Clone)]
+pub enum Tables {
+    /// Of a dump (`cloister-release dump-acpi`).
+    Dumped(AcpiTables),
+    /// Of the event log (CCEL) of a boot of this shape; memory and firmware are computed anew.
+    Recorded(Vec<u8>),
 }
 
 /// What a machine starts: the parts of a direct boot that assembling left.
@@ -81,6 +109,17 @@ pub enum ReferenceError {
     /// A kernel that cannot be started under TDX.
     #[error("TDX: {0}")]
     Tdx(#[from] TdxError),
+    /// A dump of ACPI tables that cannot be used.
+    #[error("{path}: {source}")]
+    Acpi {
+        /// QEMU's script in it.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: LoaderError,
+    },
+    /// A recorded event log that cannot be read.
+    #[error("the event log: {0}")]
+    Log(#[from] EventLogError),
     /// A machine whose name cannot stand in a statement.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -136,46 +175,97 @@ pub fn snp(
     Ok(digests)
 }
 
+impl Tables {
+    /// Those of a folder that `dump-acpi` made, or of a file that holds an event log.
+    pub fn read(path: &Path) -> Result<Self, ReferenceError> {
+        let read = |path: PathBuf, limit: usize| {
+            let bytes = files::read_bounded(&path, limit as u64);
+            bytes.map_err(|source| ReferenceError::Read { path, source })
+        };
+        if !path.is_dir() {
+            let bytes = read(path.to_owned(), MAX_LOG_BYTES)?;
+            EventLog::parse(&bytes)?;
+            return Ok(Self::Recorded(bytes));
+        }
+        let blob = |name: &str| {
+            let bytes = read(path.join(name), MAX_BLOB_BYTES)?;
+            Ok::<_, ReferenceError>(Digest::sha384(&bytes))
+        };
+        let loader = path.join("table-loader");
+        let script = read(loader.clone(), MAX_LOADER_BYTES)?;
+        let tables = AcpiTables::new(&script, blob("rsdp")?, blob("tables")?);
+        tables
+            .map(Self::Dumped)
+            .map_err(|source| ReferenceError::Acpi {
+                path: loader,
+                source,
+            })
+    }
+}
+
 /// MRTD, RTMR1 and RTMR2 for both orders of adding pages, of a QEMU that leaves the kernel as it is
 /// and, for each size of memory, of one that fills in its header: `qemu-interleaved-unchanged`,
-/// `qemu-two-passes-patched-8192m`. RTMR0 depends on every device, and is not stated.
+/// `qemu-two-passes-patched-8192m`. RTMR0 depends on every device: it is stated for the shapes
+/// whose tables are known, such as `qemu-interleaved-unchanged-SHAPE`, and for no other.
 pub fn tdx(
     direct: &Direct,
     machines: &TdxMachines<'_>,
 ) -> Result<Vec<TdxRegisters>, ReferenceError> {
     let firmware = Firmware::parse(machines.firmware)?;
     let tdvf = Tdvf::parse(&firmware)?;
-    let unchanged = std::iter::once((KernelForm::Unchanged, 0));
-    let patched = machines
-        .memory_bytes
-        .iter()
-        .map(|bytes| (KernelForm::Patched, *bytes));
-    let mut registers = Vec::new();
-    for (form, memory_bytes) in unchanged.chain(patched) {
-        let boot = DirectBoot {
-            kernel: &direct.kernel.as_slice(),
-            initrd: Some(&direct.initrd),
-            command_line: &direct.command_line,
-            memory_bytes,
+    let mut registers = direct.registers(&tdvf, KernelForm::Unchanged, 0, "", None)?;
+    for bytes in machines.memory_bytes {
+        let name = format!("-{}m", bytes >> 20);
+        registers.extend(direct.registers(&tdvf, KernelForm::Patched, *bytes, &name, None)?);
+    }
+    for shape in machines.shapes {
+        let events = match &shape.tables {
+            Tables::Dumped(tables) => direct_events(&tdvf, shape.memory_bytes, tables)?,
+            Tables::Recorded(log) => {
+                let log = EventLog::parse(log)?;
+                rtmr0_events(&log, Some((&tdvf, shape.memory_bytes)), None)?
+            }
         };
-        let values = replay(&boot.events(form)?);
-        let value = |register| values.get(&register).copied().unwrap_or_default();
-        for order in PageOrder::ALL {
-            let name = match form {
-                KernelForm::Unchanged => format!("qemu-{order}-{form}"),
-                KernelForm::Patched => format!("qemu-{order}-{form}-{}m", memory_bytes >> 20),
-            };
-            registers.push(TdxRegisters {
-                machine: name.parse()?,
-                mrtd: tdvf.mrtd(order),
-                rtmr0: None,
-                rtmr1: value(1),
-                rtmr2: value(2),
-            });
+        let rtmr0 = replay(&events).get(&0).copied();
+        let name = format!("-{}", shape.name);
+        for form in [KernelForm::Unchanged, KernelForm::Patched] {
+            let of = direct.registers(&tdvf, form, shape.memory_bytes, &name, rtmr0);
+            registers.extend(of?);
         }
     }
     match registers.len() > MAX_MACHINES {
         true => Err(ReferenceError::Machines(registers.len())),
         false => Ok(registers),
+    }
+}
+
+impl Direct {
+    /// What a machine has for both orders of adding pages.
+    fn registers(
+        &self,
+        tdvf: &Tdvf<'_>,
+        form: KernelForm,
+        memory_bytes: u64,
+        name: &str,
+        rtmr0: Option<Digest<48>>,
+    ) -> Result<Vec<TdxRegisters>, ReferenceError> {
+        let boot = DirectBoot {
+            kernel: &self.kernel.as_slice(),
+            initrd: Some(&self.initrd),
+            command_line: &self.command_line,
+            memory_bytes,
+        };
+        let values = replay(&boot.events(form)?);
+        let value = |register| values.get(&register).copied().unwrap_or_default();
+        let of = |order: PageOrder| {
+            Ok(TdxRegisters {
+                machine: format!("qemu-{order}-{form}{name}").parse()?,
+                mrtd: tdvf.mrtd(order),
+                rtmr0,
+                rtmr1: value(1),
+                rtmr2: value(2),
+            })
+        };
+        PageOrder::ALL.into_iter().map(of).collect()
     }
 }

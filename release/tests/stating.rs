@@ -119,6 +119,80 @@ fn launch_digests_of_a_statement_are_those_that_are_measured() {
 }
 
 #[test]
+fn rtmr0_is_stated_for_machines_whose_tables_are_known_and_for_no_other() {
+    let site = site();
+    // A word where an empty store of variables has it.
+    let mut firmware = ovmf::firmware();
+    firmware[48..50].copy_from_slice(&72u16.to_le_bytes());
+    firmware[100..102].fill(0xff);
+    fs::write(site.path("empty.fd"), firmware).unwrap();
+    fs::create_dir(site.path("acpi")).unwrap();
+    fs::write(site.path("acpi/table-loader"), ovmf::table_loader()).unwrap();
+    for name in ["rsdp", "tables"] {
+        fs::write(site.path("acpi").join(name), name).unwrap();
+    }
+    let log = ovmf::ccel(&[
+        (1, 0x8000_000b, b"hand-off"),
+        (1, 0x8000_000a, b"volume"),
+        (1, 4, &[0; 4]),
+        (1, 10, b"ACPI DATA"),
+    ]);
+    fs::write(site.path("ccel"), log).unwrap();
+    let shapes = "--firmware-tdx empty.fd --memory 4G --tdx-shape small=8G=acpi \
+        --tdx-shape large=64G=ccel";
+    let report = done(&site, &format!("{STATEMENT} {shapes}"));
+    assert_eq!(report["rtmr0"], "stated for 8 of 12 machines with TDX");
+    let stated = &statement(&site)["predicate"]["reference_values"]["tdx"]["machines"];
+    let machine = |name: &str| {
+        let mut machines = stated.as_array().unwrap().iter();
+        machines.find(|one| one["machine"] == name).unwrap().clone()
+    };
+    let command_line = fs::read_to_string(site.path("out/cmdline")).unwrap();
+    let measured = |arguments: &str| {
+        let line = "measure --json --platform tdx --firmware empty.fd --kernel out/vmlinuz \
+            --initrd out/initrd";
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-release"));
+        command
+            .args(line.split_whitespace())
+            .args(arguments.split_whitespace())
+            .args(["--cmdline", &command_line]);
+        let output = command.current_dir(site.path("")).output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let small = measured("--memory 8G --acpi acpi");
+    let large = measured("--memory 64G --event-log ccel");
+    for order in ["interleaved", "two-passes"] {
+        for form in ["unchanged", "patched"] {
+            let own = machine(&format!("qemu-{order}-{form}-small"));
+            assert_eq!(own["rtmr0"], small["rtmr0"]["menu_uiapp"]);
+            assert_eq!(own["rtmr1"], small["rtmr1"][form]);
+            assert_eq!(own["mrtd"], small["mrtd"][order.replace('-', "_")]);
+            let own = machine(&format!("qemu-{order}-{form}-large"));
+            assert_eq!(own["rtmr0"], large["rtmr0"]);
+            assert_eq!(own["rtmr2"], large["rtmr2"]);
+        }
+        // Of no machine in particular: nothing is guessed.
+        for name in ["unchanged", "patched-4096m"] {
+            assert!(machine(&format!("qemu-{order}-{name}"))["rtmr0"].is_null());
+        }
+    }
+    for (shape, part) in [
+        ("small=8G", "give name, memory and tables"),
+        ("small=8X=acpi", "give name, memory and tables"),
+        ("a b=8G=acpi", "error: "),
+        ("small=8G=nothing", "cannot read nothing"),
+        ("small=8G=out/cmdline", "the event log"),
+        ("small=8G=out", "cannot read out/table-loader"),
+    ] {
+        let text = shape.replace(' ', "%");
+        let line = format!("{STATEMENT} --firmware-tdx empty.fd --tdx-shape {text}");
+        assert!(refused(&site, &line, 1).contains(part), "{shape}");
+    }
+    let brings = format!("{STATEMENT} --firmware-tdx ovmf.fd --tdx-shape small=8G=acpi");
+    assert!(refused(&site, &brings, 1).contains("the firmware brings variables of its own"));
+}
+
+#[test]
 fn the_same_arguments_give_the_same_bytes() {
     let site = site();
     let line = format!("{STATEMENT} --revoke 6=twice --revoke 3=once");

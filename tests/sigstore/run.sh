@@ -30,6 +30,7 @@ main() {
     trap stop EXIT
     start_services
     ours
+    watch
     peers
     say "$passed passed, $failed failed, $skipped skipped"
     printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
@@ -101,6 +102,11 @@ build_services() {
             tar -x --no-same-owner --exclude='./usr/share/doc*' -C "$tree" -f -
     done
     local github=github.com/sigstore
+    # Its metrics would stand open on every interface, at a port that cannot be chosen.
+    local metrics=$tree/usr/share/gocode/src/$github/timestamp-authority/v2/pkg/server/prometheus.go
+    sed -i 's/":2112"/"127.0.0.1:0"/' "$metrics"
+    grep -q '"127.0.0.1:0"' "$metrics" || die "the timestamp authority has another port for metrics" \
+        "look where $metrics listens now"
     for package in rekor-tiles/cmd/rekor-server/posix sigstore-go/test/conformance \
         timestamp-authority/v2/cmd/timestamp-server; do
         quietly "$store/go.log" env -i PATH="$PATH" HOME="$store" LC_ALL=C.UTF-8 \
@@ -148,9 +154,6 @@ wait_for() {
 
 start_services() {
     local http tsa
-    # The one port that cannot be chosen: the timestamp authority's own metrics.
-    ! curl -s --max-time 2 http://127.0.0.1:2112 >/dev/null ||
-        die "port 2112 is taken, and the timestamp authority needs it" "end what listens there"
     http=$(port) tsa=$(port)
     export REKOR_URL=http://127.0.0.1:$http REKOR_HOST=$origin REKOR_KEY=$work/rekor.pem
     export TSA_URL=http://127.0.0.1:$tsa
@@ -219,6 +222,27 @@ ours() {
         --tsa "$TSA_URL/api/v1/timestamp" --trusted-root "$trust" --attempts 2 \
         --output "$work/unlogged.json"
     refuse "no bundle of what was not logged" 1 test -e "$work/unlogged.json"
+}
+
+# What Rekor wrote, read as the monitor reads it.
+watch() {
+    local where log start
+    where=127.0.0.1:$(port) log=$work/log
+    "$programs/cloister-release" log serve --log "$log" --listen "$where" 2>"$work/serve.log" &
+    services+=($!)
+    wait_for "the log's files" "$work/serve.log" curl -sf "http://$where/checkpoint"
+    git init --quiet "$work/sources"
+    monitor() {
+        "$programs/cloister-release" sigstore monitor --origin "$origin" --rekor "http://$where" \
+            --trusted-root "$trust" --source "$work/sources" --state "$work/state.json" "$@"
+    }
+    start=$EPOCHREALTIME
+    refuse "the monitor finds an entry in our name without a tag" 6 monitor \
+        --identity https://ci.example.org/ --published "$work/keyless.json"
+    say "      took $(took "$start") s"
+    check "the monitor goes on from where it was" monitor --identity https://ci.example.org/
+    rm "$work/state.json"
+    check "the monitor lets others be" monitor --identity https://nobody.example.org/
 }
 
 took() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }'; }

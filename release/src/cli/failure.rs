@@ -171,6 +171,10 @@ impl From<ReferenceError> for Failure {
                 "give a firmware such as OVMF.amdsev.fd: without kernel hashes the digest would \
                  stand for any software"
             }
+            E::Acpi { .. } | E::Log(_) => {
+                "give a folder that `cloister-release dump-acpi` made, or a copy of \
+                 /sys/firmware/acpi/tables/data/CCEL"
+            }
             E::Launch(_) | E::Tdx(_) | E::Name(_) => "see `cloister-release measure --help`",
             E::Machines(_) => "give fewer of --vcpus, --vcpu-type and --memory, and at least one",
         };

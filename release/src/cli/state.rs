@@ -7,12 +7,12 @@ use attest::release::Statement;
 use attest::release::statement::{
     ClientVersion, Revocation, SnpReferenceValues, TdxReferenceValues,
 };
-use attest::{Name, Text, TextError};
+use attest::{Name, NameError, Text, TextError};
 use clap::Args;
 use release::measure::cpu::CpuType;
 use release::measure::firmware::MAX_FIRMWARE_BYTES;
 use release::measure::snp::GuestFeatures;
-use release::reference::{self, Direct, SnpMachines, TdxMachines};
+use release::reference::{self, Direct, SnpMachines, Tables, TdxMachines, TdxShape};
 use release::statement::{self as statements, Rebuilt, Release};
 
 use super::commands::{now, write};
@@ -30,10 +30,12 @@ type Outcome = Result<Report, Failure>;
   … --revoke '5=prompts were written to the console' --revoke '6=the same'
   … --firmware-snp OVMF.amdsev.fd --vcpu-type EPYC-Genoa,EPYC-Milan --vcpus 1,2,4-8
   … --firmware-tdx OVMF.inteltdx.fd --memory 8G
+  … --firmware-tdx OVMF.inteltdx.fd --tdx-shape small=8G=acpi-small --tdx-shape large=64G=ccel.bin
 
 The same artifacts, arguments and source revision give the same bytes: the time is that of the
 commit unless --issued says another. Machines are stated only where their measurement covers
-kernel, initrd and command line: QEMU with a direct boot.")]
+kernel, initrd and command line: QEMU with a direct boot. RTMR0 is stated for --tdx-shape alone, as it
+depends on every device of a machine.")]
 pub(super) struct StatementArguments {
     /// Name of the release.
     #[arg(long, value_name = "NAME")]
@@ -117,6 +119,19 @@ struct TdxArguments {
     #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = measure::size)]
     #[arg(requires = "firmware_tdx")]
     memory: Vec<u64>,
+    /// A machine whose RTMR0 is stated: its name, its memory, and either the folder that `dump-acpi`
+    /// made of it or the event log (CCEL) of its boot; may be repeated.
+    #[arg(long = "tdx-shape", value_name = "NAME=SIZE=PATH", value_parser = shape)]
+    #[arg(requires = "firmware_tdx")]
+    shapes: Vec<ShapeArgument>,
+}
+
+/// A machine as it stands on the command line.
+#[derive(Debug, Clone)]
+struct ShapeArgument {
+    name: Name,
+    memory_bytes: u64,
+    path: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +184,11 @@ pub(super) fn statement(arguments: &StatementArguments) -> Outcome {
     let (snp, tdx) = reference_values(built)?;
     let machines = snp.as_ref().map_or(0, |snp| snp.launch_digests.len())
         + tdx.as_ref().map_or(0, |tdx| tdx.machines.len());
+    let rtmr0 = tdx.as_ref().map(|tdx| {
+        let known = tdx.machines.iter().filter(|one| one.rtmr0.is_some());
+        let (known, all) = (known.count(), tdx.machines.len());
+        format!("stated for {known} of {all} machines with TDX")
+    });
     let statement = statements::make(&Release {
         name: &arguments.name,
         version: arguments.version,
@@ -184,12 +204,14 @@ pub(super) fn statement(arguments: &StatementArguments) -> Outcome {
         tdx,
     })?;
     write(&arguments.output, &statement.encode())?;
-    Ok(Report::facts(&[
+    let mut facts = vec![
         ("statement", arguments.output.display().to_string()),
         ("source", source_revision.to_string()),
         ("artifacts", statement.subject.len().to_string()),
         ("machines", machines.to_string()),
-    ]))
+    ];
+    facts.extend(rtmr0.map(|rtmr0| ("rtmr0", rtmr0)));
+    Ok(Report::facts(&facts))
 }
 
 pub(super) fn status(arguments: &StatusArguments) -> Outcome {
@@ -280,9 +302,11 @@ fn reference_values(built: &BuiltArguments) -> Result<Values, Failure> {
     };
     let tdx_values = match &tdx.firmware_tdx {
         Some(path) => {
+            let shapes: Result<Vec<_>, Failure> = tdx.shapes.iter().map(read_shape).collect();
             let machines = TdxMachines {
                 firmware: &firmware(path)?,
                 memory_bytes: &tdx.memory,
+                shapes: &shapes?,
             };
             let machines = reference::tdx(&direct, &machines)?;
             Some(TdxReferenceValues { machines })
@@ -292,10 +316,40 @@ fn reference_values(built: &BuiltArguments) -> Result<Values, Failure> {
     Ok((snp_values, tdx_values))
 }
 
+fn read_shape(shape: &ShapeArgument) -> Result<TdxShape, Failure> {
+    Ok(TdxShape {
+        name: shape.name.clone(),
+        memory_bytes: shape.memory_bytes,
+        tables: Tables::read(&shape.path)?,
+    })
+}
+
 fn stated(path: &Path) -> Result<Statement, Failure> {
     release::stated::read(path).map_err(|error| {
         let hint = "give a release's bundle, envelope or statement";
         Failure::new(super::failure::MISUSE, &error, hint)
+    })
+}
+
+/// Why a text names no machine.
+#[derive(Debug, thiserror::Error)]
+enum ShapeError {
+    #[error("give name, memory and tables, such as small=8G=acpi-small")]
+    Form,
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+fn shape(text: &str) -> Result<ShapeArgument, ShapeError> {
+    let mut parts = text.splitn(3, '=');
+    let (name, size, path) = match (parts.next(), parts.next(), parts.next()) {
+        (Some(name), Some(size), Some(path)) => (name, size, path),
+        _ => return Err(ShapeError::Form),
+    };
+    Ok(ShapeArgument {
+        name: name.parse()?,
+        memory_bytes: measure::size(size).map_err(|_| ShapeError::Form)?,
+        path: path.into(),
     })
 }
 
