@@ -187,7 +187,8 @@ fn a_key_in_a_module_signs_a_release_that_verifies() {
     };
     assert!(matches!(publish(v2, ed25519()), Err(SignError::KeyForLog)));
     let signature = ed25519().sign(b"a message").unwrap();
-    let point = ed25519().public_point().try_into().unwrap();
+    let key = ed25519();
+    let point = key.public_point().try_into().unwrap();
     let public = attest::release::PublicKey::from_bytes(point).unwrap();
     assert!(public.verifies(b"a message", &signature.try_into().unwrap()));
 }

@@ -261,3 +261,49 @@ fn a_repository_that_is_away_or_unsound_refreshes_nothing() {
         ));
     }
 }
+
+#[test]
+fn the_program_leaves_no_bundle_of_what_was_not_logged() {
+    use std::process::Command;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let pem = key().to_pkcs8_pem(LineEnding::LF).unwrap();
+    std::fs::write(file("key.pem"), pem.as_bytes()).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(file("key.pem"), mode).unwrap();
+    std::fs::write(file("statement.json"), statement().encode()).unwrap();
+    std::fs::write(file("bundle.json"), "of the release before").unwrap();
+    let run = |log: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-publish"));
+        let line = "sign --statement statement.json --key key.pem --output bundle.json --attempts 2 \
+            --timeout-s 1 --rekor-version 1 --rekor";
+        let line = line.split_whitespace().chain([log]);
+        command.args(line).args(more).current_dir(folder.path());
+        command.output().unwrap().status.code()
+    };
+    let moods = [Mood::Status(429), Mood::Status(503), Mood::Dead, Mood::Slow];
+    for mood in moods {
+        let log = Fake::start(&[mood]);
+        assert_eq!(run(&log.url, &[]), Some(5), "{mood:?}");
+        assert_eq!(log.asked(), 2, "{mood:?}");
+        // Timestamped by nobody, it does not even come to the log.
+        let (log, authority) = (Fake::start(&[Mood::Well]), Fake::start(&[mood]));
+        assert_eq!(
+            run(&log.url, &["--tsa", &authority.url]),
+            Some(3),
+            "{mood:?}"
+        );
+        assert_eq!((log.asked(), authority.asked()), (0, 2), "{mood:?}");
+    }
+    // Taken by a log that is not in the trusted root.
+    let log = Fake::start(&[Mood::Well]);
+    assert_eq!(run(&log.url, &[]), Some(2));
+    let long = vec![b' '; attest::release::statement::MAX_STATEMENT_BYTES + 1];
+    std::fs::write(file("statement.json"), long).unwrap();
+    assert_eq!(run(&log.url, &[]), Some(1));
+    assert_eq!(log.asked(), 1);
+    let kept = std::fs::read_to_string(file("bundle.json")).unwrap();
+    assert_eq!(kept, "of the release before");
+    let files = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(files, 3);
+}
