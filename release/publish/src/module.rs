@@ -293,8 +293,11 @@ fn log_in(
         None => return Err(ModuleError::NoPin),
     };
     let last = token.user_pin_count_low() && token.user_pin_final_try();
-    let result = session.login(UserType::User, pin.as_ref());
-    result.map_err(|error| login_error(error, last))
+    match session.login(UserType::User, pin.as_ref()) {
+        // Another key of the same token is open in this process.
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Err(error) => Err(login_error(error, last)),
+    }
 }
 
 fn login_error(error: Error, last: bool) -> ModuleError {

@@ -236,9 +236,6 @@ fn each_way_that_a_module_does_not_sign_is_told_apart() {
     }
     drop(open(&library, key, Some(PIN)).unwrap());
     // The public half is gone.
-    session
-        .login(UserType::User, Some(&AuthPin::new(PIN.into())))
-        .unwrap();
     let public = [
         Attribute::Class(cryptoki::object::ObjectClass::PUBLIC_KEY),
         Attribute::Label(b"signer".to_vec()),

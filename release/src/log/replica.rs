@@ -1,8 +1,10 @@
 //! A copy of somebody else's log, brought up to date file by file. Whoever fetches the files need
-//! not be believed: nothing is written unless all of it leads to the root that the log signed.
+//! not be believed: nothing is written unless all of it leads to the root that the log signed, and
+//! begins with what the copy holds.
 
 use std::path::Path;
 
+use attest::Digest;
 use attest::release::{Origin, PublicKey, SignedCheckpoint, merkle};
 
 use super::store::{MAX_ENTRIES, MAX_LOG_BYTES, Store, decode_entry};
@@ -73,6 +75,7 @@ impl<'a> Replica<'a> {
                 found,
             });
         }
+        self.check_continues(&leaves)?;
         for (path, bytes) in fetched {
             if tiles::contents(path, &entries, &leaves) != *bytes {
                 return Err(LogError::Tile(self.store.0.join(path.to_string())));
@@ -86,6 +89,26 @@ impl<'a> Replica<'a> {
         self.store.write_note(note)?;
         drop(lock);
         Log::open(&self.store.0, self.origin, self.key)
+    }
+
+    /// Whether what is new begins with what the copy holds.
+    fn check_continues(&self, leaves: &[Digest<32>]) -> Result<(), LogError> {
+        let held = match self.store.read_note() {
+            Ok(note) => self.checkpoint(&note)?,
+            Err(LogError::Missing(_) | LogError::NoCheckpoint(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let size = usize::try_from(held.size).unwrap_or(usize::MAX);
+        // Of a log that is smaller now, all of it: it is no beginning either.
+        let (expected, found) = (held.root, tree::root(leaves.get(..size).unwrap_or(leaves)));
+        match expected == found {
+            true => Ok(()),
+            false => Err(LogError::Changed {
+                path: self.store.0.clone(),
+                expected,
+                found,
+            }),
+        }
     }
 
     fn checkpoint(&self, note: &str) -> Result<super::Checkpoint, LogError> {
