@@ -1,5 +1,5 @@
-//! Any bytes as a bundle of log entries, or as what a log asks of a witness, and any text as the path
-//! of a log's file: each has one spelling, or is refused.
+//! Any bytes as a bundle of log entries, or as what a log asks of a witness, and any text as the
+//! path of a log's file: each has one spelling, or is refused.
 
 use release::log::tiles::{TilePath, encode_entries, parse_entries};
 use release::log::witness::request::AddCheckpoint;

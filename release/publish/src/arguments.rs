@@ -172,8 +172,8 @@ pub(crate) struct RefreshArguments {
       --witness witness.example.net/x=ed25519:BASE64@https://witness.example.net/cloister
   cloister-release log bundle …       then write the release's bundle anew
 
-All are asked at the same time. What verifies is put under the log's checkpoint, however many there are.
-Exit code 5: fewer signed than --minimum, or the log is damaged.")]
+All are asked at the same time. What verifies is put under the log's checkpoint, however many
+there are. Exit code 5: fewer signed than --minimum, or the log is damaged.")]
 pub(crate) struct CollectArguments {
     /// The log's folder.
     #[arg(long, value_name = "DIR")]
@@ -201,9 +201,9 @@ pub(crate) struct CollectArguments {
       --identity https://github.com/OWNER/REPO/ --source cloister --published bundles \\
       --state rekor.json --from now --webhook https://alarm.example.org/
 
-Rekor v2 has no index: nobody can ask it for the entries in a name. So the log is read, entry by entry,
-from where it was read last; what was logged before --from is not seen. A log at which thousands sign
-brings much to read: --limit bounds one run, and what is left is said.
+Rekor v2 has no index: nobody can ask it for the entries in a name. So the log is read, entry by
+entry, from where it was read last; what was logged before --from is not seen. A log at which
+thousands sign brings much to read: --limit bounds one run, and what is left is said.
 
 An entry in our name is ours if it is that of a bundle in --published, whose release has its tag in
 --source; or else if its certificate names a tag and commit that are there. Anyone can log a

@@ -9,7 +9,8 @@
 //! There is no bundle without all of it: what was signed and not logged is dropped.
 //!
 //! Here stands everything else of a release that needs the network, too: asking witnesses to sign a
-//! log's checkpoint ([`collect`]), and watching logs ([`mirror`], [`tail`], [`names`], [`webhook`]).
+//! log's checkpoint ([`collect`]), and watching logs ([`mirror`], [`tail`], [`names`],
+//! [`webhook`]).
 
 mod ask;
 mod authority;

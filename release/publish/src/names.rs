@@ -1,8 +1,8 @@
 //! Whether what stands in a log of Rekor v2 in our name is ours.
 //!
-//! An entry holds a digest, a signature, and who signed: a certificate, or a key. What was signed does
-//! not stand there. It is ours if it is the entry of a bundle that was published, whose release has
-//! its tag; or, without the bundle, if its certificate names a tag and commit of our sources.
+//! An entry holds a digest, a signature, and who signed: a certificate, or a key. What was signed
+//! does not stand there. It is ours if it is the entry of a bundle that was published, whose
+//! release has its tag; or, without the bundle, if its certificate names a tag and commit of our sources.
 
 use attest::release::envelope::PAYLOAD_TYPE;
 use attest::release::{Statement, StatementError};

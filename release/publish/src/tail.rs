@@ -8,8 +8,8 @@
 //! ```
 //!
 //! What is remembered are the roots of the full subtrees over all entries that were read, and the
-//! size and root of the last checkpoint. Both that root and the new one must follow from them, so that
-//! the log continues what it was, and what was read is what stands there.
+//! size and root of the last checkpoint. Both that root and the new one must follow from them, so
+//! that the log continues what it was, and what was read is what stands there.
 
 mod range;
 mod state;

@@ -1,4 +1,4 @@
-//! Witnesses elsewhere are asked to sign: real ones of this house, and such as nobody should believe.
+//! Witnesses elsewhere are asked to sign: real ones of this house, and such as nobody believes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod common;

@@ -1,7 +1,7 @@
 //! Keys in a PKCS#11 module: SoftHSM, where the machine has it (Debian: softhsm2).
 //!
-//! SoftHSM finds its tokens by its environment, so each test starts itself once more with one of its
-//! own. `CLOISTER_SOFTHSM` names the library where it is not where Debian puts it.
+//! SoftHSM finds its tokens by its environment, so each test starts itself once more with one of
+//! its own. `CLOISTER_SOFTHSM` names the library where it is not where Debian puts it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod common;

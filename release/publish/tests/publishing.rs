@@ -275,8 +275,8 @@ fn the_program_leaves_no_bundle_of_what_was_not_logged() {
     std::fs::write(file("bundle.json"), "of the release before").unwrap();
     let run = |log: &str, more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cloister-publish"));
-        let line = "sign --statement statement.json --key key.pem --output bundle.json --attempts 2 \
-            --timeout-s 1 --rekor-version 1 --rekor";
+        let line = "sign --statement statement.json --key key.pem --output bundle.json \
+            --attempts 2 --timeout-s 1 --rekor-version 1 --rekor";
         let line = line.split_whitespace().chain([log]);
         command.args(line).args(more).current_dir(folder.path());
         command.output().unwrap().status.code()

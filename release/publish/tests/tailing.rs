@@ -86,10 +86,12 @@ fn by_certificate(certificate: &[u8]) -> Value {
 /// A `hashedrekord` over what was signed.
 fn entry(signed: &[u8], verifier: &Value) -> Vec<u8> {
     let digest = STANDARD.encode(Digest::<32>::sha256(signed));
-    let entry = json!({ "apiVersion": "0.0.2", "kind": "hashedrekord", "spec": { "hashedRekordV002": {
+    let hashed = json!({
         "data": { "algorithm": "SHA2_256", "digest": digest },
         "signature": { "content": "", "verifier": verifier },
-    }}});
+    });
+    let spec = json!({ "hashedRekordV002": hashed });
+    let entry = json!({ "apiVersion": "0.0.2", "kind": "hashedrekord", "spec": spec });
     entry.to_string().into_bytes()
 }
 

@@ -172,9 +172,9 @@ pub(super) struct ServeArguments {
   cloister-release log witness --name witness.example.org/w --key witness.pem --state state \\
       --watch log.example.org/cloister=ed25519:BASE64 --listen 127.0.0.1:8091 --first
 
-Answers POST /add-checkpoint. It signs a checkpoint only if it continues the one that it signed last,
-and remembers that in --state before it answers. Keep the state as long as the key: a witness that
-forgets what it signed signs a log with two faces. A witness whose state is lost takes a new key.
+Answers POST /add-checkpoint. It signs a checkpoint only if it continues the one that it signed
+last, and remembers that in --state before it answers. Keep the state as long as the key: a witness
+that forgets what it signed signs a log with two faces. A witness whose state is lost takes a new key.
 TLS, and a limit on how often one may ask, are for the web server before it.")]
 pub(super) struct WitnessArguments {
     /// Name of the witness.

@@ -34,8 +34,8 @@ type Outcome = Result<Report, Failure>;
 
 The same artifacts, arguments and source revision give the same bytes: the time is that of the
 commit unless --issued says another. Machines are stated only where their measurement covers
-kernel, initrd and command line: QEMU with a direct boot. RTMR0 is stated for --tdx-shape alone, as it
-depends on every device of a machine.")]
+kernel, initrd and command line: QEMU with a direct boot. RTMR0 is stated for --tdx-shape alone:
+it depends on every device of a machine.")]
 pub(super) struct StatementArguments {
     /// Name of the release.
     #[arg(long, value_name = "NAME")]
@@ -119,8 +119,8 @@ struct TdxArguments {
     #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = measure::size)]
     #[arg(requires = "firmware_tdx")]
     memory: Vec<u64>,
-    /// A machine whose RTMR0 is stated: its name, its memory, and either the folder that `dump-acpi`
-    /// made of it or the event log (CCEL) of its boot; may be repeated.
+    /// A machine whose RTMR0 is stated: its name, its memory, and either the folder that
+    /// `dump-acpi` made of it or the event log (CCEL) of its boot; may be repeated.
     #[arg(long = "tdx-shape", value_name = "NAME=SIZE=PATH", value_parser = shape)]
     #[arg(requires = "firmware_tdx")]
     shapes: Vec<ShapeArgument>,

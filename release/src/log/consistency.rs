@@ -118,7 +118,7 @@ mod tests {
         }
     }
 
-    /// The tree of RFC 6962's example: PROOF(3, D[7]) = [c, d, g, l] and PROOF(6, D[7]) = [i, j, k].
+    /// RFC 6962's example: PROOF(3, D[7]) = [c, d, g, l] and PROOF(6, D[7]) = [i, j, k].
     #[test]
     fn proofs_are_those_of_the_specification() {
         let all = leaves(7);

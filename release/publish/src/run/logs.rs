@@ -157,7 +157,7 @@ impl From<LogError> for Failure {
         let (code, hint) = match error.shows_damage() {
             true => (
                 LOG,
-                "keep what is there as proof, and ask the log's operator: entries are never changed",
+                "keep what is there as proof, and ask the log's operator: entries never change",
             ),
             false => (
                 MISUSE,

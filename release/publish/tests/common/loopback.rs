@@ -123,11 +123,10 @@ fn answer(stream: &mut TcpStream, reply: Reply) {
 }
 
 /// A server of this house, until the test's process ends: `run` calls back with its address.
-pub fn serve<E>(
-    run: impl FnOnce(SocketAddr, Box<dyn FnOnce(SocketAddr) + Send>) -> Result<(), E> + Send + 'static,
-) -> String
+pub fn serve<E, R>(run: R) -> String
 where
     E: Send + 'static,
+    R: FnOnce(SocketAddr, Box<dyn FnOnce(SocketAddr) + Send>) -> Result<(), E> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
