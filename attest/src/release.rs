@@ -106,13 +106,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind that a bundle says it is of.
+    /// The kind that a bundle says it is of, if it is not too long for either.
     #[must_use]
     pub fn of(bundle: &[u8]) -> Option<Self> {
         #[derive(serde::Deserialize)]
         struct Head {
             #[serde(rename = "mediaType")]
             media_type: String,
+        }
+        if bundle.len() > MAX_BUNDLE_BYTES {
+            return None;
         }
         let mut heads = serde_json::Deserializer::from_slice(bundle).into_iter::<Head>();
         let media_type = heads.next()?.ok()?.media_type;
