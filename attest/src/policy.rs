@@ -69,6 +69,8 @@ const VERSION_WITHOUT_REATTESTATION: u64 = 1;
 /// A policy whose every field is present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// Version of the file's form: 2, or 1.
+    pub version: u64,
     /// Which software may answer.
     pub release: ReleasePolicy,
     /// Which TPMs may vouch for it; there if, and only if, the platform is accepted.
@@ -278,6 +280,7 @@ impl Policy {
         let form: Form =
             toml::from_str(text).map_err(|error| PolicyError::Toml(Box::new(error)))?;
         let policy = Self {
+            version: form.version,
             channel: ChannelPolicy {
                 assurance: form.channel.assurance,
                 reattest_seconds: form.reattest_seconds()?,
