@@ -265,3 +265,20 @@ fn another_signer_or_authority_is_refused() {
     );
     assert!(server.requests.lock().unwrap().is_empty());
 }
+
+#[test]
+fn the_policy_in_the_documents_is_accepted() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sigstore.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let block = text.split("```toml\n").nth(1).unwrap();
+    let block = block.split("```").next().unwrap();
+    let own = policy_text();
+    let rest = &own[own.find("[tpm]").unwrap()..];
+    let policy = attest::Policy::parse(format!("{block}\n{rest}").as_bytes()).unwrap();
+    let sigstore = policy.release.sigstore().unwrap();
+    let attest::policy::TrustedRoot::BuiltIn(name) = &sigstore.trusted_root else {
+        panic!("the documents name a root that is built in")
+    };
+    // And by that name the program has it.
+    assert_eq!(name.as_str(), cloister_sigstore::BUILT_IN_ROOT);
+}
