@@ -1,4 +1,5 @@
 //! For what signers, witnesses and rebuilders vouch, and what one of them cannot do alone.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::policy::ReleasePolicy;
 use attest::release::statement::{

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use attest::policy::TrustedRoot;
 use attest::release::{NoSigstore, SigstoreVerifier};
-use attest::{Binding, Evidence, Expectation, Policy, Ratchet, Refusal, VerifiedPeer};
+use attest::{Binding, Evidence, Expectation, Policy, Refusal, VerifiedPeer};
 use carrier::Unverified;
 use cloister_sigstore::RootError;
 use http_body_util::Full;
