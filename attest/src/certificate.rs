@@ -10,7 +10,7 @@ use std::fmt;
 use p384::ecdsa::signature::Verifier;
 use p384::ecdsa::{DerSignature, VerifyingKey};
 use serde::{Deserialize, Deserializer, de};
-use x509_cert::Certificate;
+use x509_cert::certificate::{CertificateInner, Profile};
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::oid::AssociatedOid as _;
 use x509_cert::der::{Decode as _, Encode, pem};
@@ -21,6 +21,20 @@ use x509_cert::time::Time;
 
 use crate::rsa::RsaKey;
 use crate::{Digest, UnixTime};
+
+/// A certificate whose dates keep the form that they were signed in: NVIDIA writes those before
+/// 2050 as RFC 5280 has only later ones.
+pub(crate) type Certificate = CertificateInner<AsSigned>;
+
+/// See [`Certificate`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct AsSigned;
+
+impl Profile for AsSigned {
+    fn time_encoding(time: Time) -> x509_cert::der::Result<Time> {
+        Ok(time)
+    }
+}
 
 /// Which signature scheme a chain uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ pub mod crl;
 mod digest;
 pub mod eventlog;
 pub mod evidence;
+pub mod gpu;
 mod name;
 pub mod policy;
 mod reader;

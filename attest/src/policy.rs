@@ -30,7 +30,8 @@
 //! ```
 //!
 //! A platform has its table exactly where `evidence.platforms` names it; the one of SEV-SNP is
-//! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`].
+//! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`]. A table `[gpu]`, drawn at
+//! [`GpuPolicy`], is there where machines with GPUs are accepted.
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -39,10 +40,12 @@ use crate::release::{Origin, PublicKey, Witness};
 use crate::tpm::chain::TrustAnchor;
 use crate::{Digest, Name, PlatformKind};
 
+mod gpu;
 mod snp;
 mod tdx;
 mod value;
 
+pub use gpu::GpuPolicy;
 pub use snp::{ProductPolicy, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
 pub use tdx::{TdxAttributesPolicy, TdxPolicy};
 pub use value::{Demand, MaximumAge, Pin, Tolerance};
@@ -63,6 +66,8 @@ pub struct Policy {
     pub snp: Option<SnpPolicy>,
     /// Which machines with TDX may; there if, and only if, the platform is accepted.
     pub tdx: Option<TdxPolicy>,
+    /// Which GPUs a machine may have; none without it.
+    pub gpu: Option<GpuPolicy>,
     /// Which platforms are accepted.
     pub evidence: EvidencePolicy,
     /// How closely evidence must be bound to the channel.
@@ -169,6 +174,14 @@ pub enum List {
     TdxRoots,
     /// `tdx.tcb_statuses`
     TdxStatuses,
+    /// `gpu.device_roots`
+    GpuDeviceRoots,
+    /// `gpu.manifest_roots`
+    GpuManifestRoots,
+    /// `gpu.chips`
+    GpuChips,
+    /// `gpu.modes`
+    GpuModes,
     /// `evidence.platforms`
     Platforms,
 }
@@ -212,6 +225,10 @@ pub enum PolicyError {
         List::SnpVmpls => "snp.vmpls",
         List::TdxRoots => "tdx.roots",
         List::TdxStatuses => "tdx.tcb_statuses",
+        List::GpuDeviceRoots => "gpu.device_roots",
+        List::GpuManifestRoots => "gpu.manifest_roots",
+        List::GpuChips => "gpu.chips",
+        List::GpuModes => "gpu.modes",
         List::Platforms => "evidence.platforms",
     })]
     Empty(List),
@@ -290,6 +307,14 @@ impl Policy {
             lists.extend([
                 (List::TdxRoots, tdx.roots.is_empty()),
                 (List::TdxStatuses, tdx.tcb_statuses.is_empty()),
+            ]);
+        }
+        if let Some(gpu) = &self.gpu {
+            lists.extend([
+                (List::GpuDeviceRoots, gpu.device_roots.is_empty()),
+                (List::GpuManifestRoots, gpu.manifest_roots.is_empty()),
+                (List::GpuChips, gpu.chips.is_empty()),
+                (List::GpuModes, gpu.modes.is_empty()),
             ]);
         }
         match lists.into_iter().find(|(_, empty)| *empty) {

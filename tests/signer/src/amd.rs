@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
 
+use attest::gpu::GpuEvidence;
 use attest::policy::SnpPolicy;
 use attest::release::statement::{SnpLaunchDigest, SnpReferenceValues};
 use attest::snp::SnpEvidence;
@@ -369,6 +370,7 @@ pub fn machine_evidence(world: &World, machine: &Machine, binding: &Binding) -> 
     Evidence {
         platform: Platform::Snp(machine.evidence()),
         configuration: world.configuration.clone(),
+        gpu: GpuEvidence::default(),
         release: world.bundle(),
     }
 }

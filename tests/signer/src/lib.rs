@@ -18,6 +18,7 @@ pub mod boot;
 pub mod fuzz;
 pub mod intel;
 pub mod log;
+pub mod nvidia;
 pub mod release;
 pub mod tpm;
 mod world;
