@@ -39,7 +39,7 @@ pub use digest::{Digest, Hex};
 pub use evidence::{Evidence, Platform, PlatformKind};
 pub use name::{Name, NameError, Text, TextError};
 pub use policy::Policy;
-pub use refusal::{Class, Refusal};
+pub use refusal::{BoundPart, Class, Refusal};
 pub use release::Ratchet;
 pub use report_data::{Binding, ReportData};
 pub use time::UnixTime;

@@ -1,5 +1,10 @@
 //! GPUs and switches: whose reports they are, what they were made for, and how devices fit together.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 use attest::certificate::{ChainFault, Position};
 use attest::crl::RevocationFault;
@@ -28,7 +33,7 @@ fn a_gpu_that_is_as_the_policy_demands_is_believed() {
     assert_eq!(gpu.report.nonce, NONCE);
     let claims = verified.claims();
     for what in [
-        "GPUs",
+        "GPU: number",
         "GPU 1: nonce",
         "GPU 1: mode",
         "GPU 1: driver's manifest",

@@ -1,5 +1,10 @@
 //! Manifests: their XML, their signature, and what they state.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 use attest::certificate::{ChainFault, Position};
 use attest::crl::RevocationFault;

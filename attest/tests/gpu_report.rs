@@ -1,5 +1,10 @@
 //! Reports, opaque data and files of GPUs that cannot be read.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 use attest::gpu::{DeviceEvidence, DeviceFault, FileError, OpaqueError, Report, SpdmError};
 use signer::nvidia::{Device, Rack};

@@ -5,16 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 19] = [
+const ERRORS: [&str; 27] = [
     "BundleError",
     "CborError",
     "ChainFault",
     "CheckpointError",
     "ConfigurationError",
+    "DeviceFault",
     "DocumentFault",
     "EnvelopeError",
     "EventLogError",
     "EvidenceError",
+    "FileError",
+    "GpuError",
+    "ManifestError",
+    "OpaqueError",
     "PolicyError",
     "QuoteError",
     "Refusal",
@@ -22,9 +27,12 @@ const ERRORS: [&str; 19] = [
     "ReportError",
     "RevocationFault",
     "SnpError",
+    "SpdmError",
     "StatementError",
     "TableError",
     "TdxError",
+    "Topology",
+    "XmlError",
 ];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -216,7 +216,7 @@ impl<'a> Judge<'a> {
                     found,
                 });
             }
-            let claim = Claim::new(format!("{kind}s"), expected, found, "configuration");
+            let claim = Claim::new(format!("{kind}: number"), expected, found, "configuration");
             self.claims.push(claim);
         }
         Ok(())

@@ -68,6 +68,11 @@ targets! {
     b5 "attest-configuration" "../../../attest/fuzz/fuzz_targets/configuration.rs" configuration;
     b6 "attest-eventlog" "../../../attest/fuzz/fuzz_targets/eventlog.rs" event_log;
     b7 "attest-evidence" "../../../attest/fuzz/fuzz_targets/evidence.rs" evidence;
+    b17 "attest-gpu_file" "../../../attest/fuzz/fuzz_targets/gpu_file.rs" gpu_file;
+    b18 "attest-gpu_manifest" "../../../attest/fuzz/fuzz_targets/gpu_manifest.rs" gpu_manifest;
+    b19 "attest-gpu_opaque" "../../../attest/fuzz/fuzz_targets/gpu_opaque.rs" gpu_opaque;
+    b20 "attest-gpu_report" "../../../attest/fuzz/fuzz_targets/gpu_report.rs" gpu_report;
+    b21 "attest-gpu_verify" "../../../attest/fuzz/fuzz_targets/gpu_verify.rs" gpu_evidence;
     b8 "attest-policy" "../../../attest/fuzz/fuzz_targets/policy.rs" policy;
     b9 "attest-quote" "../../../attest/fuzz/fuzz_targets/quote.rs" quote;
     b10 "attest-revocation_list" "../../../attest/fuzz/fuzz_targets/revocation_list.rs" revocation;

@@ -10,6 +10,7 @@ use p384::SecretKey;
 use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 use signer::amd::Machine;
 use signer::intel::Domain;
+use signer::nvidia::{Rack, rack_evidence, rack_world};
 use signer::{World, boot};
 use verity::gpt::{Layout, PartitionSpec};
 use verity::{Guid, VolumeRef};
@@ -160,6 +161,35 @@ pub(crate) fn tdx_collateral() -> Seeds {
     let collateral = Domain::new().evidence().collateral;
     let lists = collateral.revocation_lists.to_vec();
     [vec![collateral.signer], lists].concat()
+}
+
+pub(crate) fn gpu_file() -> Seeds {
+    vectors(&["nvidia-attestation-sdk/hopper_evidence_cert_hold.json"])
+        .into_iter()
+        .chain([b"[{\"evidence\":\"AAAA\",\"certificate\":\"\"}]".to_vec()])
+        .collect()
+}
+
+pub(crate) fn gpu_manifest() -> Seeds {
+    let real = vectors(&["nvtrust/Driver_RIM_test_no_gpu.swidtag"]);
+    [Rack::new().evidence(&[0; 32]).manifests, real].concat()
+}
+
+pub(crate) fn gpu_opaque() -> Seeds {
+    let rack = Rack::with_switch();
+    let fields = rack.devices.iter().map(|device| device.opaque_bytes());
+    fields.collect()
+}
+
+pub(crate) fn gpu_report() -> Seeds {
+    let devices = Rack::new().evidence(&[0; 32]).devices;
+    devices.into_iter().map(|device| device.report).collect()
+}
+
+pub(crate) fn gpu_evidence() -> Seeds {
+    let rack = Rack::new();
+    let (world, _) = rack_world(&rack);
+    vec![rack_evidence(&world, &rack, [0; 32]).1.encode()]
 }
 
 pub(crate) fn model_config() -> Seeds {
