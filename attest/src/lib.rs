@@ -11,6 +11,7 @@
 //! only way to make a [`VerifiedPeer`], and the channel takes only that.
 #![forbid(unsafe_code)]
 
+pub mod azure;
 pub mod cbor;
 pub mod certificate;
 mod claim;

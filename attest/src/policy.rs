@@ -33,18 +33,21 @@
 //! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`]. A table `[gpu]`, drawn at
 //! [`GpuPolicy`], is there where machines with GPUs are accepted.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use sha2::{Digest as _, Sha256};
 
 use crate::release::{Origin, PublicKey, Witness};
 use crate::tpm::chain::TrustAnchor;
+use crate::tpm::google;
 use crate::{Digest, Name, PlatformKind};
 
+mod azure;
 mod gpu;
 mod snp;
 mod tdx;
 mod value;
 
+pub use azure::{AzurePolicy, RegisterPolicy};
 pub use gpu::GpuPolicy;
 pub use snp::{ProductPolicy, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
 pub use tdx::{TdxAttributesPolicy, TdxPolicy};
@@ -66,6 +69,8 @@ pub struct Policy {
     pub snp: Option<SnpPolicy>,
     /// Which machines with TDX may; there if, and only if, the platform is accepted.
     pub tdx: Option<TdxPolicy>,
+    /// Which VMs in Azure may: judged by [`crate::azure::verify`], for no envelope holds such evidence.
+    pub azure: Option<AzurePolicy>,
     /// Which GPUs a machine may have; none without it.
     pub gpu: Option<GpuPolicy>,
     /// Which platforms are accepted.
@@ -116,10 +121,21 @@ pub struct Rebuilder {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TpmPolicy {
-    /// Certificate authorities that may certify an attestation key.
+    /// Certificate authorities that may certify an attestation key: `"google"`, which stands for the
+    /// one of Google's cloud, or others in PEM form.
+    #[serde(deserialize_with = "tpm_roots")]
     pub roots: Vec<TrustAnchor>,
     /// Whether the firmware must enforce Secure Boot.
     pub secure_boot: SecureBootPolicy,
+}
+
+fn tpm_roots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TrustAnchor>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let roots = names.iter().map(|name| match name.as_str() {
+        "google" => google::root(),
+        pem => TrustAnchor::from_pem(pem),
+    });
+    roots.collect::<Result<_, _>>().map_err(de::Error::custom)
 }
 
 /// Whether the firmware must enforce Secure Boot.

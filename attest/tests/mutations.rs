@@ -4,6 +4,7 @@
 use attest::Platform;
 use attest::release::Bundle;
 use signer::amd::Machine;
+use signer::azure::{GoogleChain, Vm};
 use signer::fuzz::{self, mutate};
 use signer::intel::Domain;
 use signer::nvidia::{Rack, rack_evidence, rack_world};
@@ -94,4 +95,14 @@ fn reports_manifests_and_files_of_gpus() {
     let (world, _) = rack_world(&rack);
     let (_, whole) = rack_evidence(&world, &rack, [0; 32]);
     mutate(&whole.encode(), 100, fuzz::gpu_verify);
+}
+
+#[test]
+fn reports_and_quotes_of_clouds() {
+    let evidence = Vm::new().evidence(&[0; 32]);
+    mutate(&evidence.hcl_report, 500, fuzz::hcl_report);
+    let quote = [evidence.quote.attest, evidence.quote.signature].concat();
+    mutate(&quote, 300, fuzz::vtpm_quote);
+    let [leaf, _, _] = GoogleChain::new().certificates();
+    mutate(&leaf, 300, fuzz::google_certificate);
 }

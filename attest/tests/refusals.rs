@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 27] = [
+const ERRORS: [&str; 30] = [
+    "AzureError",
     "BundleError",
     "CborError",
     "ChainFault",
@@ -18,6 +19,7 @@ const ERRORS: [&str; 27] = [
     "EvidenceError",
     "FileError",
     "GpuError",
+    "HclError",
     "ManifestError",
     "OpaqueError",
     "PolicyError",
@@ -32,6 +34,7 @@ const ERRORS: [&str; 27] = [
     "TableError",
     "TdxError",
     "Topology",
+    "VtpmError",
     "XmlError",
 ];
 

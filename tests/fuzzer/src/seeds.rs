@@ -9,6 +9,7 @@ use attest::{Evidence, Platform};
 use p384::SecretKey;
 use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 use signer::amd::Machine;
+use signer::azure::{GoogleChain, Vm};
 use signer::intel::Domain;
 use signer::nvidia::{Rack, rack_evidence, rack_world};
 use signer::{World, boot};
@@ -161,6 +162,21 @@ pub(crate) fn tdx_collateral() -> Seeds {
     let collateral = Domain::new().evidence().collateral;
     let lists = collateral.revocation_lists.to_vec();
     [vec![collateral.signer], lists].concat()
+}
+
+pub(crate) fn google_certificate() -> Seeds {
+    let [leaf, above, _] = GoogleChain::new().certificates();
+    vec![leaf, above]
+}
+
+pub(crate) fn hcl_report() -> Seeds {
+    let real = vectors(&["trustee/az-tdx-vtpm/hcl-report.bin"]);
+    [vec![Vm::new().evidence(&[0; 32]).hcl_report], real].concat()
+}
+
+pub(crate) fn vtpm_quote() -> Seeds {
+    let quote = Vm::new().evidence(&[0; 32]).quote;
+    vec![[quote.attest, quote.signature].concat()]
 }
 
 pub(crate) fn gpu_file() -> Seeds {

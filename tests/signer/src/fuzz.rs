@@ -3,7 +3,9 @@
 
 use std::sync::LazyLock;
 
+use attest::azure::{AzureEvidence, HclReport};
 use attest::cbor::Decoder;
+use attest::certificate::TrustAnchor;
 use attest::eventlog::EventLog;
 use attest::gpu::{self, DeviceEvidence, GpuEvidence, Opaque};
 use attest::policy::{GpuPolicy, SnpPolicy, TdxPolicy};
@@ -11,10 +13,13 @@ use attest::release::statement::{RebuildStatement, StatusStatement};
 use attest::release::{Bundle, Checkpoint, SignedCheckpoint, Statement};
 use attest::snp::{self, Report, SnpEvidence};
 use attest::tdx::{self, TdxEvidence};
-use attest::tpm::{Register, TpmEvidence, chain, quote};
+use attest::tpm::vtpm::VtpmKey;
+use attest::tpm::{Register, TpmEvidence, chain, google, quote};
 use attest::{Claim, Configuration, Evidence, Expectation, Policy, Ratchet, verify};
 
 use crate::amd::Machine;
+use crate::authority;
+use crate::azure::{GoogleChain, Vm};
 use crate::intel::Domain;
 use crate::nvidia::{Rack, rack_evidence, rack_world};
 use crate::{NOW, World};
@@ -41,6 +46,17 @@ static RACK_WORLD: LazyLock<(World, Rack, Policy, Vec<Claim>)> = LazyLock::new(|
     let peer = verify(&evidence, &expectation, &policy, &Ratchet::UNSEEN, NOW);
     let claims = peer.expect("sound evidence").claims().to_vec();
     (world, rack, policy, claims)
+});
+static VM: LazyLock<(AzureEvidence, VtpmKey)> = LazyLock::new(|| {
+    let evidence = Vm::new().evidence(&[0; 32]);
+    let report = HclReport::parse(&evidence.hcl_report).expect("a report");
+    let key = report.key;
+    (evidence, key)
+});
+static GOOGLE: LazyLock<([Vec<u8>; 3], TrustAnchor)> = LazyLock::new(|| {
+    let certificates = GoogleChain::new().certificates();
+    let root = TrustAnchor::from_pem(&authority::pem(&certificates[2]));
+    (certificates, root.expect("a certificate"))
 });
 static CHECKPOINT: LazyLock<Checkpoint> = LazyLock::new(|| {
     let note = WORLD.logged(WORLD.envelope()).log.checkpoint;
@@ -270,6 +286,32 @@ pub fn gpu_verify(bytes: &[u8]) {
         let own = |claim: &&Claim| claim.what.starts_with("GPU");
         let found: Vec<_> = peer.claims().iter().filter(own).collect();
         assert_eq!(found, claims.iter().filter(own).collect::<Vec<_>>());
+    }
+}
+
+/// A paravisor's report is read or refused; what is read names SHA-256 of what it holds.
+pub fn hcl_report(bytes: &[u8]) {
+    if let Ok(report) = HclReport::parse(bytes) {
+        assert_eq!(report.report_data[32..], [0; 32]);
+        assert_eq!(report.hardware.len(), snp::REPORT_BYTES);
+    }
+}
+
+/// No quote of a virtual TPM is believed that its key did not sign.
+pub fn vtpm_quote(bytes: &[u8]) {
+    let half = bytes.len() / 2;
+    let mut quote = VM.0.quote.clone();
+    (quote.attest, quote.signature) = (bytes[..half].to_vec(), bytes[half..].to_vec());
+    if quote.verify(&VM.1, &[0; 32]).is_ok() {
+        assert_eq!(quote, VM.0.quote);
+    }
+}
+
+/// No certificate is believed that Google's authority did not issue.
+pub fn google_certificate(bytes: &[u8]) {
+    let chain = [bytes.to_vec(), GOOGLE.0[1].clone()];
+    if google::verify(&chain, std::slice::from_ref(&GOOGLE.1), NOW).is_ok() {
+        assert_eq!(bytes, GOOGLE.0[0]);
     }
 }
 

@@ -14,6 +14,7 @@
 
 pub mod amd;
 pub mod authority;
+pub mod azure;
 pub mod boot;
 pub mod fuzz;
 pub mod intel;
