@@ -207,7 +207,9 @@ fn read_blocks(record: &[u8], blocks: u8) -> Result<Vec<Digest<48>>, SpdmError> 
 }
 
 /// Specification, length, whether the value is raw, length of the value; and the value.
-fn read_block(reader: &mut Reader<'_>) -> Option<((u8, u16, bool, u16), [u8; 48])> {
+type Block = ((u8, u16, bool, u16), [u8; 48]);
+
+fn read_block(reader: &mut Reader<'_>) -> Option<Block> {
     let ([specification], length) = (reader.array()?, reader.u16_le()?);
     let ([kind], value_length) = (reader.array()?, reader.u16_le()?);
     let block = (specification, length, kind & 0x80 != 0, value_length);
