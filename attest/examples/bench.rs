@@ -1,8 +1,8 @@
-//! How long verifying takes on one core, beside what the same signatures take in openssl: `make bench`.
+//! How long verifying takes on one core, beside what as many signatures take in openssl.
 //!
-//! openssl's time is that of its signature checks alone, by `openssl speed` in the same run; parsing,
-//! chains, revocation and policy are in ours and not in it. Evidence is signed at run time and has
-//! as many signatures as real evidence.
+//! `make bench` runs it. openssl's time is that of its signature checks alone, by `openssl speed`
+//! in the same run; parsing, chains, revocation and policy are in ours and not in it. Evidence is
+//! signed at run time and has as many signatures as real evidence.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

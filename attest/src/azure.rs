@@ -1,9 +1,9 @@
-//! Evidence of a confidential VM in Azure: a paravisor (HCL) stands between hardware and guest, holds
-//! the guest's virtual TPM, and asks the hardware to vouch for that TPM's key.
+//! Evidence of a confidential VM in Azure: a paravisor (HCL) stands between hardware and guest,
+//! holds the guest's virtual TPM, and asks the hardware to vouch for that TPM's key.
 //!
 //! ```text
 //! hardware ──report for SHA-256──▶ runtime data { HCLAkPub, Secure Boot, … }
-//!                                       └──▶ key of the virtual TPM ──quote──▶ nonce, PCRs ◀── event log
+//!                   key of the virtual TPM ◀──┘ ──quote──▶ nonce, PCRs ◀── event log
 //! ```
 //!
 //! The report that the paravisor keeps (NV index 0x01400001; little-endian):
@@ -11,7 +11,8 @@
 //! ```text
 //! 0      "HCLA" ‖ version 4 (1, 2) ‖ size 4 ‖ request 4 ‖ status 4 ‖ 12
 //! 32     report of SEV-SNP (1,184), or of TDX (1,024 and zeros)
-//! 1216   size 4 ‖ version 4 = 1 ‖ kind 4 (2 SNP, 4 TDX) ‖ hash 4 (1 SHA-256) ‖ length 4 ‖ JSON ‖ zeros
+//! 1216   size 4 ‖ version 4 = 1 ‖ kind 4 (2 SNP, 4 TDX) ‖ hash 4 (1 SHA-256) ‖ length 4 ‖ JSON
+//!        ‖ zeros
 //! ```
 //!
 //! What the hardware measured is the paravisor and the firmware, which are Microsoft's and not

@@ -6,8 +6,9 @@
 //! manifest root (policy) ─▶ … ─▶ signer ─▶ manifests { measurements } ────── equal ──┘
 //! ```
 //!
-//! One nonce ties the devices to the machine: it is made from the handshake ([`crate::Binding`]), and the CPU
-//! signs the digest of the devices' reports. Neither can be taken from another machine or session.
+//! One nonce ties the devices to the machine: it is made from the handshake
+//! ([`crate::Binding::gpu_nonce`]), and the CPU signs the digest of the devices' reports. Neither
+//! can be taken from another machine or session.
 //!
 //! No field of a report says "confidential computing is on" or "debugging is off": the
 //! measurements do. The manifest of the driver states those of a GPU in production mode; without

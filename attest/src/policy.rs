@@ -69,7 +69,7 @@ pub struct Policy {
     pub snp: Option<SnpPolicy>,
     /// Which machines with TDX may; there if, and only if, the platform is accepted.
     pub tdx: Option<TdxPolicy>,
-    /// Which VMs in Azure may: judged by [`crate::azure::verify`], for no envelope holds such evidence.
+    /// Which VMs in Azure may: for [`crate::azure::verify`], as no envelope holds such evidence.
     pub azure: Option<AzurePolicy>,
     /// Which GPUs a machine may have; none without it.
     pub gpu: Option<GpuPolicy>,
@@ -121,8 +121,8 @@ pub struct Rebuilder {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TpmPolicy {
-    /// Certificate authorities that may certify an attestation key: `"google"`, which stands for the
-    /// one of Google's cloud, or others in PEM form.
+    /// Certificate authorities that may certify an attestation key: `"google"`, which stands for
+    /// that of Google's cloud, or others in PEM form.
     #[serde(deserialize_with = "tpm_roots")]
     pub roots: Vec<TrustAnchor>,
     /// Whether the firmware must enforce Secure Boot.

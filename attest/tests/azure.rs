@@ -67,18 +67,18 @@ fn the_hardware_vouches_for_the_runtime_data_or_nothing_is_believed() {
         let at = evidence.hcl_report.len() - 110;
         evidence.hcl_report[at] ^= 1; // in the user data
     });
-    assert!(
-        matches!(other, AzureError::Snp(ref error) if matches!(**error, SnpError::ReportData { .. })),
-        "{other}"
-    );
+    let AzureError::Snp(error) = other else {
+        panic!("{other}")
+    };
+    assert!(matches!(*error, SnpError::ReportData { .. }), "{error}");
     let mut evidence = Vm::with_tdx().evidence(NONCE);
     let at = evidence.hcl_report.len() - 110;
     evidence.hcl_report[at] ^= 1;
     let error = verdict(&evidence, &Vm::new().policy()).unwrap_err();
-    assert!(
-        matches!(error, AzureError::Tdx(ref error) if matches!(**error, TdxError::ReportData { .. })),
-        "{error}"
-    );
+    let AzureError::Tdx(error) = error else {
+        panic!("{error}")
+    };
+    assert!(matches!(*error, TdxError::ReportData { .. }), "{error}");
     // The report stands in the paravisor's, whatever is shown beside it.
     let mut evidence = Vm::new().evidence(NONCE);
     let attest::azure::AzureHardware::Snp(snp) = &mut evidence.hardware else {
@@ -295,7 +295,7 @@ fn the_event_log_explains_the_registers_in_the_bank_that_was_quoted() {
         }
     });
     assert_eq!(other, AzureError::Bank);
-    // The digest of the variable in the quoted bank is of something else than the data that is read.
+    // The variable is measured as something else than the data that is read.
     let off = fault(|vm| {
         let event = &mut vm.events[3];
         *event = Event::other(7, 0x8000_0001, b"off", &event.data.clone());

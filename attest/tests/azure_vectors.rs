@@ -1,5 +1,6 @@
-//! Evidence of real VMs in Azure and a real key of Google's cloud, which others have published. They lie
-//! beside the checkout, and the tests that need them say so and are skipped where they do not.
+//! Evidence of real VMs in Azure and a real key of Google's cloud, which others have published.
+//! They lie beside the checkout, and the tests that need them say so and are skipped where they do
+//! not.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -205,10 +206,10 @@ fn real_vms_on_snp_verify_from_the_processor_to_the_registers() {
         );
         // At another time, with another product's policy, for another nonce.
         let error = judge(&given, product, &relaxed(), YEAR_2100).unwrap_err();
-        assert!(
-            matches!(&error, AzureError::Snp(error) if matches!(**error, SnpError::Chain(_))),
-            "{file}: {error}"
-        );
+        let AzureError::Snp(error) = error else {
+            panic!("{file}: {error}")
+        };
+        assert!(matches!(*error, SnpError::Chain(_)), "{file}: {error}");
         let other = if product == "milan" { "genoa" } else { "milan" };
         assert!(judge(&given, other, &relaxed(), NOVEMBER_2026).is_err());
         let another = (given.0.clone(), b"another".to_vec());
@@ -246,10 +247,10 @@ fn parts_of_two_real_vms_do_not_mix() {
     mixed.0.hcl_report[32..1216].copy_from_slice(&two.0.hcl_report[32..1216]);
     mixed.0.hardware = two.0.hardware;
     let error = judge(&mixed, "milan", &relaxed(), NOVEMBER_2026).unwrap_err();
-    assert!(
-        matches!(&error, AzureError::Snp(error) if matches!(**error, SnpError::ReportData { .. })),
-        "{error}"
-    );
+    let AzureError::Snp(error) = error else {
+        panic!("{error}")
+    };
+    assert!(matches!(*error, SnpError::ReportData { .. }), "{error}");
     for place in (0..one.0.hcl_report.len()).step_by(23) {
         let mut flipped = one.clone();
         flipped.0.hcl_report[place] ^= 1 << (place % 8);
@@ -258,8 +259,8 @@ fn parts_of_two_real_vms_do_not_mix() {
     }
 }
 
-/// Azure's quotes of TDX that are at hand with Intel's collateral came without a quote of the virtual
-/// TPM, and the one with it is of a platform whose collateral is not.
+/// Azure's quotes of TDX that are at hand with Intel's collateral came without a quote of the
+/// virtual TPM, and the one with it is of a platform whose collateral is not.
 #[test]
 fn real_vms_on_tdx_verify_as_far_as_their_collateral_goes() {
     if vectors().is_none() {
@@ -282,15 +283,18 @@ fn real_vms_on_tdx_verify_as_far_as_their_collateral_goes() {
     assert!(verdict(&hcl, NOVEMBER_2026).is_err());
     let other = read("trustee/az-tdx-vtpm/hcl-report.bin");
     let error = verdict(&other, JANUARY_2026).unwrap_err();
-    assert!(
-        matches!(&error, AzureError::Tdx(error) if matches!(**error, TdxError::ReportData { .. })),
-        "{error}"
-    );
+    let AzureError::Tdx(error) = error else {
+        panic!("{error}")
+    };
+    assert!(matches!(*error, TdxError::ReportData { .. }), "{error}");
     for file in ["evidence-v0.json", "evidence-v1.json"] {
         let given = evidence(&format!("trustee/az-tdx-vtpm/{file}"), "");
         let error = judge(&given, "milan", &relaxed(), JANUARY_2026).unwrap_err();
+        let AzureError::Tdx(error) = error else {
+            panic!("{file}: {error}")
+        };
         assert!(
-            matches!(&error, AzureError::Tdx(error) if matches!(**error, TdxError::OtherPlatform { .. })),
+            matches!(*error, TdxError::OtherPlatform { .. }),
             "{file}: {error}"
         );
         // The virtual TPM's part, by the key that the paravisor's report names.
@@ -357,7 +361,7 @@ fn a_real_key_of_googles_cloud_leads_to_its_root() {
         matches!(alone.fault, ChainFault::UnknownRoot { .. }),
         "{alone}"
     );
-    // An older intermediate of the same name did not issue it; one for endorsement keys has another.
+    // An older intermediate of the same name did not issue it; one for endorsement keys is another.
     for (name, position) in [
         ("gcp_ek_ak_ca_intermediate_v3.crt", Position::Leaf),
         ("tpm_ek_intermediate_2.crt", Position::Leaf),

@@ -1,4 +1,4 @@
-//! GPUs and switches: whose reports they are, what they were made for, and how devices fit together.
+//! GPUs and switches: whose reports they are, what they were made for, how devices fit together.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

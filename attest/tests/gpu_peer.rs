@@ -1,4 +1,4 @@
-//! A machine with GPUs as a whole: one nonce over CPU and GPUs, and what configuration and policy say.
+//! A machine with GPUs as a whole: one nonce over CPU and GPUs; what configuration and policy say.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -157,9 +157,7 @@ fn files_of_nvidias_tools_are_read_within_bounds() {
         .map(|der| signer::authority::pem(der))
         .collect();
     let file = |evidence: &str, certificate: &str| {
-        format!(
-            "[{{\"arch\":\"HOPPER\",\"evidence\":\"{evidence}\",\"certificate\":\"{certificate}\"}}]"
-        )
+        format!("[{{\"evidence\":\"{evidence}\",\"certificate\":\"{certificate}\"}}]")
     };
     let read = |text: &str| DeviceEvidence::from_file(text.as_bytes());
     let sound = file(&encode(&given.report), &encode(pems.as_bytes()));

@@ -1,5 +1,6 @@
-//! Evidence of real GPUs and switches, and NVIDIA's own manifests, which others have published. They
-//! lie beside the checkout, and the tests that need them say so and are skipped where they do not.
+//! Evidence of real GPUs and switches, and NVIDIA's own manifests, which others have published.
+//! They lie beside the checkout, and the tests that need them say so and are skipped where they do
+//! not.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

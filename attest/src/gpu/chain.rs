@@ -2,7 +2,7 @@
 //! manifest; and revocation lists.
 //!
 //! ```text
-//! root (policy) ─▶ identity of a line ─▶ provisioner ─▶ boot ROM (one device) ─▶ its firmware's key
+//! root (policy) ─▶ identity of a line ─▶ provisioner ─▶ boot ROM (one device) ─▶ firmware's key
 //! root (policy) ─▶ manifests of a line ─▶ …          ─▶ key that signed the manifest
 //! ```
 //!

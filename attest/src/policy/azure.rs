@@ -1,5 +1,5 @@
-//! What a person demands of a confidential VM in Azure, beside what `[snp]` or `[tdx]` demands of its
-//! hardware.
+//! What a person demands of a confidential VM in Azure, beside what `[snp]` or `[tdx]` demands of
+//! its hardware.
 //!
 //! ```toml
 //! [azure]

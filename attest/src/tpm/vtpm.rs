@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! TPMT_SIGNATURE  0x0014 ‖ 0x000b ‖ signature 2B
-//! selection       1 (4) ‖ 0x000b ‖ 3 (1) ‖ bitmap 3; the digest is SHA-256 of those values in order
+//! selection       1 (4) ‖ 0x000b ‖ 3 (1) ‖ bitmap 3
+//! pcrDigest       SHA-256 of the selected values in order
 //! ```
 
 use sha2::{Digest as _, Sha256};

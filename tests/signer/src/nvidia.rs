@@ -318,7 +318,8 @@ impl Manifest {
             "<SoftwareIdentity {NAMESPACES} corpus=\"false\" name=\"{product}\" patch=\"false\" \
              supplemental=\"false\" tagId=\"1\" version=\"1.0\" tagVersion=\"0\">\n    \
              <ns0:Entity name=\"NVIDIA Corporation\" role=\"softwareCreator tagCreator\"/>\n    \
-             <ns0:Meta colloquialVersion=\"{version}\" edition=\"GPU\" product=\"{product}\"/>\n    \
+             <ns0:Meta colloquialVersion=\"{version}\" edition=\"GPU\" \
+             product=\"{product}\"/>\n    \
              <ns0:Payload xmlns:SHA384=\"http://www.w3.org/2001/04/xmlenc#sha384\">\n{resources}    \
              </ns0:Payload>\n"
         );
