@@ -105,7 +105,7 @@ fn check_leaf(leaf: &Certificate, now: UnixTime) -> Result<Instance, ChainFault>
 }
 
 impl Instance {
-    /// SEQUENCE { zone, project number, project, instance number, name, [0] security properties }
+    /// SEQUENCE { zone, project number, project, instance number, name, properties (tag 0) }
     fn read(der: &[u8]) -> Option<Self> {
         let mut reader = SliceReader::new(der).ok()?;
         let number = |bytes: &Int| {
