@@ -50,6 +50,11 @@ SECONDS ?= 10
 fuzz:
 	tests/fuzzer/run.sh $(SECONDS) $(TARGETS)
 
+# How long verifying evidence takes on one core, beside openssl's signature checks in the same run.
+.PHONY: bench
+bench:
+	image/cargo.sh run --release --locked -p cloister-attest --example bench
+
 # What takes too long for every change: the image built a second way in Nix's sandbox, twice, to the
 # same bits.
 test-reproduce:

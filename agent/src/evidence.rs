@@ -138,6 +138,7 @@ impl Attester {
         let constants = self.constants.clone();
         let platform = tokio::task::spawn_blocking(move || source.platform(&data, &constants));
         let evidence = Evidence {
+            gpu: attest::gpu::GpuEvidence::default(),
             platform: platform.await.map_err(|_| EvidenceError::Stopped)??,
             configuration: self.constants.configuration.clone(),
             release: self.constants.release.clone(),

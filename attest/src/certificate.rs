@@ -2,15 +2,15 @@
 //!
 //! Profile of RFC 5280: version 3, dates, names, basic constraints with path length, key usage, and
 //! no critical extension that is not processed. Each kind of chain adds what its leaf must be, and
-//! has one signature scheme: ECDSA with P-384 and SHA-384, ECDSA with P-256 and SHA-256, or
-//! RSASSA-PSS with 4,096 bits, SHA-384 and a salt of 48 bytes.
+//! has one signature scheme: ECDSA with P-384 and SHA-384, ECDSA with P-256 and SHA-256, RSASSA-PSS
+//! with 4,096 bits, SHA-384 and a salt of 48 bytes, or RSASSA-PKCS1-v1_5 with SHA-256.
 
 use std::fmt;
 
 use p384::ecdsa::signature::Verifier;
 use p384::ecdsa::{DerSignature, VerifyingKey};
 use serde::{Deserialize, Deserializer, de};
-use x509_cert::Certificate;
+use x509_cert::certificate::{CertificateInner, Profile};
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::oid::AssociatedOid as _;
 use x509_cert::der::{Decode as _, Encode, pem};
@@ -22,6 +22,20 @@ use x509_cert::time::Time;
 use crate::rsa::RsaKey;
 use crate::{Digest, UnixTime};
 
+/// A certificate whose dates keep the form that they were signed in: NVIDIA writes those before
+/// 2050 as RFC 5280 has only later ones.
+pub(crate) type Certificate = CertificateInner<AsSigned>;
+
+/// See [`Certificate`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct AsSigned;
+
+impl Profile for AsSigned {
+    fn time_encoding(time: Time) -> x509_cert::der::Result<Time> {
+        Ok(time)
+    }
+}
+
 /// Which signature scheme a chain uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
@@ -31,6 +45,8 @@ pub(crate) enum Scheme {
     EcdsaSha256,
     /// RSASSA-PSS with 4,096 bits, SHA-384 for message and mask, and a salt of 48 bytes.
     RsaPssSha384,
+    /// RSASSA-PKCS1-v1_5 with 2,048 to 4,096 bits and SHA-256.
+    RsaPkcs1Sha256,
 }
 
 const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
@@ -39,6 +55,7 @@ const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const RSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
 const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 /// tcg-kp-AIKCertificate
 pub(crate) const AIK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.3");
@@ -102,6 +119,9 @@ pub enum ChainFault {
     /// Its key is not an RSA key of 4,096 bits with the exponent 65,537.
     #[error("the key is not an RSA key of 4096 bits")]
     RsaKey,
+    /// Its key is not an RSA key of 2,048 to 4,096 bits with the exponent 65,537.
+    #[error("the key is not an RSA key of 2048, 3072 or 4096 bits")]
+    AnyRsaKey,
     /// Not valid yet.
     #[error("not valid before {from}, and it is {now}")]
     NotYetValid {
@@ -338,6 +358,7 @@ impl Scheme {
                 let signature = p256::ecdsa::DerSignature::try_from(signature);
                 verify_ecdsa(&p256_key_of(issuer)?, message, signature.ok())
             }
+            Self::RsaPkcs1Sha256 => self.verify_pkcs1(algorithm, issuer, message, signature),
             Self::RsaPssSha384 => {
                 let parameters = algorithm.parameters.as_ref().map(Encode::to_der);
                 let known = parameters
@@ -354,11 +375,31 @@ impl Scheme {
         }
     }
 
+    /// Checks RSASSA-PKCS1-v1_5, whose parameters are NULL.
+    fn verify_pkcs1(
+        self,
+        algorithm: &AlgorithmIdentifierOwned,
+        issuer: &Certificate,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), ChainFault> {
+        let parameters = algorithm.parameters.as_ref().map(Encode::to_der);
+        let known = parameters.is_some_and(|parameters| parameters.is_ok_and(|der| der == [5, 0]));
+        if algorithm.oid != RSA_WITH_SHA256 || !known {
+            return Err(self.fault(algorithm));
+        }
+        match any_rsa_key_of(issuer)?.verify_pkcs1(message, signature) {
+            true => Ok(()),
+            false => Err(ChainFault::Signature),
+        }
+    }
+
     fn fault(self, algorithm: &AlgorithmIdentifierOwned) -> ChainFault {
         let expected = match self {
             Self::EcdsaSha384 => "ECDSA with SHA-384",
             Self::EcdsaSha256 => "ECDSA with SHA-256",
             Self::RsaPssSha384 => "RSASSA-PSS with SHA-384 and a salt of 48 bytes",
+            Self::RsaPkcs1Sha256 => "RSASSA-PKCS1-v1_5 with SHA-256",
         };
         let found = algorithm.oid;
         ChainFault::Algorithm { expected, found }
@@ -421,6 +462,16 @@ fn rsa_key_of(certificate: &Certificate) -> Result<RsaKey, ChainFault> {
     match key {
         Some(key) if info.algorithm.oid == RSA_ENCRYPTION => Ok(key),
         _ => Err(ChainFault::RsaKey),
+    }
+}
+
+/// The certified key, if it is an RSA key of 2,048 to 4,096 bits.
+pub(crate) fn any_rsa_key_of(certificate: &Certificate) -> Result<RsaKey, ChainFault> {
+    let info = certificate.tbs_certificate().subject_public_key_info();
+    let key = info.subject_public_key.as_bytes();
+    match key.and_then(RsaKey::from_der_of_any_length) {
+        Some(key) if info.algorithm.oid == RSA_ENCRYPTION => Ok(key),
+        _ => Err(ChainFault::AnyRsaKey),
     }
 }
 

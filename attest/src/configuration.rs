@@ -22,12 +22,24 @@
 //! [evidence]
 //! platform = "snp"            # or "tdx", "tpm"
 //! ```
+//!
+//! Version 3 has that as well, and says how many devices of NVIDIA's give theirs:
+//!
+//! ```toml
+//! version = 3
+//! [evidence]
+//! platform = "snp"
+//! [gpu]
+//! gpus = 8
+//! switches = 4                # between them
+//! ```
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
+use crate::gpu::DeviceCounts;
 use crate::{Digest, Name, PlatformKind};
 
 /// Longest configuration file.
@@ -39,6 +51,7 @@ pub const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
 pub struct Configuration {
     version: u64,
     evidence: Option<EvidenceSource>,
+    gpu: Option<GpuSource>,
     /// The model that is served.
     pub model: Model,
     /// What one client may ask for.
@@ -52,6 +65,14 @@ pub struct Configuration {
 #[serde(deny_unknown_fields)]
 struct EvidenceSource {
     platform: PlatformKind,
+}
+
+/// How many devices of NVIDIA's there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GpuSource {
+    gpus: u32,
+    switches: u32,
 }
 
 /// The model that is served.
@@ -112,6 +133,10 @@ pub enum Field {
     MaxNewTokens,
     /// `server.port`
     Port,
+    /// `gpu.gpus`
+    Gpus,
+    /// `gpu.switches`
+    Switches,
 }
 
 /// Why a file is not a configuration.
@@ -130,14 +155,17 @@ pub enum ConfigurationError {
     #[error("{}", .0.message())]
     Toml(Box<toml::de::Error>),
     /// A version of the file that this program does not know.
-    #[error("version {found}, 1 or 2 expected")]
+    #[error("version {found}, 1 to 3 expected")]
     Version {
         /// Version found.
         found: u64,
     },
-    /// Version 2 without `[evidence]`, or version 1 with it.
-    #[error("[evidence] stands in version 2, and only there")]
+    /// Version 2 or 3 without `[evidence]`, or version 1 with it.
+    #[error("[evidence] stands in versions 2 and 3, and only there")]
     Evidence,
+    /// Version 3 without `[gpu]`, or another with it.
+    #[error("[gpu] stands in version 3, and only there")]
+    Gpu,
     /// A number out of its range.
     #[error("{field} = {found}, {least} to {most} allowed")]
     Range {
@@ -172,11 +200,27 @@ impl Configuration {
         source.map_or(PlatformKind::Tpm, |source| source.platform)
     }
 
+    /// How many GPUs and switches give evidence: none before version 3.
+    #[must_use]
+    pub fn devices(&self) -> DeviceCounts {
+        let source = self.gpu.map(|source| (source.gpus, source.switches));
+        let (gpus, switches) = source.unwrap_or_default();
+        DeviceCounts {
+            gpus: gpus as usize,
+            switches: switches as usize,
+        }
+    }
+
     fn check(&self) -> Result<(), ConfigurationError> {
-        match (self.version, self.evidence) {
-            (1, None) | (2, Some(_)) => {}
-            (1 | 2, _) => return Err(ConfigurationError::Evidence),
-            (found, _) => return Err(ConfigurationError::Version { found }),
+        match (self.version, self.evidence, self.gpu) {
+            (1, None, None) | (2, Some(_), None) => {}
+            (3, Some(_), Some(gpu)) => {
+                within(Field::Gpus, gpu.gpus, 1..=16)?;
+                within(Field::Switches, gpu.switches, 0..=16)?;
+            }
+            (1, None, _) | (2 | 3, Some(_), _) => return Err(ConfigurationError::Gpu),
+            (1..=3, _, _) => return Err(ConfigurationError::Evidence),
+            (found, _, _) => return Err(ConfigurationError::Version { found }),
         }
         let limits = &self.limits;
         within(Field::ContextTokens, limits.context_tokens, 1..=1 << 20)?;
@@ -251,6 +295,8 @@ impl fmt::Display for Field {
             Self::MaxBodyBytes => "limits.max_body_bytes",
             Self::MaxNewTokens => "limits.max_new_tokens",
             Self::Port => "server.port",
+            Self::Gpus => "gpu.gpus",
+            Self::Switches => "gpu.switches",
         })
     }
 }

@@ -1,7 +1,6 @@
 //! Certificate revocation lists (RFC 5280, section 5): complete ones, signed by the issuer of the
 //! certificates, with a number and a next update.
 
-use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::asn1::{ObjectIdentifier, Uint};
 use x509_cert::der::oid::AssociatedOid as _;
@@ -11,7 +10,7 @@ use x509_cert::ext::pkix::{AuthorityKeyIdentifier, CrlNumber, KeyUsage};
 use x509_cert::time::Time;
 
 use crate::UnixTime;
-use crate::certificate::{Scheme, extension};
+use crate::certificate::{Certificate, Scheme, extension};
 
 /// Longest revocation list.
 pub const MAX_CRL_BYTES: usize = 64 << 10;
@@ -130,7 +129,7 @@ impl RevocationList {
         revoked
             .iter()
             .flatten()
-            .any(|entry| &entry.serial_number == serial)
+            .any(|entry| entry.serial_number.as_bytes() == serial.as_bytes())
     }
 }
 

@@ -17,7 +17,7 @@
 
 use std::fmt;
 
-use sha2::{Digest as _, Sha384};
+use sha2::{Digest as _, Sha256, Sha384};
 
 use crate::Digest;
 use crate::reader::Reader;
@@ -29,6 +29,7 @@ pub const MAX_EVENT_LOG_BYTES: usize = 512 << 10;
 const REGISTERS: usize = 24;
 const MAX_BANKS: usize = 8;
 const MAX_DIGEST_BYTES: u16 = 64;
+const SHA256: u16 = 0x000b;
 const SHA384: u16 = 0x000c;
 const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
@@ -67,6 +68,8 @@ pub struct Event<'a> {
     pub kind: EventKind,
     /// What the SHA-384 bank was extended by.
     pub digest: Digest<48>,
+    /// What the SHA-256 bank was extended by, if the log has one.
+    pub sha256: Option<Digest<32>>,
     /// What the firmware says of it.
     pub data: &'a [u8],
 }
@@ -190,6 +193,30 @@ impl<'a> EventLog<'a> {
             let hash = Sha384::new().chain_update(value).chain_update(event.digest);
             Digest(hash.finalize().into())
         })
+    }
+
+    /// The value of a register in the SHA-256 bank after all of its events; nothing if the log has
+    /// no such bank.
+    #[must_use]
+    pub fn replay_sha256(&self, register: Register) -> Option<Digest<32>> {
+        let mut start = Digest::ZERO;
+        start.0[31] = self.initial_value(register).0[47];
+        self.extending(register).try_fold(start, |value, event| {
+            let hash = Sha256::new().chain_update(value);
+            let hash = hash.chain_update(event.sha256?);
+            Some(Digest(hash.finalize().into()))
+        })
+    }
+
+    /// Whether Secure Boot is on, as [`EventLog::secure_boot`] tells it, where the SHA-256 bank was
+    /// quoted: the variable's digest in that bank must be of its data, too.
+    pub fn secure_boot_sha256(&self) -> Result<SecureBoot, EventLogError> {
+        let first = self.extending(Register(7)).next();
+        let fits = |event: &&Event<'_>| event.sha256 == Some(Digest::sha256(event.data));
+        match first.filter(fits) {
+            Some(_) => self.secure_boot(),
+            None => Err(EventLogError::SecureBoot),
+        }
     }
 
     /// How many events a register has.
@@ -318,7 +345,7 @@ fn parse_event<'a>(
         .filter(|register| usize::from(*register) < REGISTERS);
     let register = Register(register.ok_or(EventLogError::Register { event, found })?);
     let kind = EventKind(reader.u32_le().ok_or(truncated)?);
-    let mut sha384 = None;
+    let (mut sha256, mut sha384) = (None, None);
     if reader.u32_le().ok_or(truncated)? as usize != banks.len() {
         return Err(EventLogError::Banks { event });
     }
@@ -329,6 +356,8 @@ fn parse_event<'a>(
         let digest = reader.take(usize::from(*size)).ok_or(truncated)?;
         if *algorithm == SHA384 {
             sha384 = digest.try_into().ok().map(Digest);
+        } else if *algorithm == SHA256 {
+            sha256 = digest.try_into().ok().map(Digest);
         }
     }
     let digest = sha384.ok_or(EventLogError::Banks { event })?;
@@ -341,6 +370,7 @@ fn parse_event<'a>(
         register,
         kind,
         digest,
+        sha256,
         data,
     })
 }

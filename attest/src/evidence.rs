@@ -12,7 +12,8 @@
 //!     {1: quote, 2: event log, 3: TCB info, 4: its signature, 5: identity of the quoting enclave,
 //!      6: its signature, 7: certificate of the key that signed both, 8: [revocation lists]},
 //!  4: configuration file,
-//!  5: [GPU evidence],
+//!  5: [], or of a machine with GPUs
+//!     [[[report, [certificates, leaf first]], …], [manifests], [revocation lists]],
 //!  6: release bundle, may be empty}
 //! ```
 
@@ -23,6 +24,7 @@ use crate::cbor::{CborError, Decoder, Encoder};
 use crate::configuration::MAX_CONFIGURATION_BYTES;
 use crate::crl::MAX_CRL_BYTES;
 use crate::eventlog::MAX_EVENT_LOG_BYTES;
+use crate::gpu::{self, DeviceEvidence, GpuEvidence};
 use crate::release::MAX_BUNDLE_BYTES;
 use crate::snp::{self, SnpEvidence};
 use crate::tdx::{self, TdxEvidence};
@@ -41,6 +43,8 @@ pub struct Evidence {
     pub platform: Platform,
     /// The configuration file, byte for byte.
     pub configuration: Vec<u8>,
+    /// What GPUs and the switches between them give; nothing where there are none.
+    pub gpu: GpuEvidence,
     /// The release bundle; empty where the peer has none.
     pub release: Vec<u8>,
 }
@@ -107,6 +111,9 @@ pub enum EvidenceError {
     /// A platform that this program does not know.
     #[error("unknown platform")]
     Platform,
+    /// Item 5 is neither an empty list nor devices, manifests and revocation lists.
+    #[error("GPU evidence of another form")]
+    Gpu,
     /// Not as many register values as are quoted.
     #[error("{found} register values, {expected} expected")]
     Registers {
@@ -131,7 +138,7 @@ impl Evidence {
             Platform::Tdx(tdx) => encode_tdx(&mut encoder, tdx),
         }
         encoder.uint(4).bytes(&self.configuration);
-        encode_gpu(encoder.uint(5));
+        encode_gpu(encoder.uint(5), &self.gpu);
         encoder.uint(6).bytes(&self.release);
         encoder.finish()
     }
@@ -160,13 +167,14 @@ impl Evidence {
         decoder.key(4)?;
         let configuration = decoder.bytes(MAX_CONFIGURATION_BYTES)?.to_vec();
         decoder.key(5)?;
-        decoder.array(0)?;
+        let gpu = decode_gpu(&mut decoder)?;
         decoder.key(6)?;
         let release = decoder.bytes(MAX_BUNDLE_BYTES)?.to_vec();
         decoder.end()?;
         Ok(Self {
             platform,
             configuration,
+            gpu,
             release,
         })
     }
@@ -177,10 +185,11 @@ impl Evidence {
         Digest::sha256(&self.configuration).0
     }
 
-    /// SHA-256 of item 5, the GPU evidence, as the envelope encodes it.
+    /// SHA-256 of the devices in item 5, as the envelope encodes them. Manifests and revocation
+    /// lists are not covered: NVIDIA signs them, and a client may bring its own.
     #[must_use]
     pub fn gpu_digest(&self) -> [u8; 32] {
-        gpu_digest()
+        devices_digest(&self.gpu.devices)
     }
 }
 
@@ -196,17 +205,87 @@ impl Platform {
     }
 }
 
-/// SHA-256 of the GPU evidence of a machine without GPUs: an empty list.
+/// SHA-256 of the devices of a machine without GPUs: an empty list.
 #[must_use]
 pub fn gpu_digest() -> [u8; 32] {
+    devices_digest(&[])
+}
+
+/// SHA-256 of the list of devices that is item 5, or its first item.
+#[must_use]
+pub fn devices_digest(devices: &[DeviceEvidence]) -> [u8; 32] {
     let mut encoder = Encoder::new();
-    encode_gpu(&mut encoder);
+    encode_devices(&mut encoder, devices);
     Sha256::digest(encoder.finish()).into()
 }
 
-/// No GPU evidence exists yet: the list is empty.
-fn encode_gpu(encoder: &mut Encoder) {
-    encoder.array(0);
+fn encode_gpu(encoder: &mut Encoder, gpu: &GpuEvidence) {
+    if *gpu == GpuEvidence::default() {
+        encoder.array(0);
+        return;
+    }
+    encode_devices(encoder.array(3), &gpu.devices);
+    for items in [&gpu.manifests, &gpu.revocation_lists] {
+        encoder.array(items.len());
+        for item in items {
+            encoder.bytes(item);
+        }
+    }
+}
+
+fn encode_devices(encoder: &mut Encoder, devices: &[DeviceEvidence]) {
+    encoder.array(devices.len());
+    for device in devices {
+        encoder.array(2).bytes(&device.report);
+        encoder.array(device.certificates.len());
+        for certificate in &device.certificates {
+            encoder.bytes(certificate);
+        }
+    }
+}
+
+fn decode_gpu(decoder: &mut Decoder<'_>) -> Result<GpuEvidence, EvidenceError> {
+    let mut gpu = GpuEvidence::default();
+    match decoder.array(3)? {
+        0 => return Ok(gpu),
+        3 => {}
+        _ => return Err(EvidenceError::Gpu),
+    }
+    for _ in 0..decoder.array(gpu::MAX_DEVICES)? {
+        if decoder.array(2)? != 2 {
+            return Err(EvidenceError::Gpu);
+        }
+        let mut device = DeviceEvidence {
+            report: decoder.bytes(gpu::MAX_REPORT_BYTES)?.to_vec(),
+            certificates: Vec::new(),
+        };
+        for _ in 0..decoder.array(gpu::MAX_CERTIFICATES)? {
+            let certificate = decoder.bytes(gpu::MAX_CERTIFICATE_BYTES)?;
+            device.certificates.push(certificate.to_vec());
+        }
+        gpu.devices.push(device);
+    }
+    for (items, most, longest) in [
+        (
+            &mut gpu.manifests,
+            gpu::MAX_MANIFESTS,
+            gpu::MAX_MANIFEST_BYTES,
+        ),
+        (
+            &mut gpu.revocation_lists,
+            gpu::MAX_REVOCATION_LISTS,
+            MAX_CRL_BYTES,
+        ),
+    ] {
+        for _ in 0..decoder.array(most)? {
+            items.push(decoder.bytes(longest)?.to_vec());
+        }
+    }
+    // Nothing has one form only.
+    match gpu == GpuEvidence::default() {
+        true => Err(EvidenceError::Gpu),
+        false => Ok(gpu),
+    }
 }
 
 fn encode_tpm(encoder: &mut Encoder, tpm: &TpmEvidence) {
@@ -342,6 +421,7 @@ mod tests {
         Evidence {
             platform: Platform::Tpm(tpm),
             configuration: b"version = 1".to_vec(),
+            gpu: GpuEvidence::default(),
             release: Vec::new(),
         }
     }
@@ -387,6 +467,38 @@ mod tests {
         };
         let bytes = evidence.encode();
         assert_eq!(Evidence::decode(&bytes), Ok(evidence));
+    }
+
+    #[test]
+    fn gpu_evidence_is_read_back_and_nothing_has_one_form() {
+        let device = |byte| DeviceEvidence {
+            report: vec![byte; 4274],
+            certificates: vec![vec![byte; 900]; 4],
+        };
+        let mut evidence = Evidence {
+            gpu: GpuEvidence {
+                devices: vec![device(1), device(2)],
+                manifests: vec![vec![3; 20_000]],
+                revocation_lists: vec![vec![4; 300]],
+            },
+            ..evidence()
+        };
+        let bytes = evidence.encode();
+        assert_eq!(Evidence::decode(&bytes), Ok(evidence.clone()));
+        let digest = evidence.gpu_digest();
+        assert_ne!(digest, gpu_digest());
+        evidence.gpu.manifests.clear();
+        assert_eq!(evidence.gpu_digest(), digest);
+        evidence.gpu.devices[1].report[0] ^= 1;
+        assert_ne!(evidence.gpu_digest(), digest);
+        // key 5, an array, key 6, no bytes
+        let empty = super::tests::evidence().encode();
+        let head = &empty[..empty.len() - 4];
+        assert_eq!(empty[head.len()..], [5, 0x80, 6, 0x40]);
+        for item in [&[0x83, 0x80, 0x80, 0x80][..], &[0x81, 0x80]] {
+            let other = [head, &[5], item, &[6, 0x40]].concat();
+            assert_eq!(Evidence::decode(&other), Err(EvidenceError::Gpu));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! only way to make a [`VerifiedPeer`], and the channel takes only that.
 #![forbid(unsafe_code)]
 
+pub mod azure;
 pub mod cbor;
 pub mod certificate;
 mod claim;
@@ -19,6 +20,7 @@ pub mod crl;
 mod digest;
 pub mod eventlog;
 pub mod evidence;
+pub mod gpu;
 mod name;
 pub mod policy;
 mod reader;
@@ -38,7 +40,7 @@ pub use digest::{Digest, Hex};
 pub use evidence::{Evidence, Platform, PlatformKind};
 pub use name::{Name, NameError, Text, TextError};
 pub use policy::Policy;
-pub use refusal::{Class, Refusal};
+pub use refusal::{BoundPart, Class, Refusal};
 pub use release::Ratchet;
 pub use report_data::{Binding, ReportData};
 pub use time::UnixTime;

@@ -34,18 +34,24 @@
 //! `reattest_seconds`: evidence is asked for anew after [`REATTEST_SECONDS`].
 //!
 //! A platform has its table exactly where `evidence.platforms` names it; the one of SEV-SNP is
-//! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`].
+//! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`]. A table `[gpu]`, drawn at
+//! [`GpuPolicy`], is there where machines with GPUs are accepted.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 use crate::PlatformKind;
 use crate::tpm::chain::TrustAnchor;
+use crate::tpm::google;
 
+mod azure;
+mod gpu;
 mod release;
 mod snp;
 mod tdx;
 mod value;
 
+pub use azure::{AzurePolicy, RegisterPolicy};
+pub use gpu::GpuPolicy;
 pub use release::{
     LogPolicy, Publication, Rebuilder, ReleasePolicy, SignerError, SigstorePolicy,
     SigstoreRebuilder, TrustedRoot,
@@ -79,6 +85,10 @@ pub struct Policy {
     pub snp: Option<SnpPolicy>,
     /// Which machines with TDX may; there if, and only if, the platform is accepted.
     pub tdx: Option<TdxPolicy>,
+    /// Which VMs in Azure may: for [`crate::azure::verify`], as no envelope holds such evidence.
+    pub azure: Option<AzurePolicy>,
+    /// Which GPUs a machine may have; none without it.
+    pub gpu: Option<GpuPolicy>,
     /// Which platforms are accepted.
     pub evidence: EvidencePolicy,
     /// How closely evidence must be bound to the channel.
@@ -89,10 +99,21 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TpmPolicy {
-    /// Certificate authorities that may certify an attestation key.
+    /// Certificate authorities that may certify an attestation key: `"google"`, which stands for
+    /// that of Google's cloud, or others in PEM form.
+    #[serde(deserialize_with = "tpm_roots")]
     pub roots: Vec<TrustAnchor>,
     /// Whether the firmware must enforce Secure Boot.
     pub secure_boot: SecureBootPolicy,
+}
+
+fn tpm_roots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TrustAnchor>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let roots = names.iter().map(|name| match name.as_str() {
+        "google" => google::root(),
+        pem => TrustAnchor::from_pem(pem),
+    });
+    roots.collect::<Result<_, _>>().map_err(de::Error::custom)
 }
 
 /// Whether the firmware must enforce Secure Boot.
@@ -130,6 +151,8 @@ struct Form {
     tpm: Option<TpmPolicy>,
     snp: Option<SnpPolicy>,
     tdx: Option<TdxPolicy>,
+    azure: Option<AzurePolicy>,
+    gpu: Option<GpuPolicy>,
     evidence: EvidencePolicy,
     channel: ChannelForm,
 }
@@ -167,6 +190,14 @@ pub enum List {
     TdxRoots,
     /// `tdx.tcb_statuses`
     TdxStatuses,
+    /// `gpu.device_roots`
+    GpuDeviceRoots,
+    /// `gpu.manifest_roots`
+    GpuManifestRoots,
+    /// `gpu.chips`
+    GpuChips,
+    /// `gpu.modes`
+    GpuModes,
     /// `evidence.platforms`
     Platforms,
 }
@@ -240,6 +271,10 @@ pub enum PolicyError {
         List::SnpVmpls => "snp.vmpls",
         List::TdxRoots => "tdx.roots",
         List::TdxStatuses => "tdx.tcb_statuses",
+        List::GpuDeviceRoots => "gpu.device_roots",
+        List::GpuManifestRoots => "gpu.manifest_roots",
+        List::GpuChips => "gpu.chips",
+        List::GpuModes => "gpu.modes",
         List::Platforms => "evidence.platforms",
     })]
     Empty(List),
@@ -289,6 +324,8 @@ impl Policy {
             tpm: form.tpm,
             snp: form.snp,
             tdx: form.tdx,
+            azure: form.azure,
+            gpu: form.gpu,
             evidence: form.evidence,
         };
         policy.check_lists()?;
@@ -334,6 +371,14 @@ impl Policy {
             lists.extend([
                 (List::TdxRoots, tdx.roots.is_empty()),
                 (List::TdxStatuses, tdx.tcb_statuses.is_empty()),
+            ]);
+        }
+        if let Some(gpu) = &self.gpu {
+            lists.extend([
+                (List::GpuDeviceRoots, gpu.device_roots.is_empty()),
+                (List::GpuManifestRoots, gpu.manifest_roots.is_empty()),
+                (List::GpuChips, gpu.chips.is_empty()),
+                (List::GpuModes, gpu.modes.is_empty()),
             ]);
         }
         match lists.into_iter().find(|(_, empty)| *empty) {

@@ -4,6 +4,7 @@
 use crate::configuration::ConfigurationError;
 use crate::eventlog::EventLogError;
 use crate::evidence::EvidenceError;
+use crate::gpu::GpuError;
 use crate::release::statement::{ClientVersion, Revocation};
 use crate::release::{CheckpointError, ReleaseError};
 use crate::snp::SnpError;
@@ -205,6 +206,15 @@ pub enum Refusal {
     /// A quote of TDX that is not believed.
     #[error("TDX: {0}")]
     Tdx(Box<TdxError>),
+    /// GPUs or switches that are not believed.
+    #[error("GPUs: {0}")]
+    Gpu(Box<GpuError>),
+    /// A machine with GPUs, and a policy that says nothing of them.
+    #[error("GPUs: {devices} by the configuration, and the policy has no table [gpu]")]
+    NoGpuPolicy {
+        /// GPUs and switches by the configuration, or that gave evidence.
+        devices: usize,
+    },
     /// What was launched is none of the release's machines.
     #[error("launch digest: {found} is none of the {machines} that the release states")]
     LaunchDigest {
@@ -271,6 +281,8 @@ impl Refusal {
             Self::Snp(error) if error.is_forged() => Class::Signature,
             Self::Tdx(error) if error.is_date() => Class::Collateral,
             Self::Tdx(error) if error.is_forged() => Class::Signature,
+            Self::Gpu(error) if error.is_date() => Class::Collateral,
+            Self::Gpu(error) if error.is_forged() => Class::Signature,
             Self::Evidence(_)
             | Self::Binding { .. }
             | Self::Release(_)
@@ -298,6 +310,8 @@ impl Refusal {
             | Self::Snp(_)
             | Self::LaunchDigest { .. }
             | Self::Tdx(_)
+            | Self::Gpu(_)
+            | Self::NoGpuPolicy { .. }
             | Self::DomainRegister { .. } => Class::Policy,
         }
     }
@@ -349,6 +363,8 @@ impl Refusal {
             }
             Self::Snp(error) => error.hint(),
             Self::Tdx(error) => error.hint(),
+            Self::Gpu(error) => error.hint(),
+            Self::NoGpuPolicy { .. } => "say in a table [gpu] which GPUs you accept",
             Self::NoReferenceValues { .. } => {
                 "the operator must publish a release for this platform"
             }
@@ -395,6 +411,12 @@ impl From<SnpError> for Refusal {
 impl From<TdxError> for Refusal {
     fn from(error: TdxError) -> Self {
         Self::Tdx(Box::new(error))
+    }
+}
+
+impl From<GpuError> for Refusal {
+    fn from(error: GpuError) -> Self {
+        Self::Gpu(Box::new(error))
     }
 }
 

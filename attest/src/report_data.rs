@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use sha2::{Digest as _, Sha384, Sha512};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 const HANDSHAKE_LABEL: &[u8] = b"cloister report data v1\0";
 const SESSION_LABEL: &[u8] = b"cloister session evidence v1\0";
 const NONCE_LABEL: &[u8] = b"cloister nonce evidence v1\0";
+const GPU_LABEL: &[u8] = b"cloister gpu nonce v1\0";
 
 /// What the platform signs for us, beside its own measurements.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,6 +82,23 @@ impl Binding {
                 ..
             } => *configuration_digest,
         }
+    }
+
+    /// The nonce that GPUs and switches must sign: SHA-256 of a label and SHA-512 of all that the
+    /// report data covers but for the digest of their own reports, which is zero here. So the
+    /// devices sign for this handshake, and the CPU signs for these reports.
+    #[must_use]
+    pub fn gpu_nonce(&self) -> [u8; 32] {
+        let mut binding = *self;
+        match &mut binding {
+            Self::Handshake { gpu_digest, .. }
+            | Self::Session { gpu_digest, .. }
+            | Self::Nonce { gpu_digest, .. } => *gpu_digest = [0; 32],
+        }
+        let hash = Sha256::new().chain_update(GPU_LABEL);
+        hash.chain_update(ReportData::compute(&binding).0)
+            .finalize()
+            .into()
     }
 
     pub(crate) fn gpu_digest(&self) -> [u8; 32] {
@@ -187,6 +205,39 @@ mod tests {
         assert_eq!(ReportData::compute(&session).as_bytes(), &expected);
         let other = handshake().session([7; 32]);
         assert_ne!(ReportData::compute(&other), ReportData::compute(&session));
+    }
+
+    #[test]
+    fn the_nonce_of_gpus_depends_on_all_but_their_own_reports() {
+        let one = handshake().gpu_nonce();
+        let with = |change: fn(&mut Binding)| {
+            let mut binding = handshake();
+            change(&mut binding);
+            binding.gpu_nonce()
+        };
+        let other_reports = with(|binding| {
+            if let Binding::Handshake { gpu_digest, .. } = binding {
+                *gpu_digest = [9; 32];
+            }
+        });
+        assert_eq!(other_reports, one);
+        let other_key = with(|binding| {
+            if let Binding::Handshake { server_static, .. } = binding {
+                *server_static = [9; 32];
+            }
+        });
+        let nonce = |nonce| {
+            let binding = Binding::Nonce {
+                nonce,
+                configuration_digest: [2; 32],
+                gpu_digest: [3; 32],
+            };
+            binding.gpu_nonce()
+        };
+        let all = [one, other_key, nonce([1; 32]), nonce([2; 32])];
+        for (i, one) in all.iter().enumerate() {
+            assert!(all[i + 1..].iter().all(|other| one != other));
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@ use crate::Digest;
 
 mod appraise;
 pub mod chain;
+pub mod google;
 pub mod quote;
+pub mod vtpm;
 
 pub(crate) use appraise::appraise;
 

@@ -1,5 +1,6 @@
 //! The one way from evidence to a peer that is believed.
 
+use crate::gpu::{self, DeviceCounts, GpuEvidence};
 use crate::policy::{AssurancePolicy, LogPolicy, MaximumAge, Publication, ReleasePolicy};
 use crate::refusal::BoundPart;
 use crate::release::statement::{ClientVersion, SnpReferenceValues, TdxReferenceValues};
@@ -107,6 +108,14 @@ pub fn verify_with(
             check_domain(&quote, stated.tdx.as_ref(), &mut claims)?;
         }
     }
+    check_gpus(
+        evidence,
+        &expectation.binding,
+        configuration.devices(),
+        policy,
+        now,
+        &mut claims,
+    )?;
     let assurance = assurance(&expectation.binding, policy.channel.assurance, &mut claims);
     Ok(VerifiedPeer {
         report_data,
@@ -448,6 +457,28 @@ fn check_configuration(
         "configuration",
     ));
     Ok(configuration)
+}
+
+/// As many GPUs and switches as the measured configuration says signed for this handshake.
+fn check_gpus(
+    evidence: &Evidence,
+    binding: &Binding,
+    counts: DeviceCounts,
+    policy: &Policy,
+    now: UnixTime,
+    claims: &mut Vec<Claim>,
+) -> Result<(), Refusal> {
+    let (shown, none) = (&evidence.gpu, DeviceCounts::default());
+    let Some(policy) = &policy.gpu else {
+        let devices = shown.devices.len().max(counts.gpus + counts.switches);
+        if counts != none || *shown != GpuEvidence::default() {
+            return Err(Refusal::NoGpuPolicy { devices });
+        }
+        return Ok(());
+    };
+    let verified = gpu::verify(shown, &binding.gpu_nonce(), counts, policy, now)?;
+    claims.extend_from_slice(verified.claims());
+    Ok(())
 }
 
 /// What was launched is one of the release's machines.

@@ -12,10 +12,11 @@
 
 use std::ops::Range;
 
-use attest::{Claim, Evidence, Expectation, Policy, Ratchet, Refusal, verify};
+use attest::{Binding, Claim, Evidence, Expectation, Policy, Ratchet, Refusal, verify};
 use signer::amd::{machine_evidence, machine_world};
 use signer::boot::{self, Event};
 use signer::intel::{domain_evidence, domain_world};
+use signer::nvidia::{Rack, rack_evidence, rack_world};
 use signer::{NOW, World};
 
 /// Types whose data is compared with their digest.
@@ -31,9 +32,11 @@ const CHECKED: [u32; 8] = [
 ];
 
 fn claims(world: &World, policy: &Policy, bytes: &[u8]) -> Result<Vec<Claim>, Refusal> {
-    let expectation = Expectation {
-        binding: world.handshake_binding(),
-    };
+    claims_for(world.handshake_binding(), policy, bytes)
+}
+
+fn claims_for(binding: Binding, policy: &Policy, bytes: &[u8]) -> Result<Vec<Claim>, Refusal> {
+    let expectation = Expectation { binding };
     let evidence = Evidence::decode(bytes)?;
     let peer = verify(&evidence, &expectation, policy, &Ratchet::UNSEEN, NOW)?;
     Ok(peer.claims().to_vec())
@@ -130,5 +133,37 @@ fn nothing_flipped_is_accepted_from_a_trust_domain() {
             assert!(listed, "byte {place} of {} is not listed", genuine.len());
             assert_eq!(found, expected, "byte {place} changes a claim");
         }
+    }
+}
+
+/// What GPUs and NVIDIA add is signed to the last byte: white space between the attributes of a
+/// manifest is the exception, and no single bit turns one kind of it into another.
+#[test]
+fn nothing_flipped_is_accepted_from_a_machine_with_a_gpu() {
+    let rack = Rack::new();
+    let (world, policy) = rack_world(&rack);
+    let (binding, evidence) = rack_evidence(&world, &rack, [7; 32]);
+    let genuine = evidence.encode();
+    assert!(claims_for(binding, &policy, &genuine).is_ok());
+    let of = |part: &[u8]| {
+        let mut windows = genuine.windows(part.len());
+        let start = windows.position(|window| window == part).unwrap();
+        start..start + part.len()
+    };
+    let device = &evidence.gpu.devices[0];
+    let parts = [
+        (of(&device.report), 29),
+        (of(&device.certificates[0]), 13),
+        (of(&evidence.gpu.manifests[1]), 97),
+        (of(&evidence.gpu.revocation_lists[1]), 13),
+    ];
+    for (place, step) in parts
+        .into_iter()
+        .flat_map(|(part, step)| part.step_by(step).map(move |place| (place, step)))
+    {
+        let mut bytes = genuine.clone();
+        bytes[place] ^= 1 << (place / step % 8);
+        let verdict = claims_for(binding, &policy, &bytes);
+        assert!(verdict.is_err(), "byte {place} of {}", genuine.len());
     }
 }

@@ -4,8 +4,10 @@
 use attest::Platform;
 use attest::release::Bundle;
 use signer::amd::Machine;
+use signer::azure::{GoogleChain, Vm};
 use signer::fuzz::{self, mutate};
 use signer::intel::Domain;
+use signer::nvidia::{Rack, rack_evidence, rack_world};
 use signer::{World, boot};
 
 #[test]
@@ -76,4 +78,31 @@ fn quotes_and_collateral_of_tdx() {
     mutate(&collateral.enclave_identity, 100, fuzz::tdx_document);
     mutate(&collateral.signer, 100, fuzz::tdx_collateral);
     mutate(&collateral.revocation_lists[1], 100, fuzz::tdx_collateral);
+}
+
+#[test]
+fn reports_manifests_and_files_of_gpus() {
+    let rack = Rack::with_switch();
+    for device in &rack.devices {
+        mutate(&device.opaque_bytes(), 500, fuzz::gpu_opaque);
+    }
+    let rack = Rack::new();
+    let evidence = rack.evidence(&[0; 32]);
+    mutate(&evidence.devices[0].report, 300, fuzz::gpu_report);
+    mutate(&evidence.manifests[0], 300, fuzz::gpu_manifest);
+    let file = b"[{\"evidence\":\"AAAA\",\"certificate\":\"AAAA\"}]";
+    mutate(file, 500, fuzz::gpu_file);
+    let (world, _) = rack_world(&rack);
+    let (_, whole) = rack_evidence(&world, &rack, [0; 32]);
+    mutate(&whole.encode(), 100, fuzz::gpu_verify);
+}
+
+#[test]
+fn reports_and_quotes_of_clouds() {
+    let evidence = Vm::new().evidence(&[0; 32]);
+    mutate(&evidence.hcl_report, 500, fuzz::hcl_report);
+    let quote = [evidence.quote.attest, evidence.quote.signature].concat();
+    mutate(&quote, 300, fuzz::vtpm_quote);
+    let [leaf, _, _] = GoogleChain::new().certificates();
+    mutate(&leaf, 300, fuzz::google_certificate);
 }

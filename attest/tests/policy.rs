@@ -277,8 +277,8 @@ fn values_of_a_configuration_are_within_their_ranges() {
             "{wrong}"
         );
     }
-    let verdict = configuration(&text.replacen("version = 1", "version = 3", 1));
-    assert_eq!(verdict, Err(ConfigurationError::Version { found: 3 }));
+    let verdict = configuration(&text.replacen("version = 1", "version = 4", 1));
+    assert_eq!(verdict, Err(ConfigurationError::Version { found: 4 }));
     let found = (64 << 10) + 1;
     let verdict = Configuration::parse(&vec![b'#'; found]);
     assert_eq!(verdict, Err(ConfigurationError::TooLarge { found }));

@@ -5,16 +5,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 19] = [
+const ERRORS: [&str; 30] = [
+    "AzureError",
     "BundleError",
     "CborError",
     "ChainFault",
     "CheckpointError",
     "ConfigurationError",
+    "DeviceFault",
     "DocumentFault",
     "EnvelopeError",
     "EventLogError",
     "EvidenceError",
+    "FileError",
+    "GpuError",
+    "HclError",
+    "ManifestError",
+    "OpaqueError",
     "PolicyError",
     "QuoteError",
     "Refusal",
@@ -22,9 +29,13 @@ const ERRORS: [&str; 19] = [
     "ReportError",
     "RevocationFault",
     "SnpError",
+    "SpdmError",
     "StatementError",
     "TableError",
     "TdxError",
+    "Topology",
+    "VtpmError",
+    "XmlError",
 ];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {

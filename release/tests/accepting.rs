@@ -1,4 +1,5 @@
 //! What a log takes, and what of it reaches a bundle.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod common;
 

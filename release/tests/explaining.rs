@@ -234,6 +234,7 @@ fn evidence_in_its_envelope_is_explained() {
     let folder = Folder::new();
     let write = |platform| {
         let evidence = Evidence {
+            gpu: attest::gpu::GpuEvidence::default(),
             platform,
             configuration: Vec::new(),
             release: Vec::new(),

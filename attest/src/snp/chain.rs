@@ -9,13 +9,12 @@
 //! ```
 
 use p384::ecdsa::VerifyingKey;
-use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::{Ia5StringRef, ObjectIdentifier};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 use super::{Product, SigningKey, SnpError, SnpEvidence, TcbVersion};
-use crate::certificate::{self, ChainFault, Position, Scheme, extension};
+use crate::certificate::{self, Certificate, ChainFault, Position, Scheme, extension};
 use crate::crl::{self, RevocationList};
 use crate::policy::{Demand, ProductPolicy, SnpPolicy};
 use crate::{Claim, UnixTime};

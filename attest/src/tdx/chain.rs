@@ -9,14 +9,13 @@
 //! ```
 
 use p256::ecdsa::VerifyingKey;
-use x509_cert::Certificate;
 use x509_cert::der::asn1::{AnyRef, ObjectIdentifier};
 use x509_cert::der::{Reader as _, SliceReader, Tag, Tagged as _};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 use super::error::Authority;
 use super::{Collateral, TdxError};
-use crate::certificate::{self, ChainFault, Position, Scheme, TrustAnchor, extension};
+use crate::certificate::{self, Certificate, ChainFault, Position, Scheme, TrustAnchor, extension};
 use crate::crl::{self, RevocationList};
 use crate::policy::TdxPolicy;
 use crate::{Claim, Digest, UnixTime};

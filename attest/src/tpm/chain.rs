@@ -11,11 +11,10 @@
 //! made, is what the certificate authority vouches for.
 
 use p384::ecdsa::VerifyingKey;
-use x509_cert::Certificate;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
 
 use crate::UnixTime;
-use crate::certificate::{self, AIK_CERTIFICATE, Scheme, extension};
+use crate::certificate::{self, AIK_CERTIFICATE, Certificate, Scheme, extension};
 
 pub use crate::certificate::{ChainError, ChainFault, Position, TrustAnchor, TrustAnchorError};
 

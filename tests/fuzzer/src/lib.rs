@@ -68,6 +68,14 @@ targets! {
     b5 "attest-configuration" "../../../attest/fuzz/fuzz_targets/configuration.rs" configuration;
     b6 "attest-eventlog" "../../../attest/fuzz/fuzz_targets/eventlog.rs" event_log;
     b7 "attest-evidence" "../../../attest/fuzz/fuzz_targets/evidence.rs" evidence;
+    b22 "attest-google_certificate" "../../../attest/fuzz/fuzz_targets/google_certificate.rs"
+        google_certificate;
+    b17 "attest-gpu_file" "../../../attest/fuzz/fuzz_targets/gpu_file.rs" gpu_file;
+    b18 "attest-gpu_manifest" "../../../attest/fuzz/fuzz_targets/gpu_manifest.rs" gpu_manifest;
+    b19 "attest-gpu_opaque" "../../../attest/fuzz/fuzz_targets/gpu_opaque.rs" gpu_opaque;
+    b20 "attest-gpu_report" "../../../attest/fuzz/fuzz_targets/gpu_report.rs" gpu_report;
+    b21 "attest-gpu_verify" "../../../attest/fuzz/fuzz_targets/gpu_verify.rs" gpu_evidence;
+    b23 "attest-hcl_report" "../../../attest/fuzz/fuzz_targets/hcl_report.rs" hcl_report;
     b8 "attest-policy" "../../../attest/fuzz/fuzz_targets/policy.rs" policy;
     b9 "attest-quote" "../../../attest/fuzz/fuzz_targets/quote.rs" quote;
     b10 "attest-revocation_list" "../../../attest/fuzz/fuzz_targets/revocation_list.rs" revocation;
@@ -77,6 +85,7 @@ targets! {
     b15 "attest-tdx_document" "../../../attest/fuzz/fuzz_targets/tdx_document.rs" tdx_document;
     b16 "attest-tdx_quote" "../../../attest/fuzz/fuzz_targets/tdx_quote.rs" tdx_quote;
     b13 "attest-verify" "../../../attest/fuzz/fuzz_targets/verify.rs" evidence;
+    b24 "attest-vtpm_quote" "../../../attest/fuzz/fuzz_targets/vtpm_quote.rs" vtpm_quote;
     c1 "channel-message_1" "../../../channel/fuzz/fuzz_targets/message_1.rs" zeros;
     c2 "channel-record" "../../../channel/fuzz/fuzz_targets/record.rs" zeros;
     c3 "channel-reply" "../../../channel/fuzz/fuzz_targets/reply.rs" zeros;

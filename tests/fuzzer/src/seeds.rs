@@ -9,7 +9,9 @@ use attest::{Evidence, Platform};
 use p384::SecretKey;
 use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 use signer::amd::Machine;
+use signer::azure::{GoogleChain, Vm};
 use signer::intel::Domain;
+use signer::nvidia::{Rack, rack_evidence, rack_world};
 use signer::{World, boot};
 use verity::gpt::{Layout, PartitionSpec};
 use verity::{Guid, VolumeRef};
@@ -200,6 +202,50 @@ pub(crate) fn tdx_collateral() -> Seeds {
     let collateral = Domain::new().evidence().collateral;
     let lists = collateral.revocation_lists.to_vec();
     [vec![collateral.signer], lists].concat()
+}
+
+pub(crate) fn google_certificate() -> Seeds {
+    let [leaf, above, _] = GoogleChain::new().certificates();
+    vec![leaf, above]
+}
+
+pub(crate) fn hcl_report() -> Seeds {
+    let real = vectors(&["trustee/az-tdx-vtpm/hcl-report.bin"]);
+    [vec![Vm::new().evidence(&[0; 32]).hcl_report], real].concat()
+}
+
+pub(crate) fn vtpm_quote() -> Seeds {
+    let quote = Vm::new().evidence(&[0; 32]).quote;
+    vec![[quote.attest, quote.signature].concat()]
+}
+
+pub(crate) fn gpu_file() -> Seeds {
+    vectors(&["nvidia-attestation-sdk/hopper_evidence_cert_hold.json"])
+        .into_iter()
+        .chain([b"[{\"evidence\":\"AAAA\",\"certificate\":\"\"}]".to_vec()])
+        .collect()
+}
+
+pub(crate) fn gpu_manifest() -> Seeds {
+    let real = vectors(&["nvtrust/Driver_RIM_test_no_gpu.swidtag"]);
+    [Rack::new().evidence(&[0; 32]).manifests, real].concat()
+}
+
+pub(crate) fn gpu_opaque() -> Seeds {
+    let rack = Rack::with_switch();
+    let fields = rack.devices.iter().map(|device| device.opaque_bytes());
+    fields.collect()
+}
+
+pub(crate) fn gpu_report() -> Seeds {
+    let devices = Rack::new().evidence(&[0; 32]).devices;
+    devices.into_iter().map(|device| device.report).collect()
+}
+
+pub(crate) fn gpu_evidence() -> Seeds {
+    let rack = Rack::new();
+    let (world, _) = rack_world(&rack);
+    vec![rack_evidence(&world, &rack, [0; 32]).1.encode()]
 }
 
 pub(crate) fn model_config() -> Seeds {

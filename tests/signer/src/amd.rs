@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
 
+use attest::gpu::GpuEvidence;
 use attest::policy::SnpPolicy;
 use attest::release::statement::{SnpLaunchDigest, SnpReferenceValues};
 use attest::snp::SnpEvidence;
@@ -12,7 +13,7 @@ use crypto_bigint::modular::{FixedMontyForm, FixedMontyParams};
 use crypto_bigint::{CheckedAdd, Odd, U4096};
 use p384::ecdsa::signature::Signer as _;
 use p384::ecdsa::{Signature, SigningKey};
-use sha2::{Digest as _, Sha384};
+use sha2::{Digest as _, Sha256, Sha384};
 
 use crate::World;
 use crate::authority::{self, AUTHORITY, CERT_SIGN, FROM, Template, UNTIL, der};
@@ -102,6 +103,21 @@ impl RsaSigner {
         let salt = Sha384::digest(message).into();
         let sign = || self.sign_encoded(&encode_pss(message, &salt));
         signatures.entry(key).or_insert_with(sign).clone()
+    }
+
+    /// RSASSA-PKCS1-v1_5 signature with SHA-256.
+    pub fn sign_pkcs1(&self, message: &[u8]) -> Vec<u8> {
+        const INFO: [u8; 19] = [
+            0x30, 0x31, 0x30, 13, 6, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1, 5, 0, 4, 32,
+        ];
+        let digest = Sha256::digest(message);
+        let padding = [0xff; 512 - 3 - 19 - 32];
+        self.sign_encoded(&[&[0, 1][..], &padding, &[0], &INFO, &digest].concat())
+    }
+
+    /// The modulus, big-endian.
+    pub fn modulus(&self) -> Vec<u8> {
+        self.modulus.to_be_bytes().as_ref().to_vec()
     }
 
     /// The signature over an encoding of the test's own making.
@@ -369,6 +385,7 @@ pub fn machine_evidence(world: &World, machine: &Machine, binding: &Binding) -> 
     Evidence {
         platform: Platform::Snp(machine.evidence()),
         configuration: world.configuration.clone(),
+        gpu: GpuEvidence::default(),
         release: world.bundle(),
     }
 }
@@ -417,7 +434,7 @@ pub(crate) fn envelope(part: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u
     der(0x30, &[part, algorithm, &der(3, &[&[0], signature])])
 }
 
-fn authority(
+pub(crate) fn authority(
     issuer: &str,
     subject: &str,
     key: &RsaSigner,

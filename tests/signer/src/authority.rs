@@ -37,7 +37,7 @@ pub struct Template {
     /// Version number as encoded: 2 is version 3.
     pub version: u8,
     /// Serial number.
-    pub serial: u8,
+    pub serial: Vec<u8>,
     /// AlgorithmIdentifier in the signed part and outside of it.
     pub algorithms: [Vec<u8>; 2],
     /// Common name of the issuer.
@@ -72,7 +72,7 @@ impl Template {
             .collect();
         Self {
             version: 2,
-            serial: 7,
+            serial: vec![7],
             algorithms: [ECDSA_WITH_SHA384.to_vec(), ECDSA_WITH_SHA384.to_vec()],
             issuer: issuer.to_owned(),
             validity: [FROM.to_owned(), UNTIL.to_owned()],
@@ -89,7 +89,7 @@ impl Template {
             0x30,
             &[
                 &der(0xa0, &[&der(2, &[&[self.version]])]),
-                &der(2, &[&[self.serial]]),
+                &der(2, &[&self.serial]),
                 &self.algorithms[0],
                 &name(&self.issuer),
                 &der(0x30, &[&time(&self.validity[0]), &time(&self.validity[1])]),

@@ -3,18 +3,25 @@
 
 use std::sync::LazyLock;
 
+use attest::azure::{AzureEvidence, HclReport};
 use attest::cbor::Decoder;
+use attest::certificate::TrustAnchor;
 use attest::eventlog::EventLog;
-use attest::policy::{SnpPolicy, TdxPolicy};
+use attest::gpu::{self, DeviceEvidence, GpuEvidence, Opaque};
+use attest::policy::{GpuPolicy, SnpPolicy, TdxPolicy};
 use attest::release::statement::{RebuildStatement, StatusStatement};
 use attest::release::{Bundle, Checkpoint, SignedCheckpoint, Statement};
 use attest::snp::{self, Report, SnpEvidence};
 use attest::tdx::{self, TdxEvidence};
-use attest::tpm::{Register, TpmEvidence, chain, quote};
-use attest::{Configuration, Evidence, Expectation, Policy, Ratchet, verify};
+use attest::tpm::vtpm::VtpmKey;
+use attest::tpm::{Register, TpmEvidence, chain, google, quote};
+use attest::{Claim, Configuration, Evidence, Expectation, Policy, Ratchet, verify};
 
 use crate::amd::Machine;
+use crate::authority;
+use crate::azure::{GoogleChain, Vm};
 use crate::intel::Domain;
+use crate::nvidia::{Rack, rack_evidence, rack_world};
 use crate::{NOW, World};
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
@@ -26,6 +33,30 @@ static SNP: LazyLock<(SnpEvidence, SnpPolicy)> = LazyLock::new(|| {
 static TDX: LazyLock<(TdxEvidence, TdxPolicy)> = LazyLock::new(|| {
     let domain = Domain::new();
     (domain.evidence(), domain.policy())
+});
+static RACK: LazyLock<(Rack, GpuEvidence, GpuPolicy)> = LazyLock::new(|| {
+    let rack = Rack::new();
+    (rack.clone(), rack.evidence(&[0; 32]), rack.policy())
+});
+static RACK_WORLD: LazyLock<(World, Rack, Policy, Vec<Claim>)> = LazyLock::new(|| {
+    let rack = Rack::new();
+    let (world, policy) = rack_world(&rack);
+    let (binding, evidence) = rack_evidence(&world, &rack, [0; 32]);
+    let expectation = Expectation { binding };
+    let peer = verify(&evidence, &expectation, &policy, &Ratchet::UNSEEN, NOW);
+    let claims = peer.expect("sound evidence").claims().to_vec();
+    (world, rack, policy, claims)
+});
+static VM: LazyLock<(AzureEvidence, VtpmKey)> = LazyLock::new(|| {
+    let evidence = Vm::new().evidence(&[0; 32]);
+    let report = HclReport::parse(&evidence.hcl_report).expect("a report");
+    let key = report.key;
+    (evidence, key)
+});
+static GOOGLE: LazyLock<([Vec<u8>; 3], TrustAnchor)> = LazyLock::new(|| {
+    let certificates = GoogleChain::new().certificates();
+    let root = TrustAnchor::from_pem(&authority::pem(&certificates[2]));
+    (certificates, root.expect("a certificate"))
 });
 static CHECKPOINT: LazyLock<Checkpoint> = LazyLock::new(|| {
     let note = WORLD.logged(WORLD.envelope()).log.checkpoint;
@@ -197,6 +228,91 @@ pub fn certificate(bytes: &[u8]) {
     let tpm = POLICY.tpm.as_ref().expect("a policy for a TPM");
     let accepted = chain::verify(&[bytes.to_vec()], &tpm.roots, NOW).is_ok();
     assert!(!accepted || bytes == *CERTIFICATE);
+}
+
+/// What is believed of the devices, if anything.
+fn devices(evidence: &GpuEvidence) -> Option<Vec<Claim>> {
+    let (rack, _, policy) = &*RACK;
+    let verified = gpu::verify(evidence, &[0; 32], rack.counts(), policy, NOW).ok()?;
+    Some(verified.claims().to_vec())
+}
+
+/// No report of a GPU is believed that it did not sign.
+pub fn gpu_report(bytes: &[u8]) {
+    let mut evidence = RACK.1.clone();
+    evidence.devices[0].report = bytes.to_vec();
+    if devices(&evidence).is_some() {
+        assert_eq!(bytes, RACK.1.devices[0].report);
+    }
+}
+
+/// Opaque data are read or refused, signed or not.
+pub fn gpu_opaque(bytes: &[u8]) {
+    let read = Opaque::parse(bytes);
+    let mut device = RACK.0.devices[0].clone();
+    device.opaque = vec![(0xffff, bytes[..bytes.len().min(1 << 12)].to_vec())];
+    let report = device.evidence(&[0; 32]).report;
+    let _ = gpu::Report::parse(&report);
+    if let Ok(opaque) = read {
+        assert!(opaque.switches.len() * 8 <= bytes.len());
+    }
+}
+
+/// A manifest that is believed states what was signed: its canonical form is the same.
+pub fn gpu_manifest(bytes: &[u8]) {
+    let mut evidence = RACK.1.clone();
+    evidence.manifests[0] = bytes.to_vec();
+    if let Some(claims) = devices(&evidence) {
+        assert_eq!(Some(claims), devices(&RACK.1));
+    }
+}
+
+/// A file of NVIDIA's tools is read within its bounds.
+pub fn gpu_file(bytes: &[u8]) {
+    if let Ok(devices) = DeviceEvidence::from_file(bytes) {
+        assert!((1..=gpu::MAX_DEVICES).contains(&devices.len()));
+    }
+}
+
+/// Whatever verifies of a machine with GPUs says what the genuine evidence says.
+pub fn gpu_verify(bytes: &[u8]) {
+    let (world, rack, policy, claims) = &*RACK_WORLD;
+    let Ok(evidence) = Evidence::decode(bytes) else {
+        return;
+    };
+    let (binding, _) = crate::nvidia::rack_binding(world, rack, [0; 32]);
+    let expectation = Expectation { binding };
+    if let Ok(peer) = verify(&evidence, &expectation, policy, &Ratchet::UNSEEN, NOW) {
+        let own = |claim: &&Claim| claim.what.starts_with("GPU");
+        let found: Vec<_> = peer.claims().iter().filter(own).collect();
+        assert_eq!(found, claims.iter().filter(own).collect::<Vec<_>>());
+    }
+}
+
+/// A paravisor's report is read or refused; what is read names SHA-256 of what it holds.
+pub fn hcl_report(bytes: &[u8]) {
+    if let Ok(report) = HclReport::parse(bytes) {
+        assert_eq!(report.report_data[32..], [0; 32]);
+        assert_eq!(report.hardware.len(), snp::REPORT_BYTES);
+    }
+}
+
+/// No quote of a virtual TPM is believed that its key did not sign.
+pub fn vtpm_quote(bytes: &[u8]) {
+    let half = bytes.len() / 2;
+    let mut quote = VM.0.quote.clone();
+    (quote.attest, quote.signature) = (bytes[..half].to_vec(), bytes[half..].to_vec());
+    if quote.verify(&VM.1, &[0; 32]).is_ok() {
+        assert_eq!(quote, VM.0.quote);
+    }
+}
+
+/// No certificate is believed that Google's authority did not issue.
+pub fn google_certificate(bytes: &[u8]) {
+    let chain = [bytes.to_vec(), GOOGLE.0[1].clone()];
+    if google::verify(&chain, std::slice::from_ref(&GOOGLE.1), NOW).is_ok() {
+        assert_eq!(bytes, GOOGLE.0[0]);
+    }
 }
 
 /// A log that parses replays.

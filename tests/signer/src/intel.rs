@@ -1,6 +1,7 @@
 //! A trust domain of TDX: a quote, the keys that sign it, and Intel's part in that. Every field can
 //! be made wrong.
 
+use attest::gpu::GpuEvidence;
 use attest::policy::TdxPolicy;
 use attest::release::statement::{TdxReferenceValues, TdxRegisters};
 use attest::tdx::{Collateral, TdxEvidence};
@@ -124,13 +125,13 @@ impl Domain {
         let (document_key, attestation) = (key(0x34), key(0x35));
         let names = ["Test Root", "Test PCK CA", "Test PCK"];
         let mut leaf = template(names[1], names[2], &pck, &[DIGITAL_SIGNATURE]);
-        leaf.serial = 1;
+        leaf.serial = vec![1];
         let mut middle = template(names[0], names[1], &ca, &[AUTHORITY, AUTHORITY_USAGE]);
-        middle.serial = 2;
+        middle.serial = vec![2];
         let top = template(names[0], names[0], &root, &[AUTHORITY, AUTHORITY_USAGE]);
         let name = "Intel SGX TCB Signing";
         let mut signer = template(names[0], name, &document_key, &[DIGITAL_SIGNATURE]);
-        signer.serial = 3;
+        signer.serial = vec![3];
         let mut domain = Self {
             header: header(4),
             body: vec![0; 584],
@@ -371,6 +372,7 @@ pub fn domain_evidence(world: &World, domain: &Domain, binding: &Binding) -> Evi
     Evidence {
         platform: Platform::Tdx(domain.evidence()),
         configuration: world.configuration.clone(),
+        gpu: GpuEvidence::default(),
         release: world.bundle(),
     }
 }

@@ -14,10 +14,12 @@
 
 pub mod amd;
 pub mod authority;
+pub mod azure;
 pub mod boot;
 pub mod fuzz;
 pub mod intel;
 pub mod log;
+pub mod nvidia;
 pub mod release;
 pub mod tpm;
 mod world;

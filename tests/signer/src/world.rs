@@ -201,6 +201,7 @@ impl World {
     pub fn evidence_of(&self, quote: &Quote) -> Evidence {
         let attest = quote.encode();
         Evidence {
+            gpu: attest::gpu::GpuEvidence::default(),
             platform: Platform::Tpm(TpmEvidence {
                 signature: tpm::sign(&self.attestation_key, &attest),
                 attest,

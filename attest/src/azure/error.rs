@@ -1,0 +1,137 @@
+//! Why evidence of a VM in Azure was not believed.
+
+use std::fmt;
+
+use super::HclError;
+use crate::eventlog::EventLogError;
+use crate::snp::SnpError;
+use crate::tdx::TdxError;
+use crate::tpm::Register;
+use crate::tpm::vtpm::VtpmError;
+use crate::{Digest, Hex};
+
+/// A claim about a VM in Azure that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AzureError {
+    /// Not a paravisor's report.
+    #[error("paravisor's report: {0}")]
+    Hcl(#[from] HclError),
+    /// Other hardware is shown than the paravisor's report is of.
+    #[error("paravisor's report: of other hardware than is shown")]
+    OtherHardware,
+    /// The policy says nothing of this hardware.
+    #[error("hardware: the policy does not accept it")]
+    NoPolicy,
+    /// SEV-SNP does not vouch for the runtime data.
+    #[error("SEV-SNP: {0}")]
+    Snp(Box<SnpError>),
+    /// TDX does not vouch for the runtime data.
+    #[error("TDX: {0}")]
+    Tdx(Box<TdxError>),
+    /// The virtual TPM's quote does not vouch for the registers and the nonce.
+    #[error("quote: {0}")]
+    Quote(#[from] VtpmError),
+    /// A setting of the VM is not as the policy demands.
+    #[error("{setting}: must be {} by the policy", if *.expected { "on" } else { "off" })]
+    Setting {
+        /// The setting.
+        setting: AzureSetting,
+        /// What it had to be.
+        expected: bool,
+    },
+    /// A value that the policy does not list.
+    #[error("{field}: {found} is not listed by the policy")]
+    Pinned {
+        /// The field.
+        field: AzureField,
+        /// Its value.
+        found: Hex,
+    },
+    /// The VM's name is not a GUID.
+    #[error("runtime data: the VM's id is not a GUID")]
+    VmId,
+    /// A register that the policy or the log speaks of was not quoted.
+    #[error("{register}: not quoted")]
+    NotQuoted {
+        /// The register.
+        register: Register,
+    },
+    /// There is no event log, and the policy demands one.
+    #[error("event log: required by the policy, found none")]
+    NoEventLog,
+    /// The event log is not sound.
+    #[error("event log: {0}")]
+    EventLog(#[from] EventLogError),
+    /// The event log has no SHA-256 bank.
+    #[error("event log: has no SHA-256 bank")]
+    Bank,
+    /// The event log does not explain a register.
+    #[error("{register}: quoted as {expected}, {events} events of the log give {found}")]
+    Replay {
+        /// The first register that differs.
+        register: Register,
+        /// Value quoted.
+        expected: Digest<32>,
+        /// Value that the log gives.
+        found: Digest<32>,
+        /// How many events of the log extend it.
+        events: usize,
+    },
+    /// Paravisor and event log say different things of Secure Boot.
+    #[error("Secure Boot: the paravisor and the event log contradict each other")]
+    SecureBoot,
+}
+
+/// A setting of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AzureSetting {
+    /// There is a virtual TPM.
+    Tpm,
+    /// Secure Boot is on.
+    SecureBoot,
+    /// The host has a console.
+    Console,
+}
+
+/// A value that a policy can pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AzureField {
+    /// The VM.
+    VmId,
+    /// What the guest has put into the runtime data.
+    UserData,
+    /// A register.
+    Register(Register),
+}
+
+impl From<SnpError> for AzureError {
+    fn from(error: SnpError) -> Self {
+        Self::Snp(Box::new(error))
+    }
+}
+
+impl From<TdxError> for AzureError {
+    fn from(error: TdxError) -> Self {
+        Self::Tdx(Box::new(error))
+    }
+}
+
+impl fmt::Display for AzureSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tpm => "virtual TPM",
+            Self::SecureBoot => "Secure Boot",
+            Self::Console => "console of the host",
+        })
+    }
+}
+
+impl fmt::Display for AzureField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VmId => f.write_str("VM"),
+            Self::UserData => f.write_str("user data"),
+            Self::Register(register) => register.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Chains of NVIDIA's: from a root of the policy to a device's key, or to the key that signed a
+//! manifest; and revocation lists.
+//!
+//! ```text
+//! root (policy) ─▶ identity of a line ─▶ provisioner ─▶ boot ROM (one device) ─▶ firmware's key
+//! root (policy) ─▶ manifests of a line ─▶ …          ─▶ key that signed the manifest
+//! ```
+//!
+//! Everything is ECDSA with P-384 and SHA-384. A certificate that names a place for its issuer's
+//! revocation list is checked against one; certificates further down name none, and their status
+//! can only be asked for online (OCSP), which is not done here.
+
+use p384::ecdsa::VerifyingKey;
+use x509_cert::der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, Utf8StringRef};
+use x509_cert::der::{Encode as _, Reader as _, SliceReader};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, CrlDistributionPoints, KeyUsage, SubjectAltName};
+
+use super::error::DeviceFault;
+use crate::certificate::{
+    self, Certificate, ChainError, ChainFault, Position, Scheme, TrustAnchor, extension,
+};
+use crate::crl::{self, RevocationFault, RevocationList};
+use crate::{Digest, UnixTime};
+
+const SCHEME: Scheme = Scheme::EcdsaSha384;
+/// DMTF's name of a device: vendor, product, serial number.
+const DEVICE_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.412.274.1");
+/// The device's key, and the digest of the firmware that it was made for.
+const FIRMWARE_ID: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.5.4.1");
+const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
+
+/// A chain up to a root of the policy.
+pub(super) struct Chain<'a> {
+    /// The root.
+    pub(super) root: &'a TrustAnchor,
+    /// The certified key.
+    pub(super) key: VerifyingKey,
+    certificates: Vec<Certificate>,
+}
+
+/// What NVIDIA certified of a device.
+pub(super) struct Identity {
+    /// The chip, such as `GH100`.
+    pub(super) chip: String,
+    /// SHA-256 of the certificate of the device's boot ROM: it stays while firmware changes.
+    pub(super) device: Digest<32>,
+    /// The name by which switches and GPUs know each other.
+    pub(super) pdi: Option<Digest<8>>,
+    /// Digest of the firmware that the key was made for.
+    pub(super) firmware_id: Digest<48>,
+}
+
+/// Revocation lists, and whether each was of use.
+pub(super) struct Lists {
+    lists: Vec<(x509_cert::crl::CertificateList, bool)>,
+    now: UnixTime,
+}
+
+impl<'a> Chain<'a> {
+    /// Verifies `certificates`, leaf first, with or without the root behind them.
+    pub(super) fn verify(
+        certificates: &[Vec<u8>],
+        roots: &'a [TrustAnchor],
+        now: UnixTime,
+    ) -> Result<Self, ChainError> {
+        let is_root = |der: &Vec<u8>| {
+            let shown = Digest::sha256(der);
+            roots.iter().any(|root| root.fingerprint() == shown)
+        };
+        let certificates = match certificates.split_last() {
+            Some((last, below)) if is_root(last) => below,
+            _ => certificates,
+        };
+        let mut chain = Vec::with_capacity(certificates.len());
+        for (index, der) in certificates.iter().enumerate() {
+            let position = Position::of(index);
+            chain.push(certificate::decode(der).map_err(|fault| fault.at(position))?);
+        }
+        let at_leaf = |fault: ChainFault| fault.at(Position::Leaf);
+        let leaf = chain.first().ok_or(at_leaf(ChainFault::Missing))?;
+        check_leaf(leaf, now).map_err(at_leaf)?;
+        for (index, pair) in chain.windows(2).enumerate() {
+            let [subject, issuer] = pair else { continue };
+            certificate::check_authority(issuer, index, now)
+                .map_err(|fault| fault.at(Position::of(index + 1)))?;
+            certificate::check_issued_by(subject, issuer, SCHEME)
+                .map_err(|fault| fault.at(Position::of(index)))?;
+        }
+        let last = chain.last().unwrap_or(leaf);
+        let root = certificate::find_root(last, roots, SCHEME)
+            .map_err(|fault| fault.at(Position::of(chain.len() - 1)))?;
+        certificate::check_authority(root.certificate(), chain.len() - 1, now)
+            .map_err(|fault| fault.at(Position::Root))?;
+        let key = certificate::ec_key_of(leaf).map_err(at_leaf)?;
+        Ok(Self {
+            root,
+            key,
+            certificates: chain,
+        })
+    }
+
+    /// What NVIDIA says of the device whose chain this is.
+    pub(super) fn identity(&self) -> Result<Identity, DeviceFault> {
+        let missing = |field: &'static str| move || DeviceFault::CertificateField { field };
+        let [leaf, boot_rom, ..] = self.certificates.as_slice() else {
+            return Err(missing("the boot ROM")());
+        };
+        let der = boot_rom.to_der().map_err(|_| missing("the boot ROM")())?;
+        // A byte that says which kind of device, then its name.
+        let serial = boot_rom.tbs_certificate().serial_number().as_bytes();
+        let pdi = match serial {
+            [_, name @ ..] => name.try_into().ok().map(Digest),
+            [] => None,
+        };
+        Ok(Identity {
+            chip: chip(leaf).ok_or_else(missing("the device's name"))?,
+            device: Digest::sha256(&der),
+            pdi,
+            firmware_id: firmware_id(leaf).ok_or_else(missing("the digest of its firmware"))?,
+        })
+    }
+
+    /// Each certificate that names a place for a revocation list, and its issuer; last, whether
+    /// there is one.
+    pub(super) fn check_revocation(
+        &self,
+        lists: &mut Lists,
+    ) -> Result<Vec<Position>, (Position, Option<RevocationFault>)> {
+        let mut without = Vec::new();
+        let authorities = self.certificates.iter().skip(1);
+        let authorities = authorities.chain([self.root.certificate()]);
+        for (index, (subject, issuer)) in self.certificates.iter().zip(authorities).enumerate() {
+            let position = Position::of(index);
+            let named = extension::<CrlDistributionPoints>(subject).ok().flatten();
+            match lists.revokes(subject, issuer) {
+                Ok(Some(true)) => return Err((position, None)),
+                Ok(None) if named.is_some() => without.push(position),
+                Ok(_) => {}
+                Err(fault) => return Err((position, Some(fault))),
+            }
+        }
+        Ok(without)
+    }
+}
+
+impl Lists {
+    /// Reads lists, without believing them.
+    pub(super) fn read(lists: &[Vec<u8>], now: UnixTime) -> Result<Self, RevocationFault> {
+        let lists = lists.iter().map(|der| Ok((crl::decode(der)?, false)));
+        let lists = lists.collect::<Result<_, _>>()?;
+        Ok(Self { lists, now })
+    }
+
+    /// Whether `subject` is revoked; nothing, if there is no list by `issuer`.
+    fn revokes(
+        &mut self,
+        subject: &Certificate,
+        issuer: &Certificate,
+    ) -> Result<Option<bool>, RevocationFault> {
+        let name = issuer.tbs_certificate().subject();
+        let mut verdict = None;
+        for (list, used) in &mut self.lists {
+            if &list.tbs_cert_list.issuer == name {
+                let list = RevocationList::verify(list.clone(), issuer, SCHEME, 0, self.now)?;
+                *used = true;
+                verdict = Some(verdict == Some(true) || list.revokes(subject));
+            }
+        }
+        Ok(verdict)
+    }
+
+    /// Whether one is by none of the authorities that issued something here.
+    pub(super) fn has_stray(&self) -> bool {
+        self.lists.iter().any(|(_, used)| !used)
+    }
+}
+
+fn check_leaf(leaf: &Certificate, now: UnixTime) -> Result<(), ChainFault> {
+    certificate::check_common(leaf, now)?;
+    if extension::<BasicConstraints>(leaf)?.is_some_and(|constraints| constraints.ca) {
+        return Err(ChainFault::Authority);
+    }
+    match extension::<KeyUsage>(leaf)? {
+        Some(usage) if usage.digital_signature() => Ok(()),
+        _ => Err(ChainFault::KeyUsage {
+            needed: "digitalSignature",
+        }),
+    }
+}
+
+/// `NVIDIA:CHIP:SERIAL`
+fn chip(leaf: &Certificate) -> Option<String> {
+    let names = extension::<SubjectAltName>(leaf).ok()??;
+    let [GeneralName::OtherName(name)] = names.0.as_slice() else {
+        return None;
+    };
+    let text: Utf8StringRef<'_> = name.value.decode_as().ok()?;
+    let mut parts = text.as_str().split(':');
+    let (vendor, chip, serial) = (parts.next()?, parts.next()?, parts.next()?);
+    let known = name.type_id == DEVICE_NAME && vendor == "NVIDIA" && !serial.is_empty();
+    (known && parts.next().is_none()).then(|| chip.to_owned())
+}
+
+/// SEQUENCE { version, SubjectPublicKeyInfo, SEQUENCE { algorithm, digest } }
+fn firmware_id(leaf: &Certificate) -> Option<Digest<48>> {
+    let mut extensions = leaf.tbs_certificate().extensions().into_iter().flatten();
+    let extension = extensions.find(|extension| extension.extn_id == FIRMWARE_ID)?;
+    let mut reader = SliceReader::new(extension.extn_value.as_bytes()).ok()?;
+    let (algorithm, digest) = reader
+        .sequence(|outer| {
+            let _version: u8 = outer.decode()?;
+            let _key = outer.sequence(|key| {
+                let algorithm: AnyRef<'_> = key.decode()?;
+                let _point: BitStringRef<'_> = key.decode()?;
+                Ok::<_, x509_cert::der::Error>(algorithm)
+            })?;
+            outer.sequence(|inner| {
+                let algorithm: ObjectIdentifier = inner.decode()?;
+                let digest: &OctetStringRef = inner.decode()?;
+                Ok::<_, x509_cert::der::Error>((algorithm, digest))
+            })
+        })
+        .ok()?;
+    reader.finish().ok()?;
+    let digest = digest.as_bytes().try_into().ok().map(Digest);
+    digest.filter(|_| algorithm == SHA384)
+}
