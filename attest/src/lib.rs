@@ -27,6 +27,7 @@ pub mod release;
 mod report_data;
 mod rsa;
 pub mod snp;
+pub mod supply;
 pub mod tdx;
 mod time;
 pub mod tpm;
