@@ -11,6 +11,7 @@
 //! only way to make a [`VerifiedPeer`], and the channel takes only that.
 #![forbid(unsafe_code)]
 
+pub mod capsule;
 pub mod cbor;
 pub mod certificate;
 mod claim;
@@ -19,6 +20,7 @@ pub mod crl;
 mod digest;
 pub mod eventlog;
 pub mod evidence;
+pub mod files;
 mod name;
 pub mod policy;
 mod reader;

@@ -4,6 +4,9 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use attest::capsule::{Capsule, Purpose};
+use attest::evidence::EvidenceError;
+use attest::files::Files;
 use attest::{Evidence, Expectation, Policy, Ratchet, Refusal, UnixTime, VerifiedPeer};
 use carrier::Unverified;
 use http_body_util::Full;
@@ -18,6 +21,7 @@ use crate::arguments;
 use crate::failure::{Failure, reason};
 use crate::network::{self, Stream};
 use crate::report;
+use crate::saved;
 use crate::state::State;
 
 const MAX_RELEASE_BYTES: usize = attest::release::MAX_BUNDLE_BYTES;
@@ -25,9 +29,13 @@ const MAX_RELEASE_BYTES: usize = attest::release::MAX_BUNDLE_BYTES;
 const GOODBYE: Duration = Duration::from_secs(3);
 
 /// `cloister verify`.
-pub(crate) async fn verify(arguments: arguments::Peer) -> Result<(), Failure> {
-    let expected = Expected::read(arguments)?;
+pub(crate) async fn verify(arguments: arguments::Verify) -> Result<(), Failure> {
+    let expected = Expected::read(arguments.peer)?;
     let (unverified, peer) = expected.meet().await?;
+    if let Some(path) = &arguments.saved.save {
+        let kept = expected.shown(&unverified).map_err(Refusal::from)?;
+        saved::save(path, &kept)?;
+    }
     unverified.refuse().await;
     let arguments = &expected.arguments;
     if arguments.json {
@@ -48,6 +56,7 @@ pub(crate) struct Expected {
     pub(crate) arguments: arguments::Peer,
     policy: Policy,
     release: Option<Vec<u8>>,
+    files: Files,
     state: State,
 }
 
@@ -69,11 +78,13 @@ impl Expected {
             Some(path) => Some(read_file("release", path, MAX_RELEASE_BYTES)?),
             None => None,
         };
+        let files = saved::read_files(&arguments.collateral)?;
         let state = State::at(arguments.state.clone())?;
         Ok(Self {
             arguments,
             policy,
             release,
+            files,
             state,
         })
     }
@@ -118,22 +129,38 @@ impl Expected {
         unverified: &Unverified<Box<dyn Stream>>,
         ratchet: &Ratchet,
     ) -> Result<VerifiedPeer, Refusal> {
+        let shown = self.shown(unverified)?;
+        let evidence = &shown.evidence;
+        let binding = unverified.binding(evidence.configuration_digest(), evidence.gpu_digest());
+        attest::verify(
+            evidence,
+            &Expectation { binding },
+            &self.policy,
+            ratchet,
+            shown.time,
+        )
+    }
+
+    /// What the server showed, with what the person brings for what it did not.
+    fn shown(&self, unverified: &Unverified<Box<dyn Stream>>) -> Result<Capsule, EvidenceError> {
         let mut evidence = Evidence::decode(unverified.evidence())?;
         if let Some(release) = &self.release {
             evidence.release.clone_from(release);
         }
+        self.files.supplement(&mut evidence.platform);
         let binding = unverified.binding(evidence.configuration_digest(), evidence.gpu_digest());
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        attest::verify(
-            &evidence,
-            &Expectation { binding },
-            &self.policy,
-            ratchet,
-            UnixTime::from_secs(now),
-        )
+        Ok(Capsule {
+            time: now(),
+            purpose: Purpose::of(&binding),
+            evidence,
+        })
     }
+}
+
+/// By this machine's clock.
+pub(crate) fn now() -> UnixTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    UnixTime::from_secs(since.map_or(0, |since| since.as_secs()))
 }
 
 /// HTTP with a verified peer.
@@ -196,7 +223,7 @@ pub(crate) fn broken(error: &hyper::Error) -> Failure {
     Failure::network(format_args!("HTTP in the channel: {error}"))
 }
 
-fn read_file(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read_file(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     let shown = path.display();
     let mut bytes = Vec::new();
     std::fs::File::open(path)

@@ -64,6 +64,16 @@ impl Failure {
         self
     }
 
+    pub(crate) fn refused(verdict: &str, refusal: &Refusal) -> Self {
+        let exit = match refusal.class() {
+            Class::Signature => Exit::Signature,
+            Class::Collateral => Exit::Collateral,
+            Class::Policy => Exit::Policy,
+            Class::Log => Exit::Log,
+        };
+        Self::new(exit, format_args!("{verdict}: {refusal}")).hint(refusal.hint())
+    }
+
     pub(crate) fn code(&self) -> u8 {
         self.exit as u8
     }
@@ -99,13 +109,7 @@ pub(crate) fn reason(error: &io::Error) -> String {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let exit = match refusal.class() {
-            Class::Signature => Exit::Signature,
-            Class::Collateral => Exit::Collateral,
-            Class::Policy => Exit::Policy,
-            Class::Log => Exit::Log,
-        };
-        Self::new(exit, format_args!("refused, nothing was sent: {refusal}")).hint(refusal.hint())
+        Self::refused("refused, nothing was sent", &refusal)
     }
 }
 
