@@ -125,23 +125,29 @@ pub enum ReleaseFault {
 /// Opens the model volume, and copies what only root may read.
 pub fn prepare(places: &Places, journal: &Journal) -> Result<(), PrepareError> {
     let (configuration, _) = site::read_configuration(&places.configuration)?;
+    // What the measured configuration names is there, and the agent may use it: else nothing starts.
+    let provider = match configuration.platform() {
+        PlatformKind::Snp => Some(Provider::SevGuest),
+        PlatformKind::Tdx => Some(Provider::TdxGuest),
+        _ => None,
+    };
+    if let Some(provider) = provider {
+        prepare_reports(configuration.platform(), provider, places, journal)?;
+    }
     open_model_volume(configuration.model.volume.as_str(), &places.model, journal)?;
-    hand_over_source(configuration.platform(), places, journal)?;
+    if provider.is_none() {
+        wait_for_tpm(&places.tpm, TPM_PATIENCE)?;
+    }
     copy_event_log(configuration.platform(), places, journal)?;
     copy_release(places, journal)
 }
 
-/// What the measured configuration names is there, and the agent may use it: else nothing starts.
-fn hand_over_source(
+fn prepare_reports(
     platform: PlatformKind,
+    provider: Provider,
     places: &Places,
     journal: &Journal,
 ) -> Result<(), PrepareError> {
-    let provider = match platform {
-        PlatformKind::Snp => Provider::SevGuest,
-        PlatformKind::Tdx => Provider::TdxGuest,
-        _ => return wait_for_tpm(&places.tpm, TPM_PATIENCE),
-    };
     let tree = ConfigFs(places.tsm.clone());
     make_reports_folder(&tree, platform)?;
     hand_over_reports(&tree, provider, AGENT_ID)?;

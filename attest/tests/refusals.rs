@@ -5,7 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 19] = [
+const ERRORS: [&str; 23] = [
+    "AnswerError",
+    "CapsuleError",
+    "FileError",
+    "RequestError",
     "BundleError",
     "CborError",
     "ChainFault",

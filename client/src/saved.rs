@@ -381,6 +381,3 @@ fn not_one(what: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
 fn refused(refusal: &Refusal) -> Failure {
     Failure::refused("refused", refusal)
 }
-
-#[cfg(test)]
-mod tests;
