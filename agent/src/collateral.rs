@@ -1,5 +1,5 @@
-//! What clients need beside the platform's own words: certificates, revocation lists and verdicts of
-//! AMD or Intel, asked for through the configured proxy and kept until they are due.
+//! What clients need beside the platform's own words: certificates, revocation lists and verdicts
+//! of AMD or Intel, asked for through the configured proxy and kept until they are due.
 //!
 //! ```text
 //! report or quote ─▶ requests ─▶ proxy ─▶ form, size ─▶ stock ─▶ evidence

@@ -214,8 +214,8 @@ fn platform_of(
     }
 }
 
-/// What the host hands over comes first. Where it hands nothing over, and a proxy is configured, the
-/// evidence says what is at hand: a client can bring the rest.
+/// What the host hands over comes first. Where it hands nothing over, and a proxy is configured,
+/// the evidence says what is at hand: a client can bring the rest.
 fn snp_of(report: Report, constants: &Constants) -> Result<SnpEvidence, EvidenceError> {
     let stock = &constants.stock;
     let given = SnpEvidence::from_table(report.outblob.clone(), &report.auxblob);

@@ -79,10 +79,12 @@ pub enum PrepareError {
     #[error("the firmware's event log (CCEL) is not one")]
     EventLog(#[source] EventLogError),
     /// The configuration names a TPM, and none appears that the agent may use.
-    #[error("no TPM that the agent may use at {} within {} s", .0.display(), TPM_PATIENCE.as_secs())]
+    #[error("no TPM that the agent may use at {} within {} s", .0.display(),
+            TPM_PATIENCE.as_secs())]
     Tpm(PathBuf),
     /// The configuration names a platform, and the kernel makes no reports here.
-    #[error("this machine makes no reports of {}: the configuration says it does", .platform.as_str())]
+    #[error("this machine makes no reports of {}: the configuration says it does",
+            .platform.as_str())]
     Reports {
         /// By the configuration.
         platform: PlatformKind,
@@ -125,7 +127,7 @@ pub enum ReleaseFault {
 /// Opens the model volume, and copies what only root may read.
 pub fn prepare(places: &Places, journal: &Journal) -> Result<(), PrepareError> {
     let (configuration, _) = site::read_configuration(&places.configuration)?;
-    // What the measured configuration names is there, and the agent may use it: else nothing starts.
+    // What the measured configuration names is there for the agent, or nothing starts.
     let provider = match configuration.platform() {
         PlatformKind::Snp => Some(Provider::SevGuest),
         PlatformKind::Tdx => Some(Provider::TdxGuest),

@@ -273,7 +273,7 @@ pub fn read(
     }
 }
 
-/// Reads a response of Intel's service as a file keeps it: without the header that names its signer.
+/// Reads a response of Intel's service as a file keeps it: without the header with its signer.
 #[must_use]
 pub fn read_response(body: &[u8]) -> Option<(Document, SignedDocument)> {
     [Item::TcbInfo, Item::EnclaveIdentity]
@@ -285,8 +285,8 @@ pub fn read_response(body: &[u8]) -> Option<(Document, SignedDocument)> {
         })
 }
 
-/// `{"NAME":VALUE,"signature":"HEX"}`: the signature is over the bytes of the value, so that they are
-/// cut out and not written anew.
+/// `{"NAME":VALUE,"signature":"HEX"}`: the signature is over the bytes of the value, so that they
+/// are cut out and not written anew.
 fn document(item: Item, body: &[u8]) -> Option<(SignedDocument, UnixTime)> {
     #[derive(Deserialize)]
     struct Signed {

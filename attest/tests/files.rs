@@ -1,4 +1,4 @@
-//! What AMD and Intel are asked and answer, and what files hold: forms, bounds, and bytes of enemies.
+//! What AMD and Intel are asked and answer, and what files hold: forms, bounds, bytes of enemies.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::files::{self, FileError, Files, MAX_FILE_BYTES};

@@ -78,8 +78,8 @@ pub(crate) struct Verify {
     pub(crate) saved: Saved,
 }
 
-/// Where a file is verified there is no server, and clap knows no argument that one command needs and
-/// another does not: so it has a value that nobody connects to.
+/// Where a file is verified there is no server, and clap knows no argument that one command needs
+/// and another does not: so it has a value that nobody connects to.
 fn in_place_of_a_server(url: Arg) -> Arg {
     url.required(false)
         .required_unless_present_any(["capsule", "evidence", "snp_report", "tdx_quote"])
@@ -111,8 +111,8 @@ pub(crate) struct Peer {
     /// The release bundle, where the server brings none
     #[arg(long, value_name = "FILE")]
     pub(crate) release: Option<PathBuf>,
-    /// Certificates, revocation lists and documents of AMD's or Intel's, where the server brings none:
-    /// a file, or a folder of files, in any form and under any name
+    /// Certificates, revocation lists and documents of AMD's or Intel's, where the server brings
+    /// none: a file, or a folder of files, in any form and under any name
     #[arg(long, visible_alias = "certs", value_name = "PATH")]
     pub(crate) collateral: Vec<PathBuf>,
     /// Where to remember the highest release version seen

@@ -33,7 +33,8 @@ const MAX_FILES: usize = 1000;
 #[group(multiple = true)]
 pub(crate) struct Saved {
     /// What `--save` kept of a server, judged at its time
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "evidence", "snp_report", "tdx_quote"])]
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["url", "evidence", "snp_report", "tdx_quote"])]
     pub(crate) capsule: Option<PathBuf>,
     /// What a server answered for a nonce
     #[arg(long, value_name = "FILE", requires = "nonce",
@@ -241,8 +242,8 @@ fn judge_report(
     .without_report_data(saved.report_data))
 }
 
-/// The first that is believed, or the refusal that came furthest: certificates of another machine say
-/// nothing of this one.
+/// The first that is believed, or the refusal that came furthest: certificates of another machine
+/// say nothing of this one.
 fn best(
     verdicts: impl Iterator<Item = Result<VerifiedReport, SnpError>>,
 ) -> Result<VerifiedReport, SnpError> {
@@ -313,7 +314,7 @@ fn judge_quote(
     .without_report_data(saved.report_data))
 }
 
-/// Everything of use in the files and folders that were named. In a folder other files may stand, too.
+/// Everything of use in the files and folders that were named. A folder may hold other files, too.
 pub(crate) fn read_files(paths: &[PathBuf]) -> Result<Files, Failure> {
     let mut files = Files::default();
     for path in paths {

@@ -333,7 +333,8 @@ fn relaxed(product: &str) -> String {
         .replace("\"required\"", "\"not-required\"")
 }
 
-/// Every real vector that these commands can take: arguments, time, exit code, and a part of what is said.
+/// Real vectors that these commands can take: arguments, time, exit code, and a part of what is
+/// said.
 const REAL: &[(&str, &str, &str, i32, &str)] = &[
     (
         "milan",
@@ -393,14 +394,16 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
     ),
     (
         "genoa",
-        "--snp-report openpcc/azure_sevsnp_report__test_azure_sevsnp_report.bin --certs openpcc --certs amd-roots",
+        "--snp-report openpcc/azure_sevsnp_report__test_azure_sevsnp_report.bin \
+         --certs openpcc --certs amd-roots",
         "2025-07-01",
         0,
         "CN=ARK-Genoa",
     ),
     (
         "genoa",
-        "--snp-report openpcc/azure_sevsnp_report__test_azure_sevsnp_report.pem --certs openpcc --certs amd-roots",
+        "--snp-report openpcc/azure_sevsnp_report__test_azure_sevsnp_report.pem \
+         --certs openpcc --certs amd-roots",
         "2026-09-21",
         3,
         "renewal",
@@ -456,14 +459,16 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
     ),
     (
         "milan",
-        "--tdx-quote dcap-qvl/tdx_quote_outdated --collateral dcap-qvl/tdx_quote_outdated_collateral.json",
+        "--tdx-quote dcap-qvl/tdx_quote_outdated \
+         --collateral dcap-qvl/tdx_quote_outdated_collateral.json",
         "2026-02-25",
         4,
         "OutOfDate",
     ),
     (
         "milan",
-        "--tdx-quote dcap-qvl/tdx_quote_td15ex --collateral dcap-qvl/tdx_quote_td15ex_collateral.json",
+        "--tdx-quote dcap-qvl/tdx_quote_td15ex \
+         --collateral dcap-qvl/tdx_quote_td15ex_collateral.json",
         "2026-10-15",
         0,
         "Intel SGX Root CA",
@@ -484,7 +489,8 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
     ),
     (
         "milan",
-        "--tdx-quote openpcc/azure_tdx_report__test_azure_tdx_quote.bin --collateral intel-collateral",
+        "--tdx-quote openpcc/azure_tdx_report__test_azure_tdx_quote.bin \
+         --collateral intel-collateral",
         "2026-01-13",
         0,
         "Intel SGX Root CA",

@@ -375,7 +375,8 @@ async fn answers_without_end_or_form_are_refused() {
         let error = refused(move |_| ok("", body)).await;
         let item = Item::AmdList;
         assert!(
-            matches!(error, CollateralError::Answer(AnswerError::Form { item: found }) if found == item),
+            matches!(error, CollateralError::Answer(AnswerError::Form { item: of })
+                if of == item),
             "{error}"
         );
     }
