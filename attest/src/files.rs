@@ -31,7 +31,6 @@ const MAX_PAIRS: usize = 32;
 const HCL_MAGIC: &[u8] = b"HCLA";
 const HCL_HEAD_BYTES: usize = 32;
 const SIGNER: &str = "CN=Intel SGX TCB Signing";
-const INTEL: &str = "CN=Intel SGX";
 
 /// Why a file is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -229,13 +228,15 @@ impl Files {
         };
         let (tcb_info, tcb_info_signature) = part(&info);
         let (enclave_identity, enclave_identity_signature) = part(&identity);
+        let signer = self.signer();
+        let revocation_lists = self.intel_lists(quote, &signer);
         Collateral {
             tcb_info,
             tcb_info_signature,
             enclave_identity,
             enclave_identity_signature,
-            signer: self.signer(),
-            revocation_lists: self.intel_lists(),
+            signer,
+            revocation_lists,
         }
     }
 
@@ -274,20 +275,13 @@ impl Files {
         signer.cloned().unwrap_or_default()
     }
 
-    /// One list of each of Intel's authorities.
-    fn intel_lists(&self) -> Vec<Vec<u8>> {
-        let mut issuers: Vec<x509_cert::name::Name> = Vec::new();
-        for der in &self.lists {
-            let Ok(list) = crl::decode(der) else { continue };
-            let issuer = list.tbs_cert_list.issuer;
-            if issuer.to_string().contains(INTEL) && !issuers.contains(&issuer) {
-                issuers.push(issuer);
-            }
-        }
-        issuers
-            .iter()
-            .flat_map(|issuer| self.lists_by(issuer))
-            .collect()
+    /// The lists of the root, which issued the signer's certificate, and of who issued the
+    /// platform's.
+    fn intel_lists(&self, quote: &[u8], signer: &[u8]) -> Vec<Vec<u8>> {
+        let root = certificate::decode(signer).ok();
+        let root = root.map(|signer| signer.tbs_certificate().issuer().clone());
+        let issuers = root.into_iter().chain(tdx::pck_issuer(quote));
+        issuers.flat_map(|issuer| self.lists_by(&issuer)).collect()
     }
 }
 

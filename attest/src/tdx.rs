@@ -16,7 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::UnixTime;
-use crate::certificate::{TrustAnchor, TrustAnchorError};
+use crate::certificate::{self, TrustAnchor, TrustAnchorError};
 
 mod chain;
 mod collateral;
@@ -80,6 +80,13 @@ pub enum PckAuthority {
 pub(crate) fn named_by(quote: &[u8]) -> Result<([u8; 6], PckAuthority), TdxError> {
     let signed = quote::SignedQuote::parse(quote)?;
     chain::named_by(&signed.certificates)
+}
+
+/// Who issued the certificate of the platform's key.
+pub(crate) fn pck_issuer(quote: &[u8]) -> Option<x509_cert::name::Name> {
+    let signed = quote::SignedQuote::parse(quote).ok()?;
+    let leaf = certificate::decode(signed.certificates.first()?).ok()?;
+    Some(leaf.tbs_certificate().issuer().clone())
 }
 
 /// When the next document is due, by the document itself, if it is one.

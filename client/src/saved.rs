@@ -11,6 +11,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use attest::capsule::{Capsule, Purpose};
+use attest::certificate::ChainFault;
 use attest::files::{self, Files};
 use attest::policy::MachinePolicy;
 use attest::snp::{self, SnpError, SnpEvidence, VerifiedReport};
@@ -262,10 +263,15 @@ fn best(
 }
 
 fn is_of_another(error: &SnpError) -> bool {
+    if let SnpError::Chain(error) = error {
+        return !matches!(
+            error.fault,
+            ChainFault::Expired { .. } | ChainFault::NotYetValid { .. }
+        );
+    }
     matches!(
         error,
-        SnpError::Chain(_)
-            | SnpError::Certificates { .. }
+        SnpError::Certificates { .. }
             | SnpError::CertificateProduct { .. }
             | SnpError::Processor { .. }
             | SnpError::KeyKind { .. }

@@ -106,7 +106,7 @@ fn a_report_is_verified_from_files_of_any_form_and_name() {
     expect(&person, &bound, 0, "verified ✓");
     let other = format!(
         "{line} report --certs folder --report-data {}",
-        "0".repeat(128)
+        "1".repeat(128)
     );
     expect(&person, &other, 2, "refused: ");
 }
@@ -260,7 +260,12 @@ fn a_capsule_verifies_offline_at_its_time() {
         (&json!("evidence"), &Value::Null)
     );
     // At another time, for another policy, and for another handshake it says something else.
-    let early = expect(&person, &format!("{line} --at 1999-12-31"), 3, "refused: ");
+    let early = expect(
+        &person,
+        &format!("{line} --at 1999-12-31"),
+        4,
+        "release age",
+    );
     assert!(!early.stderr.contains("nothing was sent"));
     let other = World::new()
         .policy_toml()
@@ -419,8 +424,8 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
         "milan",
         "--snp-report azure-cvm-tooling/hcl-report-snp.bin --certs azure-cvm-tooling",
         "2024-01-01",
-        0,
-        "CN=ARK-Milan",
+        2,
+        "chip: ",
     ),
     (
         "milan",
@@ -463,7 +468,7 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
          --collateral dcap-qvl/tdx_quote_outdated_collateral.json",
         "2026-02-25",
         4,
-        "OutOfDate",
+        "older than all that Intel states",
     ),
     (
         "milan",
@@ -499,8 +504,8 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
         "milan",
         "--tdx-quote openpcc/gce_tdx_report__test_gce_tdx_report.bin --collateral intel-collateral",
         "2026-01-13",
-        0,
-        "Intel SGX Root CA",
+        3,
+        "of another platform",
     ),
     (
         "milan",
