@@ -32,9 +32,11 @@ def main():
     members = [("init", 0o100755, Path(args.init).read_bytes())]
     folders = ("dev", "proc", "sys", "run", "newroot", "modules")
     members += [(name, 0o040755, b"") for name in folders]
-    order = "".join(os.path.basename(module) + "\n" for module in modules)
+    # Of a module that only some machines can use, the name keeps its mark.
+    marks = [("?" if module.startswith("?") else "", module.removeprefix("?")) for module in modules]
+    order = "".join(mark + os.path.basename(module) + "\n" for mark, module in marks)
     members.append(("modules/order", 0o100644, order.encode()))
-    for module in modules:
+    for _, module in marks:
         file = Path(args.kernel, module)
         if not file.is_file():
             print(f"cloister: the kernel package has no module {module}", file=sys.stderr)

@@ -96,6 +96,41 @@ fn an_untouched_disk_boots_and_says_how_long_each_phase_took() {
         .unwrap();
     assert!(line.contains(" is up:") && line.contains(" modules ") && line.ends_with("ms"));
     eprintln!("{line}");
+    // This machine makes no reports, and that is no fault: the kernel says so, and all goes on.
+    for line in [
+        "verity-init: module sev-guest.ko.xz is not for this machine",
+        "verity-init: module tdx-guest.ko.xz is not for this machine",
+        "verity-init: configfs is mounted",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+}
+
+/// Nothing takes the place of the platform that the configuration names.
+#[test]
+fn a_machine_that_should_make_reports_and_makes_none_powers_off() {
+    let site = assembled();
+    for platform in ["snp", "tdx"] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("site.toml");
+        let volume = VolumeRef::new([1; 32], [2; 32], 3).unwrap();
+        let text = support::site::configuration(&volume, 1024);
+        let text = text.replacen("version = 1", "version = 2", 1);
+        let table =
+            format!("[evidence]\nplatform = \"{platform}\"\n[{platform}]\nproxy = \"none\"\n");
+        fs::write(&config, format!("{text}\n{table}")).unwrap();
+        let made = folder.path().join("site");
+        release::assemble::assemble(&image::parts("demo").unwrap(), &config, &made).unwrap();
+        let line = fs::read_to_string(made.join("cmdline")).unwrap();
+        let (kernel, initrd) = (made.join("vmlinuz"), made.join("initrd"));
+        let machine = Machine::kernel(site.accelerator, &kernel, &initrd, &line);
+        let machine = machine.disk(&made.join("disk.img"));
+        let mut vm = site.start(&machine, folder.path());
+        let said = vm.wait_end(PATIENCE).unwrap();
+        let reason = format!("this machine makes no reports of {platform}");
+        assert!(said.contains(&reason), "{said}");
+        assert!(!said.contains("Started cloister-agent.service"), "{said}");
+    }
 }
 
 #[test]

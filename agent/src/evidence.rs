@@ -4,17 +4,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use attest::configuration::Proxy;
 use attest::eventlog::{EventLog, EventLogError};
 use attest::evidence::MAX_EVIDENCE_BYTES;
 use attest::snp::{REPORT_BYTES, SnpEvidence, TableError};
-use attest::tdx::{Collateral, Quote as TdxQuote, TdxEvidence};
+use attest::supply::{self, Item, Request};
+use attest::tdx::{Quote as TdxQuote, TdxEvidence};
 use attest::tpm::{MAX_CERTIFICATE_BYTES, QUOTED, TpmEvidence};
 use attest::{Binding, Digest, Evidence, Platform, ReportData};
 use sha2::{Digest as _, Sha384};
 use tokio::sync::Mutex;
 
 use tpm::{AK_CERTIFICATE_INDEX, Bank, KeyHandle, Quote, Selection, Tpm, TpmError, Transport};
-use tsm::{Provider, Tree, Tsm, TsmError};
+use tsm::{Provider, Report, Tsm, TsmError};
+
+use crate::collateral::{CollateralError, Stock};
 
 pub mod tpm;
 pub mod tsm;
@@ -40,9 +44,6 @@ pub enum EvidenceError {
     /// The host gives no certificates with the report.
     #[error("the host gives no certificates of the key that signs reports")]
     Table(#[from] TableError),
-    /// Nothing is known of what Intel says of this platform: nobody could verify a quote.
-    #[error("there is no collateral of Intel's for this platform")]
-    NoCollateral,
     /// The firmware's log is none.
     #[error("the firmware's event log (CCEL) is not one")]
     EventLog(#[from] EventLogError),
@@ -66,12 +67,14 @@ pub struct Constants {
     pub event_log: Vec<u8>,
     /// The release bundle, or nothing.
     pub release: Vec<u8>,
-    /// What Intel says of the platform; only TDX has need of it.
-    pub collateral: Collateral,
+    /// Who asks AMD or Intel.
+    pub proxy: Proxy,
+    /// What they answered; it changes by itself.
+    pub stock: Stock,
 }
 
 /// Makes evidence, one piece at a time: TPM and platform do one thing after another.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Attester {
     source: Arc<Mutex<Source>>,
     constants: Arc<Constants>,
@@ -96,19 +99,11 @@ impl Attester {
     }
 
     /// Asks the kernel for a first report, so that a machine which cannot give any does not start.
-    pub fn open_tsm(
-        tree: Box<dyn Tree>,
-        provider: Provider,
-        mut constants: Constants,
-    ) -> Result<Self, EvidenceError> {
-        if provider == Provider::TdxGuest {
-            if constants.collateral.tcb_info.is_empty() {
-                return Err(EvidenceError::NoCollateral);
-            }
+    pub fn open_tsm(mut tsm: Tsm, mut constants: Constants) -> Result<Self, EvidenceError> {
+        if tsm.provider() == Provider::TdxGuest {
             let written = EventLog::unpadded(&constants.event_log)?.len();
             constants.event_log.truncate(written);
         }
-        let mut tsm = Tsm::new(tree, provider);
         platform_of(&mut tsm, &[0; 64], &constants)?;
         Ok(Self::new(Source::Tsm(tsm), constants))
     }
@@ -128,6 +123,18 @@ impl Attester {
     /// The release bundle, which may be empty.
     pub fn release(&self) -> &[u8] {
         &self.constants.release
+    }
+
+    /// What AMD or Intel is to be asked for: what the host does not hand over by itself.
+    pub async fn wanted(&self) -> Result<Vec<Request>, CollateralError> {
+        let mut source = self.source.clone().lock_owned().await;
+        let wanted = tokio::task::spawn_blocking(move || source.wanted());
+        wanted.await.map_err(|_| EvidenceError::Stopped)?
+    }
+
+    /// What AMD or Intel answered.
+    pub(crate) fn stock(&self) -> &Stock {
+        &self.constants.stock
     }
 
     /// Evidence bound to `binding`, encoded. Waits its turn; dropped while it waits, it costs
@@ -152,6 +159,22 @@ impl Attester {
 }
 
 impl Source {
+    fn wanted(&mut self) -> Result<Vec<Request>, CollateralError> {
+        let Self::Tsm(tsm) = self else {
+            return Ok(Vec::new());
+        };
+        let report = tsm.report(&[0; 64]).map_err(EvidenceError::from)?;
+        if tsm.provider() == Provider::TdxGuest {
+            return Ok(supply::for_quote(TdxQuote::unpadded(&report.outblob))?);
+        }
+        let mut requests = supply::for_report(&report.outblob)?;
+        if let Ok(given) = SnpEvidence::from_table(report.outblob, &report.auxblob) {
+            let lacks_list = given.revocation_lists.is_empty();
+            requests.retain(|request| request.item == Item::AmdList && lacks_list);
+        }
+        Ok(requests)
+    }
+
     fn platform(
         &mut self,
         data: &ReportData,
@@ -183,16 +206,33 @@ fn platform_of(
         Provider::SevGuest if report.outblob.len() != REPORT_BYTES => {
             Err(EvidenceError::Report(report.outblob.len()))
         }
-        Provider::SevGuest => {
-            let evidence = SnpEvidence::from_table(report.outblob, &report.auxblob)?;
-            Ok(Platform::Snp(evidence))
-        }
+        Provider::SevGuest => Ok(Platform::Snp(snp_of(report, constants)?)),
         Provider::TdxGuest => Ok(Platform::Tdx(TdxEvidence {
             quote: TdxQuote::unpadded(&report.outblob).to_vec(),
             event_log: constants.event_log.clone(),
-            collateral: constants.collateral.clone(),
+            collateral: constants.stock.intel(),
         })),
     }
+}
+
+/// What the host hands over comes first. Where it hands nothing over, and a proxy is configured,
+/// the evidence says what is at hand: a client can bring the rest.
+fn snp_of(report: Report, constants: &Constants) -> Result<SnpEvidence, EvidenceError> {
+    let stock = &constants.stock;
+    let given = SnpEvidence::from_table(report.outblob.clone(), &report.auxblob);
+    let mut evidence = match (given, constants.proxy) {
+        (Ok(given), _) => given,
+        (Err(error), Proxy::None) => return Err(error.into()),
+        (Err(_), Proxy::Http(_)) => SnpEvidence {
+            report: report.outblob,
+            certificates: stock.amd_certificates(),
+            revocation_lists: Vec::new(),
+        },
+    };
+    if evidence.revocation_lists.is_empty() {
+        evidence.revocation_lists.extend(stock.amd_list());
+    }
+    Ok(evidence)
 }
 
 struct Quoted {

@@ -7,12 +7,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::{Level, Log, Record};
 use systemd_journal_logger::JournalLog;
 
 use crate::cause::Cause;
+use crate::collateral::CollateralError;
 use crate::evidence::EvidenceError;
+use crate::evidence::tsm::Provider;
 use crate::inside::ChannelError;
 use crate::prepare::ReleaseFault;
 
@@ -50,6 +53,25 @@ pub enum Event<'a> {
     },
     /// The attestation key is there and its certificate was read.
     AttestationReady,
+    /// The kernel makes reports of the platform.
+    ReportsReady {
+        /// Which platform.
+        provider: Provider,
+    },
+    /// What clients need of AMD or Intel is at hand.
+    CollateralKept {
+        /// How much of it was fetched just now.
+        fetched: usize,
+        /// When it is looked at again.
+        again: Duration,
+    },
+    /// It is not, or is getting old. The agent serves with what there is.
+    CollateralFailed {
+        /// Why.
+        error: &'a CollateralError,
+        /// When it is tried again.
+        again: Duration,
+    },
     /// Connections are accepted from now on.
     Serving {
         /// Where.
@@ -92,6 +114,7 @@ impl Event<'_> {
             Self::Panicked { .. } => Level::Error,
             Self::HandshakeFailed { .. }
             | Self::EvidenceFailed { .. }
+            | Self::CollateralFailed { .. }
             | Self::AcceptFailed { .. } => Level::Warn,
             _ => Level::Info,
         }
@@ -115,6 +138,18 @@ impl fmt::Display for Event<'_> {
                  {elapsed_ms} ms"
             ),
             Self::AttestationReady => f.write_str("attestation key ready"),
+            Self::ReportsReady { provider } => write!(f, "reports are made by {provider}"),
+            Self::CollateralKept { fetched, again } => write!(
+                f,
+                "collateral is at hand, {fetched} fetched; again in {} s",
+                again.as_secs()
+            ),
+            Self::CollateralFailed { error, again } => write!(
+                f,
+                "collateral: {}; again in {} s",
+                Cause(*error),
+                again.as_secs()
+            ),
             Self::Serving { address } => write!(f, "serving on {address}"),
             Self::KeyRotated { reason } => write!(f, "static key replaced: {reason}"),
             Self::HandshakeFailed { error } => write!(f, "handshake failed: {}", Cause(*error)),

@@ -6,12 +6,14 @@
 //!
 //! outside the channel     /healthz  /metrics  /.well-known/cloister/{evidence,release}
 //!                         /v1/channel ▶ WebSocket ▶ handshake ▶ evidence for it ▶ session
+//! from time to time        proxy ▶ certificates, lists, verdicts ▶ evidence
 //! inside the channel      /v1/models  /v1/chat/completions  /v1/completions
 //! ```
 #![forbid(unsafe_code)]
 
 mod api;
 pub mod cause;
+pub mod collateral;
 pub mod evidence;
 #[doc(hidden)]
 pub mod fuzzing;

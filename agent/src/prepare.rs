@@ -2,8 +2,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use attest::PlatformKind;
 use attest::eventlog::{EventLog, EventLogError, MAX_EVENT_LOG_BYTES};
@@ -12,6 +13,7 @@ use verity::map::{self, MapError, Purpose};
 use verity::partition::{FindError, Finder};
 use verity::{Guid, VolumeRef, VolumeRefError};
 
+use crate::evidence::tsm::{Attribute, ConfigFs, PREPARED, Provider};
 use crate::journal::{Event, Journal};
 use crate::site::{self, Places, SiteError};
 
@@ -23,6 +25,14 @@ const RELEASE_MAGIC: &[u8; 8] = b"CLOISTR1";
 const MODEL_DEVICE: &str = "cloister-model";
 /// Without these there is no model.
 const MODEL_FILES: [&str; 2] = ["config.json", "tokenizer.json"];
+
+/// User and group of the agent, as the image has them in `etc/passwd`.
+const AGENT_ID: u32 = 101;
+/// How long the TPM may take to appear, and udev to hand it over.
+const TPM_PATIENCE: Duration = Duration::from_secs(120);
+const TPM_PAUSE: Duration = Duration::from_millis(50);
+/// That its group may read and write.
+const GROUP_ACCESS: u32 = 0o060;
 
 /// Longest buffer that a firmware reserves for a CCEL.
 const MAX_CCEL_BYTES: usize = 4 << 20;
@@ -68,6 +78,25 @@ pub enum PrepareError {
     /// The firmware's event log is none.
     #[error("the firmware's event log (CCEL) is not one")]
     EventLog(#[source] EventLogError),
+    /// The configuration names a TPM, and none appears that the agent may use.
+    #[error("no TPM that the agent may use at {} within {} s", .0.display(),
+            TPM_PATIENCE.as_secs())]
+    Tpm(PathBuf),
+    /// The configuration names a platform, and the kernel makes no reports here.
+    #[error("this machine makes no reports of {}: the configuration says it does",
+            .platform.as_str())]
+    Reports {
+        /// By the configuration.
+        platform: PlatformKind,
+        /// Why there is no folder for them.
+        source: io::Error,
+    },
+    /// The kernel makes reports of another platform than the configuration names.
+    #[error("this machine makes reports, and not of {expected}")]
+    Provider {
+        /// By the configuration.
+        expected: Provider,
+    },
     /// A file or folder for the server cannot be made.
     #[error("cannot make {}", path.display())]
     Make {
@@ -98,9 +127,75 @@ pub enum ReleaseFault {
 /// Opens the model volume, and copies what only root may read.
 pub fn prepare(places: &Places, journal: &Journal) -> Result<(), PrepareError> {
     let (configuration, _) = site::read_configuration(&places.configuration)?;
+    // What the measured configuration names is there for the agent, or nothing starts.
+    let provider = match configuration.platform() {
+        PlatformKind::Snp => Some(Provider::SevGuest),
+        PlatformKind::Tdx => Some(Provider::TdxGuest),
+        _ => None,
+    };
+    if let Some(provider) = provider {
+        prepare_reports(configuration.platform(), provider, places, journal)?;
+    }
     open_model_volume(configuration.model.volume.as_str(), &places.model, journal)?;
+    if provider.is_none() {
+        wait_for_tpm(&places.tpm, TPM_PATIENCE)?;
+    }
     copy_event_log(configuration.platform(), places, journal)?;
     copy_release(places, journal)
+}
+
+fn prepare_reports(
+    platform: PlatformKind,
+    provider: Provider,
+    places: &Places,
+    journal: &Journal,
+) -> Result<(), PrepareError> {
+    let tree = ConfigFs(places.tsm.clone());
+    make_reports_folder(&tree, platform)?;
+    hand_over_reports(&tree, provider, AGENT_ID)?;
+    journal.tell(&Event::ReportsReady { provider });
+    Ok(())
+}
+
+/// udev gives it to its group; until then it is root's alone.
+fn wait_for_tpm(path: &Path, patience: Duration) -> Result<(), PrepareError> {
+    let begun = Instant::now();
+    let is_usable = || {
+        fs::metadata(path)
+            .is_ok_and(|found| found.gid() != 0 && found.mode() & GROUP_ACCESS == GROUP_ACCESS)
+    };
+    while !is_usable() {
+        if begun.elapsed() >= patience {
+            return Err(PrepareError::Tpm(path.to_owned()));
+        }
+        std::thread::sleep(TPM_PAUSE);
+    }
+    Ok(())
+}
+
+/// Without a platform that makes reports, the kernel makes no folder for them either.
+fn make_reports_folder(tree: &ConfigFs, platform: PlatformKind) -> Result<(), PrepareError> {
+    let made = DirBuilder::new().mode(0o755).create(tree.0.join(PREPARED));
+    made.map_err(|source| PrepareError::Reports { platform, source })
+}
+
+/// The kernel makes a report's files root's, and lets nobody else write them: so root made the
+/// folder, and gives away the two files in it that are written.
+fn hand_over_reports(tree: &ConfigFs, provider: Provider, agent: u32) -> Result<(), PrepareError> {
+    let found = site::read_bounded(&tree.path(PREPARED, Attribute::Provider), 64)?;
+    if found.trim_ascii() != provider.as_str().as_bytes() {
+        return Err(PrepareError::Provider { expected: provider });
+    }
+    let written = match provider {
+        Provider::SevGuest => &[Attribute::Inblob, Attribute::PrivilegeLevel][..],
+        Provider::TdxGuest => &[Attribute::Inblob],
+    };
+    for attribute in written {
+        let path = tree.path(PREPARED, *attribute);
+        let given = chown(&path, Some(agent), Some(agent));
+        given.map_err(|source| PrepareError::Make { path, source })?;
+    }
+    Ok(())
 }
 
 fn open_model_volume(name: &str, folder: &Path, journal: &Journal) -> Result<(), PrepareError> {
@@ -264,6 +359,64 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o444);
         let nowhere = write_public(&folder.path().join("a/b"), b"").unwrap_err();
         assert!(matches!(nowhere, PrepareError::Make { .. }), "{nowhere}");
+    }
+
+    /// A folder stands in for the kernel's, which makes the files itself; so they are there first.
+    fn kernel(provider: &str, files: &[&str]) -> (tempfile::TempDir, ConfigFs) {
+        let folder = tempfile::tempdir().unwrap();
+        let reports = folder.path().join(PREPARED);
+        fs::create_dir(&reports).unwrap();
+        fs::write(reports.join("provider"), provider).unwrap();
+        for file in files {
+            fs::write(reports.join(file), b"").unwrap();
+        }
+        let tree = ConfigFs(folder.path().to_owned());
+        (folder, tree)
+    }
+
+    #[test]
+    fn a_machine_without_the_configured_reports_is_not_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = ConfigFs(folder.path().join("absent"));
+        let snp = PlatformKind::Snp;
+        let none = make_reports_folder(&tree, snp).unwrap_err();
+        let said = "this machine makes no reports of snp: the configuration says it does";
+        assert_eq!(none.to_string(), said);
+        assert!(matches!(none, PrepareError::Reports { platform, .. } if platform == snp));
+        // Whoever made the folder before was not us.
+        let (_folder, tree) = kernel("tdx_guest\n", &["inblob"]);
+        let twice = make_reports_folder(&tree, snp).unwrap_err();
+        assert!(matches!(twice, PrepareError::Reports { .. }), "{twice}");
+        let own = fs::metadata(&tree.0).unwrap().uid();
+        let snp = Provider::SevGuest;
+        let other = hand_over_reports(&tree, snp, own).unwrap_err();
+        assert!(matches!(other, PrepareError::Provider { expected } if expected == snp));
+        // A platform has all of its files.
+        hand_over_reports(&tree, Provider::TdxGuest, own).unwrap();
+        let (_folder, tree) = kernel("sev_guest\n", &["inblob"]);
+        let lacking = hand_over_reports(&tree, snp, own).unwrap_err();
+        assert!(matches!(lacking, PrepareError::Make { .. }), "{lacking}");
+    }
+
+    #[test]
+    fn a_tpm_is_waited_for_until_its_group_may_use_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tpmrm0");
+        let soon = Duration::from_millis(1);
+        let absent = wait_for_tpm(&path, soon).unwrap_err();
+        assert!(matches!(absent, PrepareError::Tpm(found) if found == path));
+        fs::write(&path, b"").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let private = wait_for_tpm(&path, soon).unwrap_err();
+        assert!(matches!(private, PrepareError::Tpm(_)));
+    }
+
+    #[test]
+    fn the_agents_user_is_that_of_the_image() {
+        let passwd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/rootfs/etc/passwd");
+        let passwd = fs::read_to_string(passwd).unwrap();
+        let line = format!("cloister:x:{AGENT_ID}:{AGENT_ID}:");
+        assert!(passwd.lines().any(|found| found.starts_with(&line)));
     }
 
     #[test]

@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use attest::configuration::Limits;
+use attest::configuration::{Limits, Proxy};
 use attest::eventlog::MAX_EVENT_LOG_BYTES;
 use attest::release::MAX_BUNDLE_BYTES;
-use attest::tdx::Collateral;
 use attest::{Configuration, Digest, PlatformKind};
 use carrier::Clock;
 use inference::{Engine, EngineLimits, LoadError};
@@ -17,7 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use crate::api::{self, Api};
-use crate::evidence::tsm::{ConfigFs, Provider};
+use crate::collateral::{self, Stock};
+use crate::evidence::tsm::{ConfigFs, PREPARED, Provider, Tsm};
 use crate::evidence::{Attester, Constants, EvidenceError};
 use crate::journal::{Event, Journal};
 use crate::keys::{KeyError, Keys};
@@ -79,7 +79,11 @@ async fn boot(places: &Places, journal: &Journal) -> Result<(), ServeError> {
     let (configuration, bytes) = site::read_configuration(&places.configuration)?;
     let socket = reserve(SocketAddr::new(places.listen, configuration.server.port))?;
     let engine = open_model(places, &configuration.limits, journal)?;
-    let attester = open_attester(configuration.platform(), places, bytes, journal)?;
+    let attester = open_attester(&configuration, places, bytes, journal)?;
+    if let Proxy::Http(proxy) = configuration.proxy() {
+        let keeping = collateral::keep(attester.clone(), proxy, journal.clone());
+        drop(tokio::spawn(keeping));
+    }
     let clock = Clock::start();
     let keys = Keys::generate(clock.now(), journal.clone())?;
     let api = make_api(&configuration, engine, &attester);
@@ -120,7 +124,7 @@ fn engine_limits(limits: &Limits) -> EngineLimits {
 
 /// The measured configuration names the platform; none that happens to be there takes its place.
 fn open_attester(
-    platform: PlatformKind,
+    configured: &Configuration,
     places: &Places,
     configuration: Vec<u8>,
     journal: &Journal,
@@ -131,12 +135,14 @@ fn open_attester(
         configuration,
         event_log,
         release,
-        collateral: Collateral::default(),
+        proxy: configured.proxy(),
+        stock: Stock::default(),
     };
     let tree = || Box::new(ConfigFs(places.tsm.clone()));
-    let attester = match platform {
-        PlatformKind::Snp => Attester::open_tsm(tree(), Provider::SevGuest, constants)?,
-        PlatformKind::Tdx => Attester::open_tsm(tree(), Provider::TdxGuest, constants)?,
+    let tsm = |provider| Tsm::new(tree(), provider).in_folder(PREPARED);
+    let attester = match configured.platform() {
+        PlatformKind::Snp => Attester::open_tsm(tsm(Provider::SevGuest), constants)?,
+        PlatformKind::Tdx => Attester::open_tsm(tsm(Provider::TdxGuest), constants)?,
         _ => Attester::open(places.tpm.clone(), constants)?,
     };
     journal.tell(&Event::AttestationReady);

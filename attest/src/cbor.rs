@@ -125,7 +125,7 @@ impl Encoder {
 }
 
 /// Reads items one after the other, each of the type and within the length that is asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Decoder<'a>(&'a [u8]);
 
 impl<'a> Decoder<'a> {

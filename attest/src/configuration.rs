@@ -21,20 +21,25 @@
 //! version = 2
 //! [evidence]
 //! platform = "snp"            # or "tdx", "tpm"
+//!
+//! [snp]                       # exactly where the platform is "snp"; of "tdx" likewise
+//! proxy = "http://10.0.2.2:3128"  # asks AMD or Intel for the agent; or "none"
 //! ```
 //!
-//! Version 3 has that as well, and says how many devices of NVIDIA's give theirs:
+//! The proxy is asked in plain HTTP: what it gives is public and signed, and every client verifies
+//! it. Its address is one: no name is resolved in the machine.
+//!
+//! Version 3 has all of that as well, and says how many devices of NVIDIA's give their evidence:
 //!
 //! ```toml
 //! version = 3
-//! [evidence]
-//! platform = "snp"
 //! [gpu]
 //! gpus = 8
 //! switches = 4                # between them
 //! ```
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
@@ -52,6 +57,8 @@ pub struct Configuration {
     version: u64,
     evidence: Option<EvidenceSource>,
     gpu: Option<GpuSource>,
+    snp: Option<Collateral>,
+    tdx: Option<Collateral>,
     /// The model that is served.
     pub model: Model,
     /// What one client may ask for.
@@ -74,6 +81,29 @@ struct GpuSource {
     gpus: u32,
     switches: u32,
 }
+
+/// Where certificates, revocation lists and verdicts of the platform's maker come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Collateral {
+    proxy: Proxy,
+}
+
+/// Who asks AMD or Intel for the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Proxy {
+    /// Nobody: nothing is fetched.
+    #[default]
+    None,
+    /// A proxy, in plain HTTP.
+    Http(SocketAddr),
+}
+
+/// Neither `"none"` nor `"http://ADDRESS:PORT"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("neither \"none\" nor \"http://ADDRESS:PORT\" with a numeric address")]
+pub struct ProxyError;
 
 /// The model that is served.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -166,6 +196,9 @@ pub enum ConfigurationError {
     /// Version 3 without `[gpu]`, or another with it.
     #[error("[gpu] stands in version 3, and only there")]
     Gpu,
+    /// The platform's table is missing, or there is one of another platform.
+    #[error("[{}] stands where the platform is {:?}, and only there", .0.as_str(), .0.as_str())]
+    Table(PlatformKind),
     /// A number out of its range.
     #[error("{field} = {found}, {least} to {most} allowed")]
     Range {
@@ -211,6 +244,13 @@ impl Configuration {
         }
     }
 
+    /// Who asks AMD or Intel for what clients need to verify the platform's evidence.
+    #[must_use]
+    pub fn proxy(&self) -> Proxy {
+        let table = self.snp.or(self.tdx);
+        table.map_or(Proxy::None, |table| table.proxy)
+    }
+
     fn check(&self) -> Result<(), ConfigurationError> {
         match (self.version, self.evidence, self.gpu) {
             (1, None, None) | (2, Some(_), None) => {}
@@ -221,6 +261,14 @@ impl Configuration {
             (1, None, _) | (2 | 3, Some(_), _) => return Err(ConfigurationError::Gpu),
             (1..=3, _, _) => return Err(ConfigurationError::Evidence),
             (found, _, _) => return Err(ConfigurationError::Version { found }),
+        }
+        for (platform, table) in [
+            (PlatformKind::Snp, self.snp.is_some()),
+            (PlatformKind::Tdx, self.tdx.is_some()),
+        ] {
+            if table != (self.platform() == platform) {
+                return Err(ConfigurationError::Table(platform));
+            }
         }
         let limits = &self.limits;
         within(Field::ContextTokens, limits.context_tokens, 1..=1 << 20)?;
@@ -250,6 +298,22 @@ fn within(field: Field, found: u32, range: RangeInclusive<u32>) -> Result<(), Co
             least,
             most,
         })
+    }
+}
+
+impl TryFrom<String> for Proxy {
+    type Error = ProxyError;
+
+    fn try_from(text: String) -> Result<Self, ProxyError> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        let address = text.strip_prefix("http://").ok_or(ProxyError)?;
+        let address: SocketAddr = address.parse().map_err(|_| ProxyError)?;
+        match address.port() {
+            0 => Err(ProxyError),
+            _ => Ok(Self::Http(address)),
+        }
     }
 }
 

@@ -85,6 +85,16 @@ pub(crate) fn decode(der: &[u8]) -> Result<CertificateList, RevocationFault> {
     }
 }
 
+/// Until when a list says that it holds. Reads it, without believing it.
+pub fn next_update(der: &[u8]) -> Result<UnixTime, RevocationFault> {
+    if der.len() > MAX_CRL_BYTES {
+        return Err(RevocationFault::Encoding);
+    }
+    let until = decode(der)?.tbs_cert_list.next_update;
+    let until = until.ok_or(RevocationFault::NoNextUpdate)?;
+    Ok(UnixTime::from_secs(until.to_unix_duration().as_secs()))
+}
+
 impl RevocationList {
     /// Verifies that `issuer` signed `list`, and that it holds at the time `now`.
     pub(crate) fn verify(

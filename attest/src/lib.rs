@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod azure;
+pub mod capsule;
 pub mod cbor;
 pub mod certificate;
 mod claim;
@@ -20,6 +21,7 @@ pub mod crl;
 mod digest;
 pub mod eventlog;
 pub mod evidence;
+pub mod files;
 pub mod gpu;
 mod name;
 pub mod policy;
@@ -29,6 +31,7 @@ pub mod release;
 mod report_data;
 mod rsa;
 pub mod snp;
+pub mod supply;
 pub mod tdx;
 mod time;
 pub mod tpm;

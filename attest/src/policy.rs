@@ -305,6 +305,48 @@ pub enum PolicyError {
     UnusedTable(PlatformKind),
 }
 
+/// What a person demands of machines, whatever they run: for evidence without a release.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachinePolicy {
+    version: u64,
+    /// Of machines with SEV-SNP.
+    pub snp: Option<SnpPolicy>,
+    /// Of machines with TDX.
+    pub tdx: Option<TdxPolicy>,
+}
+
+impl MachinePolicy {
+    /// Reads a policy file, or one that has only `version` and the tables of platforms.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
+        if bytes.len() > MAX_POLICY_BYTES {
+            return Err(PolicyError::TooLarge { found: bytes.len() });
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| PolicyError::Text)?;
+        let fault = |error| PolicyError::Toml(Box::new(error));
+        let table: toml::Table = toml::from_str(text).map_err(fault)?;
+        if table.contains_key("release") {
+            let Policy {
+                version, snp, tdx, ..
+            } = Policy::parse(bytes)?;
+            return Ok(Self { version, snp, tdx });
+        }
+        let only: Self = toml::from_str(text).map_err(fault)?;
+        match only.version {
+            VERSION | VERSION_WITHOUT_REATTESTATION => only.check(),
+            found => Err(PolicyError::Version { found }),
+        }
+    }
+
+    fn check(self) -> Result<Self, PolicyError> {
+        let lists = platform_lists(self.snp.as_ref(), self.tdx.as_ref());
+        match lists.into_iter().find(|(_, empty)| *empty) {
+            Some((list, _)) => Err(PolicyError::Empty(list)),
+            None => Ok(self),
+        }
+    }
+}
+
 impl Policy {
     /// Reads a policy file.
     pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
@@ -360,19 +402,7 @@ impl Policy {
         if let Some(tpm) = &self.tpm {
             lists.push((List::TpmRoots, tpm.roots.is_empty()));
         }
-        if let Some(snp) = &self.snp {
-            lists.extend([
-                (List::SnpProducts, snp.products.is_empty()),
-                (List::SnpSigningKeys, snp.signing_keys.is_empty()),
-                (List::SnpVmpls, snp.vmpls.is_empty()),
-            ]);
-        }
-        if let Some(tdx) = &self.tdx {
-            lists.extend([
-                (List::TdxRoots, tdx.roots.is_empty()),
-                (List::TdxStatuses, tdx.tcb_statuses.is_empty()),
-            ]);
-        }
+        lists.extend(platform_lists(self.snp.as_ref(), self.tdx.as_ref()));
         if let Some(gpu) = &self.gpu {
             lists.extend([
                 (List::GpuDeviceRoots, gpu.device_roots.is_empty()),
@@ -386,6 +416,25 @@ impl Policy {
             None => Ok(()),
         }
     }
+}
+
+/// Lists of the platforms' tables, and whether they are empty.
+fn platform_lists(snp: Option<&SnpPolicy>, tdx: Option<&TdxPolicy>) -> Vec<(List, bool)> {
+    let mut lists = Vec::new();
+    if let Some(snp) = snp {
+        lists.extend([
+            (List::SnpProducts, snp.products.is_empty()),
+            (List::SnpSigningKeys, snp.signing_keys.is_empty()),
+            (List::SnpVmpls, snp.vmpls.is_empty()),
+        ]);
+    }
+    if let Some(tdx) = tdx {
+        lists.extend([
+            (List::TdxRoots, tdx.roots.is_empty()),
+            (List::TdxStatuses, tdx.tcb_statuses.is_empty()),
+        ]);
+    }
+    lists
 }
 
 impl Form {

@@ -15,7 +15,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::{TrustAnchor, TrustAnchorError};
+use crate::UnixTime;
+use crate::certificate::{self, TrustAnchor, TrustAnchorError};
 
 mod chain;
 mod collateral;
@@ -63,6 +64,34 @@ pub struct Collateral {
     pub signer: Vec<u8>,
     /// Revocation lists in DER form: the root's and that of the PCK CA.
     pub revocation_lists: Vec<Vec<u8>>,
+}
+
+/// Who certifies the keys of platforms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PckAuthority {
+    /// For platforms of several packages.
+    Platform,
+    /// For platforms of one package.
+    Processor,
+}
+
+/// By which Intel knows what signed a quote: the platform's model, and who certified its key.
+/// Nothing of it is believed.
+pub(crate) fn named_by(quote: &[u8]) -> Result<([u8; 6], PckAuthority), TdxError> {
+    let signed = quote::SignedQuote::parse(quote)?;
+    chain::named_by(&signed.certificates)
+}
+
+/// Who issued the certificate of the platform's key.
+pub(crate) fn pck_issuer(quote: &[u8]) -> Option<x509_cert::name::Name> {
+    let signed = quote::SignedQuote::parse(quote).ok()?;
+    let leaf = certificate::decode(signed.certificates.first()?).ok()?;
+    Some(leaf.tbs_certificate().issuer().clone())
+}
+
+/// When the next document is due, by the document itself, if it is one.
+pub(crate) fn next_update(document: Document, bytes: &[u8]) -> Option<UnixTime> {
+    collateral::next_update(document, bytes)
 }
 
 /// What Intel says of a version.

@@ -1,6 +1,7 @@
 //! The time at which evidence is judged: always an argument, never a clock.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use x509_cert::der::DateTime;
@@ -23,6 +24,27 @@ impl UnixTime {
     }
 }
 
+/// Neither a date as `2026-01-13`, nor a moment as `2026-01-13T08:00:00Z`, nor seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a moment as 2026-01-13T08:00:00Z, a date, or seconds since 1970 is expected")]
+pub struct TimeError;
+
+impl FromStr for UnixTime {
+    type Err = TimeError;
+
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        if let Ok(seconds) = text.parse() {
+            return Ok(Self(seconds));
+        }
+        let moment = match text.len() {
+            10 => format!("{text}T00:00:00Z"),
+            _ => text.to_owned(),
+        };
+        let date: DateTime = moment.parse().map_err(|_| TimeError)?;
+        Ok(Self(date.unix_duration().as_secs()))
+    }
+}
+
 impl fmt::Display for UnixTime {
     /// As RFC 3339 gives it, or the bare number of seconds after the year 9999.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,6 +58,25 @@ impl fmt::Display for UnixTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_in_three_forms() {
+        let moment = UnixTime::from_secs(1_768_262_400);
+        for text in ["1768262400", "2026-01-13", "2026-01-13T00:00:00Z"] {
+            assert_eq!(text.parse(), Ok(moment), "{text}");
+        }
+        assert_eq!(moment.to_string().parse(), Ok(moment));
+        for text in [
+            "",
+            "now",
+            "2026-13-01",
+            "2026-01-13T00:00:00",
+            "13.1.2026",
+            "-1",
+        ] {
+            assert_eq!(text.parse::<UnixTime>(), Err(TimeError), "{text}");
+        }
+    }
 
     #[test]
     fn a_time_reads_as_a_date() {

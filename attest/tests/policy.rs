@@ -1,7 +1,7 @@
 //! Policies and configurations: complete, strict and within their ranges.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use attest::configuration::ConfigurationError;
+use attest::configuration::{ConfigurationError, Proxy};
 use attest::policy::{
     Later, List, MAX_REATTEST_SECONDS, MaximumAge, PolicyError, Quorum, REATTEST_SECONDS,
     ReleasePolicy, SecureBootPolicy,
@@ -460,13 +460,61 @@ fn a_configuration_names_its_platform_from_version_2_on() {
         ("tdx", PlatformKind::Tdx),
     ] {
         let table = format!("\n[evidence]\nplatform = \"{name}\"\n");
-        let read = configuration(&format!("{later}{table}")).unwrap();
-        assert_eq!(read.platform(), kind);
-        let early = configuration(&format!("{text}{table}"));
+        let proxy = match kind {
+            PlatformKind::Tpm => String::new(),
+            _ => format!("[{name}]\nproxy = \"none\"\n"),
+        };
+        let read = configuration(&format!("{later}{table}{proxy}")).unwrap();
+        assert_eq!((read.platform(), read.proxy()), (kind, Proxy::None));
+        let early = configuration(&format!("{text}{table}{proxy}"));
         assert_eq!(early, Err(ConfigurationError::Evidence));
         let more = configuration(&format!("{later}{table}other = 1\n"));
         assert!(matches!(more, Err(ConfigurationError::Toml(_))));
     }
     let unknown = configuration(&format!("{later}\n[evidence]\nplatform = \"cca\"\n"));
     assert!(matches!(unknown, Err(ConfigurationError::Toml(_))));
+}
+
+/// A platform has its table, and no other has; what asks AMD or Intel is one address.
+#[test]
+fn a_configuration_says_who_asks_for_collateral() {
+    let text = String::from_utf8(World::new().configuration).unwrap();
+    let later = text.replacen("version = 1", "version = 2", 1);
+    let read = |rest: &str| configuration(&format!("{later}\n[evidence]\n{rest}"));
+    let proxy = |value: &str| read(&format!("platform = \"snp\"\n[snp]\nproxy = \"{value}\"\n"));
+    let address = "10.0.2.2:3128".parse().unwrap();
+    let found = proxy("http://10.0.2.2:3128").unwrap().proxy();
+    assert_eq!(found, Proxy::Http(address));
+    assert!(matches!(
+        proxy("http://[fd00::2]:80").unwrap().proxy(),
+        Proxy::Http(_)
+    ));
+    for wrong in [
+        "",
+        "http://",
+        "https://10.0.2.2:3128",
+        "http://proxy.example:3128",
+        "http://10.0.2.2",
+        "http://10.0.2.2:0",
+        "http://10.0.2.2:3128/",
+        "10.0.2.2:3128",
+        "None",
+    ] {
+        let refused = proxy(wrong);
+        assert!(
+            matches!(refused, Err(ConfigurationError::Toml(_))),
+            "{wrong}"
+        );
+    }
+    let table = |kind| Err(ConfigurationError::Table(kind));
+    let (snp, tdx) = (PlatformKind::Snp, PlatformKind::Tdx);
+    assert_eq!(read("platform = \"snp\"\n"), table(snp));
+    assert_eq!(read("platform = \"tdx\"\n"), table(tdx));
+    let none = "proxy = \"none\"\n";
+    let other = read(&format!("platform = \"tpm\"\n[tdx]\n{none}"));
+    assert_eq!(other, table(tdx));
+    let both = read(&format!("platform = \"tdx\"\n[tdx]\n{none}[snp]\n{none}"));
+    assert_eq!(both, table(snp));
+    let more = read("platform = \"snp\"\n[snp]\nproxy = \"none\"\nother = 1\n");
+    assert!(matches!(more, Err(ConfigurationError::Toml(_))));
 }

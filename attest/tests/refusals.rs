@@ -5,8 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 30] = [
+const ERRORS: [&str; 34] = [
+    "AnswerError",
     "AzureError",
+    "CapsuleError",
+    "FileError",
+    "RequestError",
     "BundleError",
     "CborError",
     "ChainFault",

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 
 use crate::endpoint::Endpoint;
+use crate::saved::Saved;
 
 const ABOUT: &str = "Talk to a model that nobody else can overhear, after checking that it is so";
 
@@ -12,6 +13,8 @@ const EXAMPLES: &str = "\
 Examples:
   cloister verify https://host --policy policy.toml --explain
       every claim about the machine: expected, found, and what it rests on
+  cloister verify --snp-report report.bin --certs folder --policy policy.toml --at 2026-01-13
+      a report on its own, offline, as of that day
   cloister ask https://host 'What is a launch digest?' --policy policy.toml
       verify, then ask once
   git diff | cloister ask https://host - --system 'Review this change.'
@@ -42,8 +45,9 @@ pub(crate) enum Command {
     /// Verify the server, then talk with it; Ctrl-D ends
     #[command(mut_arg("json", |json| json.hide(true)))]
     Chat(Chat),
-    /// Verify the server, and send it nothing
-    Verify(Peer),
+    /// Verify the server, and send it nothing; or files, and ask nobody
+    #[command(mut_arg("url", in_place_of_a_server))]
+    Verify(Verify),
 }
 
 impl Command {
@@ -51,7 +55,7 @@ impl Command {
         match self {
             Self::Ask(ask) => &ask.peer,
             Self::Chat(chat) => &chat.peer,
-            Self::Verify(peer) => peer,
+            Self::Verify(verify) => &verify.peer,
         }
     }
 }
@@ -64,6 +68,23 @@ pub(crate) struct Ask {
     pub(crate) prompt: Prompt,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+    #[command(flatten)]
+    pub(crate) saved: Saved,
+}
+
+/// Where a file is verified there is no server, and clap knows no argument that one command needs
+/// and another does not: so it has a value that nobody connects to.
+fn in_place_of_a_server(url: Arg) -> Arg {
+    url.required(false)
+        .required_unless_present_any(["capsule", "evidence", "snp_report", "tdx_quote"])
+        .default_value("http://no.server.invalid")
+        .hide_default_value(true)
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +111,10 @@ pub(crate) struct Peer {
     /// The release bundle, where the server brings none
     #[arg(long, value_name = "FILE")]
     pub(crate) release: Option<PathBuf>,
+    /// Certificates, revocation lists and documents of AMD's or Intel's, where the server brings
+    /// none: a file, or a folder of files, in any form and under any name
+    #[arg(long, visible_alias = "certs", value_name = "PATH")]
+    pub(crate) collateral: Vec<PathBuf>,
     /// Where to remember the highest release version seen
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attest::capsule::{Capsule, Purpose};
+use attest::files::Files;
 use attest::policy::TrustedRoot;
 use attest::release::{NoSigstore, SigstoreVerifier};
-use attest::{Binding, Evidence, Expectation, Policy, Refusal, VerifiedPeer};
+use attest::{Binding, Evidence, Expectation, Policy, Refusal, UnixTime, VerifiedPeer};
 use carrier::Unverified;
 use cloister_sigstore::RootError;
 use http_body_util::Full;
@@ -23,6 +25,7 @@ use crate::failure::{Failure, reason};
 use crate::network::{self, Stream};
 use crate::reattest::{self, Age, ReattestError};
 use crate::report;
+use crate::saved;
 use crate::state::State;
 
 const MAX_RELEASE_BYTES: usize = attest::release::MAX_BUNDLE_BYTES;
@@ -31,11 +34,24 @@ const MAX_ROOT_BYTES: usize = 1 << 20;
 const GOODBYE: Duration = Duration::from_secs(3);
 
 /// `cloister verify`.
-pub(crate) async fn verify(arguments: arguments::Peer) -> Result<(), Failure> {
-    let expected = Expected::read(arguments)?;
+pub(crate) async fn verify(arguments: arguments::Verify) -> Result<(), Failure> {
+    let expected = Expected::read(arguments.peer)?;
     let Met {
-        unverified, peer, ..
+        unverified,
+        peer,
+        binding,
+        shown,
+        ..
     } = expected.meet().await?;
+    if let (Some(path), Some(purpose)) = (&arguments.saved.save, Purpose::of(&binding)) {
+        let (evidence, time) = shown;
+        let kept = Capsule {
+            time,
+            purpose,
+            evidence,
+        };
+        saved::save(path, &kept)?;
+    }
     unverified.refuse().await;
     let arguments = &expected.arguments;
     if arguments.json {
@@ -56,6 +72,7 @@ pub(crate) struct Expected {
     pub(crate) arguments: arguments::Peer,
     policy: Policy,
     sigstore: Box<dyn SigstoreVerifier + Send + Sync>,
+    files: Files,
     state: State,
 }
 
@@ -64,6 +81,8 @@ struct Met {
     unverified: Unverified<Box<dyn Stream>>,
     peer: VerifiedPeer,
     binding: Binding,
+    /// What was verified, and when.
+    shown: (Evidence, UnixTime),
     age: Age,
 }
 
@@ -82,11 +101,13 @@ impl Expected {
                 .hint("every field is required: a demand that is left out would not be checked")
         })?;
         let sigstore = sigstore(&policy, path)?;
+        let files = saved::read_files(&arguments.collateral)?;
         let state = State::at(arguments.state.clone())?;
         let expected = Self {
             arguments,
             policy,
             sigstore,
+            files,
             state,
         };
         // A file that cannot be read is found before the server is bothered.
@@ -108,6 +129,7 @@ impl Expected {
             peer,
             binding,
             age,
+            ..
         } = self.meet().await?;
         let duplex = unverified.accept(&peer).await?;
         let (sender, driver) = http1::handshake(TokioIo::new(duplex))
@@ -132,19 +154,19 @@ impl Expected {
         // From here on the evidence ages: it is made for what is sent now.
         let age = Age::begins();
         let unverified = carrier::connect(stream, &self.arguments.url.authority()).await?;
-        let judged = Evidence::decode(unverified.evidence())
-            .map_err(|error| Refusal::from(error).into())
-            .and_then(|evidence| {
-                let (configuration, gpu) = (evidence.configuration_digest(), evidence.gpu_digest());
-                let binding = unverified.binding(configuration, gpu);
-                let peer = self.judge(evidence, release, binding)??;
-                Ok((peer, binding))
-            });
+        let judged = self.complete(unverified.evidence(), release);
+        let judged = judged.map_err(Failure::from).and_then(|evidence| {
+            let (configuration, gpu) = (evidence.configuration_digest(), evidence.gpu_digest());
+            let (binding, time) = (unverified.binding(configuration, gpu), reattest::now());
+            let peer = self.judge(&evidence, binding, time)??;
+            Ok((peer, binding, (evidence, time)))
+        });
         match judged {
-            Ok((peer, binding)) => Ok(Met {
+            Ok((peer, binding, shown)) => Ok(Met {
                 unverified,
                 peer,
                 binding,
+                shown,
                 age,
             }),
             Err(failure) => {
@@ -154,23 +176,29 @@ impl Expected {
         }
     }
 
-    /// Verifies, with the release of a file in the place of the peer's if there is one. What is
-    /// accepted is remembered; and what a refused release teaches: who saw a revocation is not
-    /// shown an older bundle without it.
-    fn judge(
-        &self,
-        mut evidence: Evidence,
-        release: Option<Vec<u8>>,
-        binding: Binding,
-    ) -> Result<Result<VerifiedPeer, Refusal>, Failure> {
+    /// What the peer shows, with the release of a file in the place of its own if there is one, and
+    /// with what the person brings for what it does not show.
+    fn complete(&self, evidence: &[u8], release: Option<Vec<u8>>) -> Result<Evidence, Refusal> {
+        let mut evidence = Evidence::decode(evidence)?;
         if let Some(release) = release {
             evidence.release = release;
         }
+        self.files.supplement(&mut evidence.platform);
+        Ok(evidence)
+    }
+
+    /// Verifies. What is accepted is remembered; and what a refused release teaches: who saw a revocation is not
+    /// shown an older bundle without it.
+    fn judge(
+        &self,
+        evidence: &Evidence,
+        binding: Binding,
+        now: UnixTime,
+    ) -> Result<Result<VerifiedPeer, Refusal>, Failure> {
         let (policy, sigstore) = (&self.policy, &*self.sigstore);
         let ratchet = self.state.ratchet(&policy.release)?;
         let expectation = Expectation { binding };
-        let now = reattest::now();
-        let judged = attest::verify_with(&evidence, &expectation, policy, &ratchet, now, sigstore);
+        let judged = attest::verify_with(evidence, &expectation, policy, &ratchet, now, sigstore);
         match &judged {
             Ok(peer) => self.state.accepted(&policy.release, peer.release())?,
             Err(_) => self
@@ -182,7 +210,7 @@ impl Expected {
 }
 
 /// Whose word counts for releases in Sigstore. A file stands beside the policy.
-fn sigstore(
+pub(crate) fn sigstore(
     policy: &Policy,
     path: &Path,
 ) -> Result<Box<dyn SigstoreVerifier + Send + Sync>, Failure> {
@@ -268,9 +296,9 @@ impl Connection {
         getrandom::fill(&mut nonce).map_err(|_| ReattestError::Random)?;
         let sender = self.sender.as_mut().ok_or(ReattestError::HungUp)?;
         let evidence = reattest::fetch(sender, nonce).await?;
-        let evidence = Evidence::decode(&evidence).map_err(Refusal::from)?;
+        let evidence = expected.complete(&evidence, expected.release()?)?;
         let binding = self.binding.session(nonce);
-        drop(expected.judge(evidence, expected.release()?, binding)??);
+        drop(expected.judge(&evidence, binding, reattest::now())??);
         Ok(age)
     }
 
@@ -300,7 +328,7 @@ pub(crate) fn broken(error: &hyper::Error) -> Failure {
     Failure::network(format_args!("HTTP in the channel: {error}"))
 }
 
-fn read_file(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read_file(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     let shown = path.display();
     let mut bytes = Vec::new();
     std::fs::File::open(path)

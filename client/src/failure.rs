@@ -64,6 +64,16 @@ impl Failure {
         self
     }
 
+    pub(crate) fn refused(verdict: &str, refusal: &Refusal) -> Self {
+        let exit = match refusal.class() {
+            Class::Signature => Exit::Signature,
+            Class::Collateral => Exit::Collateral,
+            Class::Policy => Exit::Policy,
+            Class::Log => Exit::Log,
+        };
+        Self::new(exit, format_args!("{verdict}: {refusal}")).hint(refusal.hint())
+    }
+
     pub(crate) fn code(&self) -> u8 {
         self.exit as u8
     }
@@ -107,16 +117,6 @@ impl Failure {
     /// A peer that was verified is refused within its session.
     pub(crate) fn refused_within(refusal: &Refusal) -> Self {
         Self::refused("refused, the session ended, nothing more was sent", refusal)
-    }
-
-    fn refused(outcome: &str, refusal: &Refusal) -> Self {
-        let exit = match refusal.class() {
-            Class::Signature => Exit::Signature,
-            Class::Collateral => Exit::Collateral,
-            Class::Policy => Exit::Policy,
-            Class::Log => Exit::Log,
-        };
-        Self::new(exit, format_args!("{outcome}: {refusal}")).hint(refusal.hint())
     }
 }
 

@@ -21,6 +21,7 @@ mod failure;
 mod network;
 mod reattest;
 mod report;
+mod saved;
 mod state;
 mod terminal;
 
@@ -57,7 +58,10 @@ fn start(command: Command) -> Result<(), Failure> {
         match command {
             Command::Ask(ask) => chat::ask(ask).await,
             Command::Chat(talk) => chat::chat(talk).await,
-            Command::Verify(peer) => connection::verify(peer).await,
+            Command::Verify(arguments) if arguments.saved.is_given() => {
+                saved::verify(&arguments.saved, &arguments.peer)
+            }
+            Command::Verify(arguments) => connection::verify(arguments).await,
         }
     });
     runtime.shutdown_background();

@@ -65,6 +65,11 @@ pub(crate) fn facts(peer: &VerifiedPeer) -> [String; 3] {
 
 /// Every claim: expected, found, rests on.
 pub(crate) fn explain(peer: &VerifiedPeer) -> String {
+    explain_claims(peer.claims())
+}
+
+/// The same of what is no server.
+pub(crate) fn explain_claims(claims: &[Claim]) -> String {
     let block = |claim: &Claim| {
         format!(
             "{}\n    expected  {}\n    found     {}\n    rests on  {}\n",
@@ -74,7 +79,7 @@ pub(crate) fn explain(peer: &VerifiedPeer) -> String {
             escape(&claim.rests_on),
         )
     };
-    peer.claims().iter().map(block).collect()
+    claims.iter().map(block).collect()
 }
 
 /// What `--json` says of a verified peer; an answer is added to it.

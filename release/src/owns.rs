@@ -145,7 +145,7 @@ fn is_listed(source: &Path, path: &str) -> Result<bool, OwnsError> {
         .lines()
         .map(|line| line.split('#').next().unwrap_or(line).trim());
     let name = path.strip_prefix("modules/");
-    Ok(lines.any(|line| line.rsplit('/').next() == name))
+    Ok(lines.any(|line| line.trim_start_matches('?').rsplit('/').next() == name))
 }
 
 /// An owner by its name; a package with what the image's bill or the lock says of it.

@@ -300,6 +300,7 @@ fn a_release_tells_which_of_its_machines_it_is() {
             collateral: Collateral::default(),
         }),
         configuration: Vec::new(),
+        gpu: Default::default(),
         release: Vec::new(),
     };
     folder.write("evidence", &evidence(quote.clone()).encode());

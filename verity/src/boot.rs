@@ -117,18 +117,30 @@ pub enum OrderError {
     Repeated(usize),
 }
 
-/// Reads `/modules/order`: one file name of that folder per line, in the order of loading.
-pub fn parse_order(order: &[u8]) -> Result<Vec<&str>, OrderError> {
+/// A kernel module that the initrd loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Module<'a> {
+    /// Its file in `/modules`.
+    pub name: &'a str,
+    /// Whether the kernel may answer that the machine has no such device.
+    pub for_some_machines: bool,
+}
+
+/// Reads `/modules/order`: one file name of that folder per line, in the order of loading; before
+/// it a `?` where only some machines have the device.
+pub fn parse_order(order: &[u8]) -> Result<Vec<Module<'_>>, OrderError> {
     if order.len() > MAX_ORDER_BYTES {
         return Err(OrderError::TooLong(order.len()));
     }
-    let mut names = Vec::new();
+    let mut modules: Vec<Module<'_>> = Vec::new();
     if order.is_empty() {
-        return Ok(names);
+        return Ok(modules);
     }
     let lines = order.strip_suffix(b"\n").ok_or(OrderError::Unterminated)?;
     for (number, line) in (1..).zip(lines.split(|&c| c == b'\n')) {
-        let name = str::from_utf8(line).map_err(|_| OrderError::Name(number))?;
+        let line = str::from_utf8(line).map_err(|_| OrderError::Name(number))?;
+        let marked = line.strip_prefix('?');
+        let name = marked.unwrap_or(line);
         let stem = name
             .strip_suffix(".ko.xz")
             .ok_or(OrderError::Name(number))?;
@@ -136,12 +148,15 @@ pub fn parse_order(order: &[u8]) -> Result<Vec<&str>, OrderError> {
         if stem.is_empty() || !stem.bytes().all(plain) {
             return Err(OrderError::Name(number));
         }
-        if names.contains(&name) {
+        if modules.iter().any(|module| module.name == name) {
             return Err(OrderError::Repeated(number));
         }
-        names.push(name);
+        modules.push(Module {
+            name,
+            for_some_machines: marked.is_some(),
+        });
     }
-    Ok(names)
+    Ok(modules)
 }
 
 /// Why a configuration file is refused.
@@ -252,10 +267,17 @@ mod tests {
 
     #[test]
     fn modules_are_read_in_their_order() {
-        let order = b"virtio_blk.ko.xz\ndm-mod.ko.xz\n";
+        let order = b"virtio_blk.ko.xz\n?sev-guest.ko.xz\n";
+        let module = |name, for_some_machines| Module {
+            name,
+            for_some_machines,
+        };
         assert_eq!(
             parse_order(order).unwrap(),
-            ["virtio_blk.ko.xz", "dm-mod.ko.xz"]
+            [
+                module("virtio_blk.ko.xz", false),
+                module("sev-guest.ko.xz", true)
+            ]
         );
         assert!(parse_order(b"").unwrap().is_empty());
     }
@@ -263,7 +285,7 @@ mod tests {
     #[test]
     fn each_fault_of_a_module_list_has_its_own_refusal() {
         use OrderError as E;
-        let cases: [(&[u8], E); 8] = [
+        let cases: [(&[u8], E); 11] = [
             (b"a.ko.xz", E::Unterminated),
             (b"\n", E::Name(1)),
             (b"a.ko.xz\n\n", E::Name(2)),
@@ -272,6 +294,9 @@ mod tests {
             (b"../a.ko.xz\n", E::Name(1)),
             (b"a.ko.xz\n\xff.ko.xz\n", E::Name(2)),
             (b"a.ko.xz\nb.ko.xz\na.ko.xz\n", E::Repeated(3)),
+            (b"a.ko.xz\n?a.ko.xz\n", E::Repeated(2)),
+            (b"??a.ko.xz\n", E::Name(1)),
+            (b"a?.ko.xz\n", E::Name(1)),
         ];
         for (order, error) in cases {
             assert_eq!(parse_order(order), Err(error));

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use crate::boot::{
     self, Arguments, ArgumentsError, ConfigError, MAX_COMMAND_LINE_BYTES, MAX_CONFIG_BYTES,
-    MAX_ORDER_BYTES, OrderError,
+    MAX_ORDER_BYTES, Module, OrderError,
 };
 use crate::map::{self, MapError, Purpose};
 use crate::sys;
 
 const NEW_ROOT: &str = "/newroot";
+const CONFIGFS: &str = "/sys/kernel/config";
 /// The kernel unpacks the module itself (`MODULE_INIT_COMPRESSED_FILE`).
 const COMPRESSED: i32 = 4;
 
@@ -79,6 +80,7 @@ fn start() -> Result<Infallible, InitError> {
     boot::check_config(&config, &arguments.config)?;
     phases.end("arguments");
     load_modules()?;
+    mount_reports()?;
     seal()?;
     phases.end("modules");
     fs::create_dir_all(NEW_ROOT).map_err(InitError::Enter)?;
@@ -158,11 +160,30 @@ fn open_console() -> Result<(), InitError> {
 
 fn load_modules() -> Result<(), InitError> {
     let order = read("/modules/order", MAX_ORDER_BYTES)?;
-    for name in boot::parse_order(&order)? {
-        let module = File::open(format!("/modules/{name}"));
-        let loaded = module.and_then(|module| sys::load_module(&module, COMPRESSED));
-        loaded.map_err(|error| InitError::Module(name.to_owned(), error))?;
+    for Module {
+        name,
+        for_some_machines,
+    } in boot::parse_order(&order)?
+    {
+        let file = File::open(format!("/modules/{name}"));
+        let file = file.map_err(|error| InitError::Module(name.to_owned(), error))?;
+        match sys::load_module(&file, COMPRESSED) {
+            Ok(()) => {}
+            // Whether the machine should have had it, the configuration says: the agent asks.
+            Err(error) if for_some_machines && error.raw_os_error() == Some(libc::ENODEV) => {
+                log(&format!("module {name} is not for this machine"));
+            }
+            Err(error) => return Err(InitError::Module(name.to_owned(), error)),
+        }
     }
+    Ok(())
+}
+
+/// Where the kernel makes reports of SEV-SNP and TDX. Only root can make anything there.
+fn mount_reports() -> Result<(), InitError> {
+    const STRICT: c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    mount(CONFIGFS, c"/sys/kernel/config", c"configfs", STRICT, c"")?;
+    log("configfs is mounted");
     Ok(())
 }
 
@@ -232,15 +253,17 @@ impl Phases {
         self.last = Instant::now();
     }
 
-    /// A log that cannot be written stops nothing.
     fn report(&self, arguments: &Arguments) {
-        let line = format!(
-            "<6>verity-init: root {} is up:{}\n",
-            arguments.root.data_guid(),
-            self.line
-        );
-        if let Ok(mut log) = File::options().write(true).open("/dev/kmsg") {
-            log.write_all(line.as_bytes()).ok();
-        }
+        let root = arguments.root.data_guid();
+        log(&format!("root {root} is up:{}", self.line));
+    }
+}
+
+/// One line to the kernel's log, which the journal takes over. A log that cannot be written stops
+/// nothing.
+fn log(line: &str) {
+    let line = format!("<6>verity-init: {line}\n");
+    if let Ok(mut log) = File::options().write(true).open("/dev/kmsg") {
+        log.write_all(line.as_bytes()).ok();
     }
 }

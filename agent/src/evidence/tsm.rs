@@ -6,8 +6,9 @@
 //!                                     └ generation counts what was written: it must not move
 //! ```
 //!
-//! Each report has a folder of its own, which is removed whatever happens. One that is busy is
-//! asked for again within bounds, and then it is an error.
+//! Each report has a folder of its own, which is removed whatever happens; or all have one, which
+//! root made and gave away: the kernel lets nobody else write into what root did not. One that is
+//! busy is asked for again within bounds, and then it is an error.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -21,6 +22,8 @@ pub const MAX_OUTBLOB_BYTES: usize = 32 << 10;
 pub const MAX_AUXBLOB_BYTES: usize = 128 << 10;
 /// Attempts while the platform is busy.
 pub const MAX_ATTEMPTS: u32 = 20;
+/// The folder that root makes for the agent.
+pub const PREPARED: &str = "cloister";
 const RETRY_PAUSE_MS: u64 = 5;
 const MAX_TEXT_BYTES: usize = 64;
 
@@ -152,6 +155,7 @@ pub struct Tsm {
     tree: Box<dyn Tree>,
     provider: Provider,
     privilege_level: Option<u8>,
+    folder: Option<&'static str>,
 }
 
 impl Tsm {
@@ -165,7 +169,15 @@ impl Tsm {
             tree,
             provider,
             privilege_level,
+            folder: None,
         }
+    }
+
+    /// Asks in a folder that is there and stays there.
+    #[must_use]
+    pub fn in_folder(mut self, name: &'static str) -> Self {
+        self.folder = Some(name);
+        self
     }
 
     /// The platform that is asked.
@@ -186,8 +198,11 @@ impl Tsm {
         Err(TsmError::Busy)
     }
 
-    /// In a folder of its own, which is gone afterwards.
+    /// In a folder of its own, which is gone afterwards, unless there is one that stays.
     fn report_once(&self, data: &[u8; 64]) -> Result<Report, TsmError> {
+        if let Some(name) = self.folder {
+            return self.fill(name, data);
+        }
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|_| TsmError::Random)?;
         let name = format!("cloister-{}", hex::encode(random));
@@ -210,14 +225,14 @@ impl Tsm {
         if provider.trim_ascii() != expected.as_str().as_bytes() {
             return Err(TsmError::Provider { expected });
         }
-        let mut written = 0;
+        let mut written = self.generation(name)?.0.unwrap_or_default();
         if let Some(level) = self.privilege_level {
             let text = level.to_string();
             self.write(name, Attribute::PrivilegeLevel, text.as_bytes())?;
-            written += 1;
+            written = written.saturating_add(1);
         }
         self.write(name, Attribute::Inblob, data)?;
-        written += 1;
+        written = written.saturating_add(1);
         self.check_generation(name, written)?;
         let report = Report {
             outblob: self.read(name, Attribute::Outblob, MAX_OUTBLOB_BYTES)?,
@@ -232,15 +247,16 @@ impl Tsm {
         }
     }
 
-    fn check_generation(&self, name: &str, expected: u64) -> Result<(), TsmError> {
+    fn generation(&self, name: &str) -> Result<Generation, TsmError> {
         let text = self.read(name, Attribute::Generation, MAX_TEXT_BYTES)?;
         let text = std::str::from_utf8(text.trim_ascii()).ok();
-        match text.and_then(|text| text.parse().ok()) {
-            Some(found) if found == expected => Ok(()),
-            found => Err(TsmError::Changed {
-                expected,
-                found: Generation(found),
-            }),
+        Ok(Generation(text.and_then(|text| text.parse().ok())))
+    }
+
+    fn check_generation(&self, name: &str, expected: u64) -> Result<(), TsmError> {
+        match self.generation(name)? {
+            Generation(Some(found)) if found == expected => Ok(()),
+            found => Err(TsmError::Changed { expected, found }),
         }
     }
 
@@ -287,7 +303,8 @@ impl TsmError {
 }
 
 impl ConfigFs {
-    fn path(&self, name: &str, attribute: Attribute) -> PathBuf {
+    /// Where a file of a report is.
+    pub fn path(&self, name: &str, attribute: Attribute) -> PathBuf {
         self.0.join(name).join(attribute.as_str())
     }
 }

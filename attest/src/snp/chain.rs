@@ -204,6 +204,13 @@ fn owner_of(leaf: &Certificate) -> Result<Owner, SnpError> {
     })
 }
 
+/// Whether a certificate is one of a key that signs reports: of a chip, or of a cloud.
+pub(crate) fn is_signing_key(certificate: &Certificate) -> bool {
+    [CHIP, CLOUD]
+        .into_iter()
+        .any(|oid| amd_extension(certificate, oid).is_some())
+}
+
 /// The chip's id stands there bare, where DER should stand; a later firmware may mend that.
 fn chip_of(value: &[u8]) -> Option<Vec<u8>> {
     match value {

@@ -311,7 +311,7 @@ impl SnpError {
                     | RevocationFault::Expired { .. }
                     | RevocationFault::Stale { .. }
             ),
-            Self::NoRevocationList { .. } => true,
+            Self::Certificates { found: 0 } | Self::NoRevocationList { .. } => true,
             _ => false,
         }
     }
@@ -343,6 +343,9 @@ impl SnpError {
         match self {
             Self::ReportData { .. } => {
                 "the evidence belongs to another connection: someone may stand between you"
+            }
+            Self::Certificates { found: 0 } => {
+                "the machine has none at hand: bring AMD's by --certs"
             }
             Self::NoRevocationList { .. } => "the operator must supply AMD's revocation list",
             Self::Revoked { .. } => "AMD has revoked this key: do not trust this server",

@@ -14,7 +14,7 @@ use x509_cert::der::{Reader as _, SliceReader, Tag, Tagged as _};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 use super::error::Authority;
-use super::{Collateral, TdxError};
+use super::{Collateral, PckAuthority, TdxError};
 use crate::certificate::{self, Certificate, ChainFault, Position, Scheme, TrustAnchor, extension};
 use crate::crl::{self, RevocationList};
 use crate::policy::TdxPolicy;
@@ -22,6 +22,7 @@ use crate::{Claim, Digest, UnixTime};
 
 const SCHEME: Scheme = Scheme::EcdsaSha256;
 const SGX: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113741.1.13.1");
+const PROCESSOR_CA: &str = "CN=Intel SGX PCK Processor CA";
 const SIGNER: &str = "CN=Intel SGX TCB Signing";
 
 /// A platform that Intel certified, and the key of Intel's documents.
@@ -82,6 +83,9 @@ pub(super) fn verify<'a>(
     certificate::check_authority(&issuer, 0, now).map_err(|fault| fault.at(at_issuer))?;
     certificate::check_issued_by(&leaf, &issuer, SCHEME).map_err(|fault| fault.at(at_leaf))?;
     check_leaf(&leaf, now).map_err(|fault| fault.at(at_leaf))?;
+    if collateral.signer.is_empty() && collateral.tcb_info.is_empty() {
+        return Err(TdxError::NoCollateral);
+    }
     let signed_by = signer(&collateral.signer, anchor, now)?;
     let chain = Chain {
         leaf: &leaf,
@@ -97,6 +101,21 @@ pub(super) fn verify<'a>(
         signer: certificate::p256_key_of(&signed_by).map_err(of_signer)?,
         platform: Platform::of(&leaf)?,
     })
+}
+
+/// The platform's model by the certificate of its key, and who issued that.
+pub(super) fn named_by(certificates: &[Vec<u8>]) -> Result<([u8; 6], PckAuthority), TdxError> {
+    let leaf = certificates
+        .first()
+        .ok_or(TdxError::Certificates { found: 0 })?;
+    let leaf = certificate::decode(leaf).map_err(|fault| fault.at(Position::Leaf))?;
+    let issuer = leaf.tbs_certificate().issuer().to_string();
+    let is_processor = issuer.split(',').any(|part| part == PROCESSOR_CA);
+    let authority = match is_processor {
+        true => PckAuthority::Processor,
+        false => PckAuthority::Platform,
+    };
+    Ok((Platform::of(&leaf)?.fmspc, authority))
 }
 
 fn check_leaf(leaf: &Certificate, now: UnixTime) -> Result<(), ChainFault> {

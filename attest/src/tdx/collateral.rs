@@ -242,6 +242,19 @@ pub(super) fn read<T: Dated>(
     Ok((document, Validity { evaluation, until }))
 }
 
+/// When the next one is due, by a document that nobody has verified yet.
+pub(super) fn next_update(document: Document, bytes: &[u8]) -> Option<UnixTime> {
+    fn dated<T: Dated>(bytes: &[u8]) -> Option<UnixTime> {
+        let document: T = serde_json::from_slice(bytes).ok()?;
+        document.is_known().then(|| document.dates().1)
+    }
+    let bytes = (bytes.len() <= MAX_DOCUMENT_BYTES).then_some(bytes)?;
+    match document {
+        Document::TcbInfo => dated::<TcbInfo>(bytes),
+        Document::EnclaveIdentity => dated::<EnclaveIdentity>(bytes),
+    }
+}
+
 impl DocumentFault {
     pub(super) const fn is_date(&self) -> bool {
         matches!(

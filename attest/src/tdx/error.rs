@@ -29,6 +29,9 @@ pub enum TdxError {
     /// The certificate is not for signing Intel's documents.
     #[error("key of Intel's documents: its certificate is for something else")]
     SignerName,
+    /// The machine gives nothing of what Intel says of it.
+    #[error("collateral: required, found none")]
+    NoCollateral,
     /// There is no revocation list of an authority.
     #[error("revocation list: required, found none by the {authority}")]
     NoRevocationList {
@@ -341,7 +344,7 @@ impl TdxError {
                 RevocationFault::NotYetValid { .. } | RevocationFault::Expired { .. }
             ),
             Self::Document { fault, .. } => fault.is_date(),
-            Self::NoRevocationList { .. } | Self::OtherPlatform { .. } => true,
+            Self::NoCollateral | Self::NoRevocationList { .. } | Self::OtherPlatform { .. } => true,
             _ => false,
         }
     }
@@ -378,6 +381,7 @@ impl TdxError {
             Self::ReportData { .. } => {
                 "the evidence belongs to another connection: someone may stand between you"
             }
+            Self::NoCollateral => "the machine has none at hand: bring Intel's by --collateral",
             Self::NoRevocationList { .. } => "the operator must supply Intel's revocation lists",
             Self::OtherPlatform { .. } => "the operator must supply the TCB info of this platform",
             Self::Revoked { .. } | Self::SignerRevoked => {

@@ -67,6 +67,7 @@ targets! {
     b4 "attest-checkpoint" "../../../attest/fuzz/fuzz_targets/checkpoint.rs" checkpoint;
     b5 "attest-configuration" "../../../attest/fuzz/fuzz_targets/configuration.rs" configuration;
     b6 "attest-eventlog" "../../../attest/fuzz/fuzz_targets/eventlog.rs" event_log;
+    b17 "attest-file" "../../../attest/fuzz/fuzz_targets/file.rs" file;
     b7 "attest-evidence" "../../../attest/fuzz/fuzz_targets/evidence.rs" evidence;
     b22 "attest-google_certificate" "../../../attest/fuzz/fuzz_targets/google_certificate.rs"
         google_certificate;

@@ -152,6 +152,16 @@ pub(crate) fn svsm() -> Seeds {
     vec![[ovmf::firmware(), ovmf::svsm()].concat()]
 }
 
+/// Of all that people keep: certificates, lists, reports, quotes, recorded collateral.
+pub(crate) fn file() -> Seeds {
+    let real = vectors(&[
+        "dcap-qvl/tdx_quote_collateral.json",
+        "go-tdx-guest/sample_tcbInfo_response",
+        "openpcc/sev_certificates__test_amd_milan_crl.pem",
+    ]);
+    [revocation(), vcek(), snp_report(), tdx_quote(), real].concat()
+}
+
 pub(crate) fn policy() -> Seeds {
     vec![World::new().policy_toml().into_bytes()]
 }

@@ -4,14 +4,17 @@
 use std::sync::LazyLock;
 
 use attest::azure::{AzureEvidence, HclReport};
+use attest::capsule::Capsule;
 use attest::cbor::Decoder;
 use attest::certificate::TrustAnchor;
 use attest::eventlog::EventLog;
+use attest::files::{self, Files};
 use attest::gpu::{self, DeviceEvidence, GpuEvidence, Opaque};
 use attest::policy::{GpuPolicy, SnpPolicy, TdxPolicy};
 use attest::release::statement::{RebuildStatement, StatusStatement};
 use attest::release::{Bundle, Checkpoint, SignedCheckpoint, Statement};
 use attest::snp::{self, Report, SnpEvidence};
+use attest::supply::{self, Item};
 use attest::tdx::{self, TdxEvidence};
 use attest::tpm::vtpm::VtpmKey;
 use attest::tpm::{Register, TpmEvidence, chain, google, quote};
@@ -360,6 +363,37 @@ pub fn checkpoint(bytes: &[u8]) {
     }
     if believed {
         assert_eq!(signed.unverified(), &*CHECKPOINT);
+    }
+}
+
+/// Whatever a file or an answer is taken for, it has that form and its bounds.
+pub fn file(bytes: &[u8]) {
+    let mut files = Files::default();
+    let _ = files.add(bytes);
+    if let Ok((report, _)) = files::report(bytes) {
+        assert_eq!(report.len(), snp::REPORT_BYTES);
+        assert!(!files.with_report(&report).is_empty());
+        let _ = supply::for_report(&report);
+    }
+    if let Ok(quote) = files::quote(bytes) {
+        assert!(quote.len() <= bytes.len());
+        let _ = supply::for_quote(&quote);
+        let _ = files.for_quote(&quote);
+    }
+    let text = String::from_utf8_lossy(bytes);
+    for item in [
+        Item::Vcek,
+        Item::Intermediate,
+        Item::AmdList,
+        Item::TcbInfo,
+        Item::EnclaveIdentity,
+    ] {
+        if supply::read(item, bytes, Some(&text)).is_ok() {
+            assert!(bytes.len() <= item.max_bytes());
+        }
+    }
+    if let Ok(capsule) = Capsule::decode(bytes) {
+        assert_eq!(capsule.encode(), bytes);
     }
 }
 

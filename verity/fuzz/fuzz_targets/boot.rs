@@ -7,7 +7,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let root = arguments.root.to_string();
         assert!(bytes.windows(root.len()).any(|window| window == root.as_bytes()));
     }
-    for name in parse_order(bytes).unwrap_or_default() {
-        assert!(!name.contains('/') && name.ends_with(".ko.xz"));
+    for module in parse_order(bytes).unwrap_or_default() {
+        assert!(!module.name.contains('/') && module.name.ends_with(".ko.xz"));
     }
 });

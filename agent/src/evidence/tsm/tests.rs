@@ -4,12 +4,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use attest::configuration::Proxy;
+use attest::snp::SnpError;
+use attest::supply::{self, Item, Request, SignedDocument};
+use attest::tdx::TdxError;
 use attest::{Binding, Evidence, Platform, ReportData, snp, tdx};
 use signer::amd::{self, Machine};
 use signer::intel::{self, Domain};
 use signer::{NOW, World};
 
 use super::*;
+use crate::collateral::Stock;
 use crate::evidence::{Attester, Constants, EvidenceError};
 
 /// What stands in for the kernel.
@@ -341,7 +346,7 @@ fn the_kernels_files_are_read_and_written_as_they_are() {
 }
 
 fn open(kernel: &Kernel, provider: Provider, constants: Constants) -> Attester {
-    Attester::open_tsm(Box::new(kernel.clone()), provider, constants).unwrap()
+    Attester::open_tsm(kernel.tsm(provider), constants).unwrap()
 }
 
 #[tokio::test]
@@ -361,9 +366,35 @@ fn tdx_constants() -> Constants {
     let evidence = Domain::new().evidence();
     let mut event_log = evidence.event_log;
     event_log.resize(65_536, 0xff); // as the firmware's buffer has it
+    let stock = Stock::default();
+    let put = |item, answer| {
+        let url = String::new();
+        stock.put(&Request { item, url }, answer, None);
+    };
+    let given = evidence.collateral;
+    let signer = given.signer;
+    for (item, bytes, signature) in [
+        (Item::TcbInfo, given.tcb_info, given.tcb_info_signature),
+        (
+            Item::EnclaveIdentity,
+            given.enclave_identity,
+            given.enclave_identity_signature,
+        ),
+    ] {
+        let signer = signer.clone();
+        let document = SignedDocument {
+            bytes,
+            signature,
+            signer,
+        };
+        put(item, supply::Answer::Document(document));
+    }
+    let [root, pck] = given.revocation_lists.try_into().unwrap();
+    put(Item::IntelList, supply::Answer::List(root));
+    put(Item::PckList, supply::Answer::List(pck));
     Constants {
         event_log,
-        collateral: evidence.collateral,
+        stock,
         ..Constants::default()
     }
 }
@@ -406,14 +437,97 @@ async fn those_who_ask_at_the_same_time_wait_for_each_other() {
     });
 }
 
+/// Without collateral the machine serves, and the client is told that there is none.
+#[tokio::test]
+async fn a_client_is_told_that_no_collateral_is_at_hand() {
+    let binding = binding(8);
+    let data = ReportData::compute(&binding);
+    let kernel = Kernel::new("tdx_guest\n", tdx_answer);
+    let constants = Constants {
+        stock: Stock::default(),
+        ..tdx_constants()
+    };
+    let attester = open(&kernel, Provider::TdxGuest, constants);
+    let evidence = Evidence::decode(&attester.make(&binding).await.unwrap()).unwrap();
+    let Platform::Tdx(mut evidence) = evidence.platform else {
+        panic!("another platform")
+    };
+    let policy = Domain::new().policy();
+    let refused = tdx::verify(&evidence, data.as_bytes(), &policy, NOW).unwrap_err();
+    assert_eq!(refused, TdxError::NoCollateral);
+    // One that brings its own sees all.
+    evidence.collateral = Domain::new().evidence().collateral;
+    tdx::verify(&evidence, data.as_bytes(), &policy, NOW).unwrap();
+
+    // A host that hands over no certificates, and a proxy that gave none yet.
+    let kernel = Kernel::snp();
+    kernel.set(|state| state.replaced.insert(Attribute::Auxblob, Vec::new()));
+    let constants = Constants {
+        proxy: Proxy::Http("127.0.0.1:1".parse().unwrap()),
+        ..Constants::default()
+    };
+    let attester = open(&kernel, Provider::SevGuest, constants);
+    let evidence = Evidence::decode(&attester.make(&binding).await.unwrap()).unwrap();
+    let Platform::Snp(evidence) = evidence.platform else {
+        panic!("another platform")
+    };
+    let refused = snp::verify(&evidence, data.as_bytes(), &Machine::new().policy(), NOW);
+    assert_eq!(refused.unwrap_err(), SnpError::Certificates { found: 0 });
+}
+
+#[tokio::test]
+async fn what_the_host_hands_over_is_not_asked_for() {
+    let wanted = |kernel: Kernel| async move {
+        let constants = Constants {
+            proxy: Proxy::Http("127.0.0.1:1".parse().unwrap()),
+            ..Constants::default()
+        };
+        let attester = open(&kernel, Provider::SevGuest, constants);
+        let wanted = attester.wanted().await.unwrap();
+        wanted.into_iter().map(|one| one.item).collect::<Vec<_>>()
+    };
+    assert_eq!(wanted(Kernel::snp()).await, []);
+    let kernel = Kernel::snp();
+    kernel.set(|state| state.replaced.insert(Attribute::Auxblob, Vec::new()));
+    let all = [Item::Vcek, Item::Intermediate, Item::AmdList];
+    assert_eq!(wanted(kernel).await, all);
+    let kernel = Kernel::new("tdx_guest\n", tdx_answer);
+    let attester = open(&kernel, Provider::TdxGuest, tdx_constants());
+    let wanted = attester.wanted().await.unwrap();
+    assert_eq!(wanted.len(), 4);
+}
+
+/// The folder that root made for the agent is used again and again, and never removed.
+#[test]
+fn a_folder_that_root_made_is_used_again_and_stays() {
+    let kernel = Kernel::snp();
+    kernel.make(PREPARED).unwrap();
+    let mut tsm = kernel.tsm(Provider::SevGuest).in_folder(PREPARED);
+    for data in [[1; 64], [2; 64], [3; 64]] {
+        tsm.report(&data).unwrap();
+    }
+    kernel.set(|state| {
+        assert_eq!(state.names, [PREPARED]);
+        assert_eq!(state.folders[PREPARED].generation, 6);
+        let asked: Vec<_> = state.asked.iter().map(|(data, _)| data[0]).collect();
+        assert_eq!(asked, [1, 2, 3]);
+        state.meddler = true;
+    });
+    let changed = tsm.report(&[4; 64]).unwrap_err();
+    assert!(
+        matches!(changed, TsmError::Changed { expected: 8, found } if found == Generation(Some(9))),
+        "{changed}"
+    );
+    kernel.set(|state| state.meddler = false);
+    tsm.report(&[5; 64]).unwrap();
+}
+
 #[test]
 fn a_machine_that_cannot_give_evidence_does_not_start() {
     let refused = |kernel: Kernel, provider, constants| {
-        Attester::open_tsm(Box::new(kernel), provider, constants).unwrap_err()
+        Attester::open_tsm(kernel.tsm(provider), constants).unwrap_err()
     };
     let domain = || Kernel::new("tdx_guest\n", tdx_answer);
-    let without = refused(domain(), Provider::TdxGuest, Constants::default());
-    assert!(matches!(without, EvidenceError::NoCollateral), "{without}");
     let mut constants = tdx_constants();
     constants.event_log[0] = 0;
     let log = refused(domain(), Provider::TdxGuest, constants);

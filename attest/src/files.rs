@@ -1,0 +1,373 @@
+//! Evidence and collateral as people keep them: in PEM, DER, hexadecimal or JSON, under any name.
+//!
+//! ```text
+//! certificates, lists    PEM (any number), DER, hexadecimal of DER, a host's table (GHCB 2.0)
+//! documents of Intel     responses of its service, or all in one in the JSON form of dcap-qvl
+//! report                 1,184 bytes, alone, before a host's table, or in a paravisor's (HCLA)
+//! quote                  bare, with zeros behind it, or as `quote` in JSON
+//! ```
+//!
+//! What is what is told by its content. Nothing is believed: what was sorted is verified like any
+//! other evidence.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use crate::Platform;
+use crate::certificate;
+use crate::certificate::Certificate;
+use crate::crl;
+use crate::snp::{self, REPORT_BYTES, SnpEvidence};
+use crate::supply::{self, SignedDocument};
+use crate::tdx::{self, Collateral, Document, Quote};
+
+/// Most things of one kind that are kept.
+pub const MAX_ITEMS: usize = 64;
+/// Longest file that is looked into.
+pub const MAX_FILE_BYTES: usize = 1 << 20;
+/// Most pairs of certificates that are tried for one report.
+const MAX_PAIRS: usize = 32;
+const HCL_MAGIC: &[u8] = b"HCLA";
+const HCL_HEAD_BYTES: usize = 32;
+const SIGNER: &str = "CN=Intel SGX TCB Signing";
+
+/// Why a file is of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// Longer than [`MAX_FILE_BYTES`].
+    #[error("{found} bytes, {MAX_FILE_BYTES} allowed")]
+    TooLarge {
+        /// Length found.
+        found: usize,
+    },
+    /// More than [`MAX_ITEMS`] of one kind.
+    #[error("more than {MAX_ITEMS} certificates, lists or documents")]
+    TooMany,
+    /// Of no known form.
+    #[error("no certificate, revocation list or document of AMD's or Intel's")]
+    Unknown,
+    /// No report of SEV-SNP.
+    #[error("no report of SEV-SNP")]
+    Report,
+    /// No quote of TDX.
+    #[error("no quote of TDX")]
+    Quote,
+}
+
+/// What was found in files.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    certificates: Vec<Vec<u8>>,
+    lists: Vec<Vec<u8>>,
+    documents: Vec<(Document, SignedDocument)>,
+}
+
+impl Files {
+    /// Takes in what a file holds.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        let found = bytes.len();
+        if found > MAX_FILE_BYTES {
+            return Err(FileError::TooLarge { found });
+        }
+        let known = self.add_json(bytes)
+            || self.add_pem(bytes)
+            || self.add_der(bytes)
+            || unhex(bytes).is_some_and(|bytes| self.add_der(&bytes))
+            || self.add_table(bytes);
+        let most = [
+            self.certificates.len(),
+            self.lists.len(),
+            self.documents.len(),
+        ];
+        match known {
+            _ if most.into_iter().any(|count| count > MAX_ITEMS) => Err(FileError::TooMany),
+            true => Ok(()),
+            false => Err(FileError::Unknown),
+        }
+    }
+
+    fn add_json(&mut self, bytes: &[u8]) -> bool {
+        if let Some(found) = supply::read_response(bytes) {
+            self.documents.push(found);
+            return true;
+        }
+        match serde_json::from_slice::<Recorded>(bytes) {
+            Ok(recorded) => self.add_recorded(&recorded).is_some(),
+            Err(_) => false,
+        }
+    }
+
+    fn add_recorded(&mut self, recorded: &Recorded) -> Option<()> {
+        for (kind, bytes, signature) in [
+            (
+                Document::TcbInfo,
+                &recorded.tcb_info,
+                &recorded.tcb_info_signature,
+            ),
+            (
+                Document::EnclaveIdentity,
+                &recorded.qe_identity,
+                &recorded.qe_identity_signature,
+            ),
+        ] {
+            let document = SignedDocument {
+                bytes: bytes.as_bytes().to_vec(),
+                signature: hex::decode(signature).ok()?,
+                signer: Vec::new(),
+            };
+            self.documents.push((kind, document));
+        }
+        for list in [&recorded.root_ca_crl, &recorded.pck_crl] {
+            self.lists.push(hex::decode(list).ok()?);
+        }
+        let chain = recorded.tcb_info_issuer_chain.as_bytes();
+        self.add_pem(chain).then_some(())
+    }
+
+    fn add_pem(&mut self, bytes: &[u8]) -> bool {
+        let Some(blocks) = std::str::from_utf8(bytes).ok().and_then(blocks) else {
+            return false;
+        };
+        !blocks.is_empty() && blocks.iter().all(|(_, der)| self.add_der(der))
+    }
+
+    fn add_der(&mut self, der: &[u8]) -> bool {
+        if certificate::decode(der).is_ok() {
+            keep(&mut self.certificates, der);
+            return true;
+        }
+        let is_list = crl::decode(der).is_ok();
+        if is_list {
+            keep(&mut self.lists, der);
+        }
+        is_list
+    }
+
+    fn add_table(&mut self, bytes: &[u8]) -> bool {
+        let Ok(given) = SnpEvidence::from_table(Vec::new(), bytes) else {
+            return false;
+        };
+        let all = [given.certificates, given.revocation_lists].concat();
+        all.iter().all(|der| self.add_der(der))
+    }
+
+    /// Every way in which a report can be shown with these certificates, at least one.
+    #[must_use]
+    pub fn with_report(&self, report: &[u8]) -> Vec<SnpEvidence> {
+        let decoded = self.certificates.iter().filter_map(|der| {
+            let certificate = certificate::decode(der).ok()?;
+            Some((der, certificate))
+        });
+        let decoded: Vec<(&Vec<u8>, Certificate)> = decoded.collect();
+        let evidence = |certificates, revocation_lists| SnpEvidence {
+            report: report.to_vec(),
+            certificates,
+            revocation_lists,
+        };
+        let mut found = Vec::new();
+        for (leaf, certificate) in decoded.iter().filter(|(_, one)| snp::is_signing_key(one)) {
+            let above = certificate.tbs_certificate().issuer();
+            let mut alone = true;
+            for (der, issuer) in &decoded {
+                let tbs = issuer.tbs_certificate();
+                if tbs.subject() == above && tbs.issuer() != above && found.len() < MAX_PAIRS {
+                    let lists = self.lists_by(tbs.issuer());
+                    found.push(evidence(vec![leaf.to_vec(), der.to_vec()], lists));
+                    alone = false;
+                }
+            }
+            if alone && found.len() < MAX_PAIRS {
+                found.push(evidence(vec![leaf.to_vec()], Vec::new()));
+            }
+        }
+        if found.is_empty() {
+            found.push(evidence(Vec::new(), Vec::new()));
+        }
+        found
+    }
+
+    /// The latest of an issuer's lists, as far as their dates say.
+    fn lists_by(&self, issuer: &x509_cert::name::Name) -> Vec<Vec<u8>> {
+        let by = |der: &&Vec<u8>| {
+            crl::decode(der).is_ok_and(|list| &list.tbs_cert_list.issuer == issuer)
+        };
+        let latest = self
+            .lists
+            .iter()
+            .filter(by)
+            .max_by_key(|der| crl::next_update(der).ok());
+        latest.cloned().into_iter().collect()
+    }
+
+    /// What these files say of the platform that a quote names; empty where they say nothing.
+    #[must_use]
+    pub fn for_quote(&self, quote: &[u8]) -> Collateral {
+        let model = tdx::named_by(quote).map(|(model, _)| hex::encode(model));
+        let fits = |document: &SignedDocument| {
+            let text = String::from_utf8_lossy(&document.bytes).to_lowercase();
+            let model = model.as_ref().ok();
+            model.is_some_and(|model| text.contains(&format!("\"fmspc\":\"{model}\"")))
+        };
+        let of = |kind| {
+            let mut all = self
+                .documents
+                .iter()
+                .filter(move |(found, _)| *found == kind);
+            all.clone()
+                .find(|(_, document)| fits(document))
+                .or_else(|| all.next_back())
+                .map(|(_, document)| document.clone())
+        };
+        let (info, identity) = (of(Document::TcbInfo), of(Document::EnclaveIdentity));
+        let part = |document: &Option<SignedDocument>| {
+            let document = document.as_ref();
+            document.map_or_else(Default::default, |document| {
+                (document.bytes.clone(), document.signature.clone())
+            })
+        };
+        let (tcb_info, tcb_info_signature) = part(&info);
+        let (enclave_identity, enclave_identity_signature) = part(&identity);
+        let signer = self.signer();
+        let revocation_lists = self.intel_lists(quote, &signer);
+        Collateral {
+            tcb_info,
+            tcb_info_signature,
+            enclave_identity,
+            enclave_identity_signature,
+            signer,
+            revocation_lists,
+        }
+    }
+
+    /// Adds what a machine did not show; takes nothing of what it did show.
+    pub fn supplement(&self, platform: &mut Platform) {
+        match platform {
+            Platform::Snp(shown) => {
+                let own = self.with_report(&shown.report).into_iter().next();
+                let own = own.unwrap_or_default();
+                if shown.certificates.is_empty() {
+                    shown.certificates = own.certificates;
+                }
+                if shown.revocation_lists.is_empty() {
+                    let above = shown.certificates.last();
+                    let above = above.and_then(|der| certificate::decode(der).ok());
+                    shown.revocation_lists = above.map_or_else(Vec::new, |above| {
+                        self.lists_by(above.tbs_certificate().issuer())
+                    });
+                }
+            }
+            Platform::Tdx(shown) if shown.collateral.tcb_info.is_empty() => {
+                shown.collateral = self.for_quote(&shown.quote);
+            }
+            Platform::Tdx(_) | Platform::Tpm(_) => {}
+        }
+    }
+
+    fn signer(&self) -> Vec<u8> {
+        let mut certificates = self.certificates.iter();
+        let signer = certificates.find(|der| {
+            certificate::decode(der).is_ok_and(|one| {
+                let subject = one.tbs_certificate().subject().to_string();
+                subject.split(',').any(|part| part == SIGNER)
+            })
+        });
+        signer.cloned().unwrap_or_default()
+    }
+
+    /// The lists of the root, which issued the signer's certificate, and of who issued the
+    /// platform's.
+    fn intel_lists(&self, quote: &[u8], signer: &[u8]) -> Vec<Vec<u8>> {
+        let root = certificate::decode(signer).ok();
+        let root = root.map(|signer| signer.tbs_certificate().issuer().clone());
+        let issuers = root.into_iter().chain(tdx::pck_issuer(quote));
+        issuers.flat_map(|issuer| self.lists_by(&issuer)).collect()
+    }
+}
+
+/// In the form of dcap-qvl; other fields say nothing that is not in these.
+#[derive(Deserialize)]
+struct Recorded {
+    tcb_info: String,
+    tcb_info_signature: String,
+    tcb_info_issuer_chain: String,
+    qe_identity: String,
+    qe_identity_signature: String,
+    root_ca_crl: String,
+    pck_crl: String,
+}
+
+/// A report of SEV-SNP, and what stands behind it: nothing, or a host's table.
+pub fn report(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), FileError> {
+    let bytes = plain(bytes);
+    let report = match bytes.strip_prefix(HCL_MAGIC) {
+        Some(_) => bytes.get(HCL_HEAD_BYTES..HCL_HEAD_BYTES + REPORT_BYTES),
+        None => bytes.get(..REPORT_BYTES),
+    };
+    let report = report.ok_or(FileError::Report)?;
+    let table = match bytes.starts_with(HCL_MAGIC) {
+        true => &[],
+        false => bytes.get(REPORT_BYTES..).unwrap_or_default(),
+    };
+    match report {
+        [2..=5, 0, 0, 0, ..] => Ok((report.to_vec(), table.to_vec())),
+        _ => Err(FileError::Report),
+    }
+}
+
+/// A quote of TDX, without what pads it.
+pub fn quote(bytes: &[u8]) -> Result<Vec<u8>, FileError> {
+    #[derive(Deserialize)]
+    struct Holder {
+        quote: String,
+    }
+    let holder = serde_json::from_slice::<Holder>(bytes);
+    let bytes = match &holder {
+        Ok(holder) => holder.quote.as_bytes(),
+        Err(_) => bytes,
+    };
+    let bytes = plain(bytes);
+    let quote = Quote::unpadded(&bytes);
+    match quote {
+        [4 | 5, 0, 2, 0, 0x81, ..] => Ok(quote.to_vec()),
+        _ => Err(FileError::Quote),
+    }
+}
+
+/// Out of hexadecimal or a PEM block, where that is what it is.
+fn plain(bytes: &[u8]) -> Vec<u8> {
+    let text = std::str::from_utf8(bytes).ok();
+    let block = text.and_then(blocks).and_then(|blocks| {
+        let mut blocks = blocks.into_iter();
+        blocks.next().map(|(_, content)| content)
+    });
+    block
+        .or_else(|| unhex(bytes))
+        .unwrap_or_else(|| bytes.to_vec())
+}
+
+fn unhex(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).ok()?.trim_ascii();
+    hex::decode(text.strip_prefix("0x").unwrap_or(text)).ok()
+}
+
+/// Label and content of every block of PEM (RFC 7468), whatever stands between them.
+fn blocks(text: &str) -> Option<Vec<(&str, Vec<u8>)>> {
+    let mut blocks = Vec::new();
+    for part in text.split("-----BEGIN ").skip(1) {
+        let (label, rest) = part.split_once("-----")?;
+        let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
+        let body: String = body.split_ascii_whitespace().collect();
+        blocks.push((label, STANDARD.decode(body).ok()?));
+        if blocks.len() > MAX_ITEMS {
+            return None;
+        }
+    }
+    Some(blocks)
+}
+
+fn keep(all: &mut Vec<Vec<u8>>, der: &[u8]) {
+    if !all.iter().any(|one| one == der) {
+        all.push(der.to_vec());
+    }
+}
