@@ -42,12 +42,8 @@ fn limits() -> EngineLimits {
 
 fn request(prompt: &[u32], max_new_tokens: u32) -> Request {
     Request {
-        prompt: Prompt::from_tokens(prompt.to_vec()),
-        sampling: Sampling::GREEDY,
         max_new_tokens,
-        stop: Vec::new(),
-        deadline: None,
-        client: None,
+        ..Request::new(Prompt::from_tokens(prompt.to_vec()))
     }
 }
 
@@ -62,6 +58,7 @@ fn twenty() -> Vec<Request> {
             temperature: [0.0, 0.7, 1.0, 2.0][index as usize % 4],
             top_p: [1.0, 0.9, 0.5][index as usize % 3],
             seed: u64::from(index % 5),
+            ..Sampling::GREEDY
         };
         Request {
             sampling,
