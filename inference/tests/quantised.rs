@@ -88,11 +88,8 @@ fn with_header(file: &Path, from: &str, to: &str) {
     let length = u64::from_le_bytes(*bytes.first_chunk().expect("a length")) as usize;
     let header = std::str::from_utf8(&bytes[8..8 + length]).expect("text");
     assert!(header.contains(from), "{header}");
-    let changed = [
-        &bytes[..8],
-        header.replacen(from, to, 1).as_bytes(),
-        &bytes[8 + length..],
-    ];
+    let header = header.replacen(from, to, 1);
+    let changed = [&bytes[..8], header.as_bytes(), &bytes[8 + length..]];
     fs::write(file, changed.concat()).expect("a file");
 }
 

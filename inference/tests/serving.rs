@@ -157,9 +157,7 @@ fn a_dropped_generation_frees_its_slot_and_cache() {
     let mut running: Vec<Generation> = (0..60)
         .map(|_| engine.submit(request(&[1, 5], 250)).expect("accepted"))
         .collect();
-    wait_until(&engine, |stats| {
-        stats.active == 2 && stats.used_blocks == 32
-    });
+    wait_until(&engine, |stats| stats.active == 2 && stats.used_blocks > 0);
     running.clear();
     wait_until(&engine, |stats| stats.active == 0 && stats.queued == 0);
     let now = engine.stats();

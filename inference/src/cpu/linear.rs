@@ -305,10 +305,9 @@ fn panels<V: Isa, E: Element, const R: usize, const T: usize>(mut task: Task<'_>
             }
         }
         for (index, sums) in tiles.iter().enumerate() {
-            for token in 0..T.min(tokens - index * T) {
-                for row in 0..R.min(rows - first) {
-                    let sum = V::total(sums[row][token]);
-                    task.set(first + row, index * T + token, tokens, sum);
+            for (row, sums) in sums.iter().enumerate().take(rows - first) {
+                for (token, sum) in sums.iter().enumerate().take(tokens - index * T) {
+                    task.set(first + row, index * T + token, tokens, V::total(*sum));
                 }
             }
         }
@@ -338,11 +337,10 @@ fn tile<V: Isa, const R: usize, const T: usize>(
         });
     }
     if !rest[0].is_empty() {
-        for token in 0..T {
-            let x = V::load(&padded(rest[token]));
-            for row in 0..R {
-                let weight = V::load(&wide[blocks].0[row]);
-                sums[row][token] = V::multiply_add(sums[row][token], weight, x);
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let weight = V::load(&wide[blocks].0[row]);
+            for (sum, rest) in sums.iter_mut().zip(rest) {
+                *sum = V::multiply_add(*sum, weight, V::load(&padded(rest)));
             }
         }
     }

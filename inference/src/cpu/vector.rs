@@ -177,16 +177,27 @@ mod x86 {
     macro_rules! quarters {
         ($part:ident, $lanes:expr) => {
             unsafe {
-                let mut all = [_mm_setzero_ps(); 4];
-                each!(PART < FOUR, {
-                    let $part = PART;
-                    all[PART] = $lanes;
-                });
-                all
+                [
+                    {
+                        let $part = 0;
+                        $lanes
+                    },
+                    {
+                        let $part = 1;
+                        $lanes
+                    },
+                    {
+                        let $part = 2;
+                        $lanes
+                    },
+                    {
+                        let $part = 3;
+                        $lanes
+                    },
+                ]
             }
         };
     }
-    const FOUR: usize = 4;
 
     #[inline(always)]
     fn total4(v: __m128) -> f32 {
