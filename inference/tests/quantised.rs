@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use inference::{
-    Bits, Engine, EngineLimits, LoadError, Model, QuantiseError, TensorError, quantise,
+    Bits, ChatMessage, Engine, EngineLimits, LoadError, Model, QuantiseError, Role, TensorError,
+    quantise,
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -18,15 +19,53 @@ fn demo() -> PathBuf {
     repository("tests/demo-model/model")
 }
 
-/// `e` to the mean of what each token costs, over windows of 256 tokens.
-fn perplexity(folder: &Path, tokens: &[u32]) -> f64 {
+/// A question, and the answer that the demonstration model was taught.
+struct Lesson {
+    question: Vec<u32>,
+    answer: Vec<u32>,
+}
+
+fn lessons() -> Vec<Lesson> {
+    let limits = EngineLimits {
+        context_tokens: 1024,
+        ..EngineLimits::default()
+    };
+    let engine = Engine::open(&demo(), limits).expect("a model");
+    let text = fs::read_to_string(repository("tests/demo-model/qa.toml")).expect("a text");
+    let quoted = |line: &str| line.split('"').nth(1).expect("a text").to_owned();
+    let of = |key: &str| {
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(key)).collect();
+        lines.into_iter().map(quoted).collect::<Vec<_>>()
+    };
+    let (questions, answers) = (of("ask = "), of("answer = "));
+    assert!(questions.len() == answers.len() && answers.len() > 100);
+    let pairs = questions.into_iter().zip(answers);
+    let lesson = |(content, answer): (String, String)| {
+        let role = Role::User;
+        let question = engine.render_chat(&[ChatMessage { role, content }]);
+        Lesson {
+            question: question.expect("a prompt").tokens().to_vec(),
+            answer: engine
+                .encode_text(&answer)
+                .expect("tokens")
+                .tokens()
+                .to_vec(),
+        }
+    };
+    pairs.map(lesson).collect()
+}
+
+/// `e` to the mean of what each token of the answers costs.
+fn perplexity(folder: &Path, lessons: &[Lesson]) -> f64 {
     let model = Model::open(folder, None).expect("a model");
     let vocabulary = model.vocabulary() as usize;
     let (mut cost, mut count) = (0.0, 0);
-    for window in tokens.chunks(256) {
-        let mut session = model.session(256);
-        let logits = session.score(window).expect("room");
-        for (logits, next) in logits.chunks_exact(vocabulary).zip(&window[1..]) {
+    for Lesson { question, answer } in lessons {
+        let tokens = [&question[..], answer].concat();
+        let mut session = model.session(1024);
+        let logits = session.score(&tokens).expect("room");
+        let before = logits.chunks_exact(vocabulary).skip(question.len() - 1);
+        for (logits, next) in before.zip(answer) {
             let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
             cost += total.ln() - f64::from(logits[*next as usize]);
             count += 1;
@@ -37,27 +76,17 @@ fn perplexity(folder: &Path, tokens: &[u32]) -> f64 {
 
 #[test]
 fn smaller_weights_cost_little_perplexity() {
-    let limits = EngineLimits {
-        context_tokens: 1024,
-        ..EngineLimits::default()
-    };
-    let engine = Engine::open(&demo(), limits).expect("a model");
-    // The demonstration model knows one subject; this text is about it.
-    let text = fs::read_to_string(repository("README.md")).expect("a text");
-    let tokens: Vec<u32> = text
-        .split("\n\n")
-        .flat_map(|part| engine.encode_text(part).expect("tokens").tokens().to_vec())
-        .collect();
+    let lessons = lessons();
     let folder = tempfile::tempdir().expect("a folder");
-    let before = perplexity(&demo(), &tokens);
-    for (bits, limit) in [(Bits::Eight, 0.005), (Bits::Four, 0.15)] {
+    let before = perplexity(&demo(), &lessons);
+    for (bits, limit) in [(Bits::Eight, 0.005), (Bits::Four, 0.05)] {
         let output = folder.path().join(format!("{bits:?}"));
         let made = quantise(&demo(), &output, bits).expect("smaller weights");
         assert!(made.matrices > 0 && made.after_bytes < made.before_bytes);
-        let after = perplexity(&output, &tokens);
+        let after = perplexity(&output, &lessons);
         let change = after / before - 1.0;
         eprintln!(
-            "{bits:?}: {before:.3} becomes {after:.3}, {:+.2} %",
+            "{bits:?}: {before:.4} becomes {after:.4}, {:+.2} %",
             change * 100.0
         );
         assert!(change.abs() < limit, "{bits:?}: {before} {after}");
