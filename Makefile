@@ -94,3 +94,13 @@ relock:
 .PHONY: licences
 licences:
 	release/licences.py
+
+# The engine's speed beside its peers', in turn; docs/performance.md has the last table. SIZE=1b for
+# the larger model. LLAMA_BENCH names llama.cpp's llama-bench; CLOISTER_PYTHON a Python with torch.
+.PHONY: bench bench-engine
+bench: bench-engine
+SIZE ?= 254m
+bench-engine:
+	image/cargo.sh build --release --locked -p cloister-agent --bin cloister-inference
+	$${CLOISTER_PYTHON:-python3} tests/bench_engine.py --size $(SIZE) \
+		target/x86_64-unknown-linux-gnu/release/cloister-inference

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use inference::{ChatMessage, Engine, EngineLimits, Generation, Request, Role, Sampling};
+use inference::{ChatMessage, Engine, EngineLimits, Generation, Request, Role};
 use support::site::{configuration, pack_model};
 
 fn folder() -> PathBuf {
@@ -40,12 +40,8 @@ fn ask(engine: &Engine, question: &str) -> Generation {
         content: question.to_owned(),
     };
     let request = Request {
-        prompt: engine.render_chat(&[message]).expect("a chat template"),
-        sampling: Sampling::GREEDY,
         max_new_tokens: 96,
-        stop: Vec::new(),
-        deadline: None,
-        client: None,
+        ..Request::new(engine.render_chat(&[message]).expect("a chat template"))
     };
     engine.submit(request).expect("a place")
 }

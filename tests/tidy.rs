@@ -79,6 +79,10 @@ const UNSAFE: &[(&str, &str)] = &[
         "threads that outlive a step borrow its data without a copy",
     ),
     (
+        "inference/src/cpu/vector.rs",
+        "sixteen lanes at once need the processor's own instructions",
+    ),
+    (
         "inference/src/cpu/level.rs",
         "calling what is compiled for AVX needs proof that the processor has it",
     ),

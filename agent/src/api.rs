@@ -22,6 +22,7 @@ mod answer;
 mod error;
 mod fields;
 pub(crate) mod fuzzing;
+mod logprobs;
 mod request;
 
 pub(crate) use answer::unix_time;
@@ -148,6 +149,7 @@ impl Api {
         let Request { input, options, .. } = request;
         let is_chat = matches!(input, Input::Chat(_));
         let (stream, include_usage) = (options.stream, options.include_usage);
+        let logprobs = options.logprobs.is_some();
         let api = self.clone();
         // The template and the tokenizer take their time and much memory over a long prompt.
         let turn = self.tokenising.clone().acquire_owned().await;
@@ -157,13 +159,14 @@ impl Api {
             drop(turn);
             submitted
         });
-        let generation = submitted.await.map_err(|_| ApiError::Stopped)??;
-        let answer = Answer::new(generation, self.metrics.clone());
-        let head = Head::new(&self, is_chat)?;
+        let generations = submitted.await.map_err(|_| ApiError::Stopped)??;
+        let answers = generations.into_iter();
+        let answers = answers.map(|generation| Answer::new(generation, self.metrics.clone()));
+        let head = Head::new(&self, is_chat, logprobs)?;
         if stream {
-            Ok(answer::stream(answer, head, include_usage))
+            Ok(answer::stream(answers.collect(), head, include_usage))
         } else {
-            answer::whole(answer, head).await
+            answer::whole(answers.collect(), head).await
         }
     }
 
@@ -172,7 +175,7 @@ impl Api {
         input: Input,
         options: Options,
         client: Client,
-    ) -> Result<Generation, ApiError> {
+    ) -> Result<Vec<Generation>, ApiError> {
         let parameter = input.parameter();
         let prompt = match input {
             Input::Chat(messages) => self.engine.render_chat(&messages),
@@ -188,18 +191,30 @@ impl Api {
         let sampling = Sampling {
             temperature: options.temperature,
             top_p: options.top_p,
+            top_k: options.top_k,
+            min_p: options.min_p,
+            presence_penalty: options.presence_penalty,
+            frequency_penalty: options.frequency_penalty,
             seed,
         };
         let request = inference::Request {
-            prompt,
             sampling,
+            logit_bias: options.logit_bias,
+            logprobs: options.logprobs,
             max_new_tokens,
             stop: options.stop.0,
             deadline: Some(Instant::now() + ANSWER_TIMEOUT),
             client: Some(client),
+            ..inference::Request::new(prompt)
         };
-        self.engine
-            .submit(request)
+        let generations = (0..options.count).map(|number| {
+            // Each answer has a seed of its own that follows from the first's.
+            let mut request = request.clone();
+            request.sampling.seed = seed.wrapping_add(number.into());
+            self.engine.submit(request)
+        });
+        generations
+            .collect::<Result<_, _>>()
             .map_err(|error| ApiError::from_submit(&error, parameter))
     }
 

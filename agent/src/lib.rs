@@ -19,6 +19,7 @@ pub mod evidence;
 pub mod fuzzing;
 pub mod hardening;
 mod http;
+pub mod insecure;
 pub mod inside;
 pub mod journal;
 pub mod keys;

@@ -157,6 +157,74 @@ async fn plain_completions_take_text_and_tokens() {
 }
 
 #[tokio::test]
+async fn several_answers_come_with_their_probabilities() {
+    let machine = Machine::start();
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let mut body = with(chat("Hello"), "n", 3);
+    body["logprobs"] = true.into();
+    body["top_logprobs"] = 2.into();
+    body["temperature"] = 1.5.into();
+    body["seed"] = 4.into();
+    let (status, whole) = client.post(CHAT, &body).await;
+    assert_eq!(status, StatusCode::OK, "{whole}");
+    let choices = whole["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 3);
+    let mut counted = 0;
+    for (index, choice) in choices.iter().enumerate() {
+        assert_eq!(choice["index"], index);
+        let tokens = choice["logprobs"]["content"].as_array().unwrap();
+        counted += tokens.len() as u64;
+        for token in tokens {
+            assert!(token["logprob"].as_f64().unwrap() <= 0.0);
+            let top = token["top_logprobs"].as_array().unwrap();
+            assert_eq!(top.len(), 2);
+            assert!(top[0]["logprob"].as_f64() >= top[1]["logprob"].as_f64());
+            assert!(top[0]["logprob"].as_f64() >= token["logprob"].as_f64());
+        }
+    }
+    assert_eq!(whole["usage"]["completion_tokens"], counted);
+    assert_ne!(choices[0]["message"], choices[1]["message"]);
+
+    body["stream"] = true.into();
+    let (_, streamed) = client.send(Method::POST, CHAT, body.to_string()).await;
+    let events = events(&streamed);
+    for (index, choice) in choices.iter().enumerate() {
+        let own = || {
+            let choices = events.iter().map(|event| &event["choices"][0]);
+            choices.filter(|choice| choice["index"] == index)
+        };
+        let text: String = own()
+            .filter_map(|c| c["delta"]["content"].as_str())
+            .collect();
+        assert_eq!(text, choice["message"]["content"].as_str().unwrap());
+        let tokens = own()
+            .filter_map(|c| c["logprobs"]["content"].as_array())
+            .flatten();
+        let tokens: Vec<&Value> = tokens.collect();
+        assert_eq!(json!(tokens), choice["logprobs"]["content"]);
+        assert_eq!(own().filter(|c| !c["finish_reason"].is_null()).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_bias_forces_and_a_ban_holds() {
+    let machine = Machine::start();
+    let mut client = Client::connect(machine.address, &machine.world).await;
+    let mut body = json!({
+        "model": MODEL, "prompt": "Once", "max_tokens": 4, "temperature": 0, "logprobs": 1,
+    });
+    let (_, free) = client.post(COMPLETION, &body).await;
+    let tokens = |answer: &Value| answer["choices"][0]["logprobs"]["tokens"].clone();
+    body["logit_bias"] = json!({"70": 100});
+    let (status, forced) = client.post(COMPLETION, &body).await;
+    assert_eq!(status, StatusCode::OK, "{forced}");
+    let forced = tokens(&forced);
+    let forced = forced.as_array().unwrap();
+    assert!(forced.len() == 4 && forced.iter().all(|token| *token == forced[0]));
+    assert_ne!(tokens(&free), json!(forced));
+}
+
+#[tokio::test]
 async fn refusals_have_the_shape_of_openai() {
     let machine = Machine::start();
     let mut client = Client::connect(machine.address, &machine.world).await;
@@ -185,10 +253,15 @@ async fn refusals_have_the_shape_of_openai() {
     )
     .await;
     assert_eq!(missing, "model");
-    let two = with(chat("x"), "n", 2).to_string();
+    let tools = with(chat("x"), "tools", json!([{"type": "function"}])).to_string();
     assert_eq!(
-        refused(post.clone(), CHAT, two, 400, "unsupported_parameter").await,
-        "n"
+        refused(post.clone(), CHAT, tools, 400, "unsupported_parameter").await,
+        "tools"
+    );
+    let bias = with(chat("x"), "logit_bias", json!({"1000000": 1})).to_string();
+    assert_eq!(
+        refused(post.clone(), CHAT, bias, 400, "invalid_value").await,
+        "logit_bias"
     );
     let other = with(chat("x"), "model", "other").to_string();
     assert_eq!(

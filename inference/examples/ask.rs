@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-use inference::{ChatMessage, Engine, EngineLimits, Model, Request, Role, Sampling};
+use inference::{ChatMessage, Engine, EngineLimits, Model, Request, Role};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,12 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         content: question.clone(),
     }])?;
     let mut generation = engine.submit(Request {
-        prompt,
-        sampling: Sampling::GREEDY,
         max_new_tokens: (context_tokens / 2).min(512),
-        stop: Vec::new(),
-        deadline: None,
-        client: None,
+        ..Request::new(prompt)
     })?;
     let mut out = std::io::stdout();
     while let Some(chunk) = generation.blocking_next() {

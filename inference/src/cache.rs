@@ -1,15 +1,15 @@
 //! The KV cache: one fixed allocation cut into blocks of [`BLOCK_TOKENS`] tokens.
 //!
-//! A block holds keys and values of all layers, each as `[kv_head][token][head_dim]`. Memory is
-//! taken from the system at the first touch, and zeroed when its owner gives it back.
+//! A block holds, for all layers, keys as `[kv_head][head_dim][token]` and values as
+//! `[kv_head][token][head_dim]`. Memory is taken from the system at the first touch, and zeroed when its owner gives it back.
 
 use zeroize::Zeroize;
 
-use crate::cpu::Heads;
+use crate::cpu::{Heads, LANES};
 use crate::spec::DecoderSpec;
 
 /// Tokens of one block.
-pub(crate) const BLOCK_TOKENS: usize = 16;
+pub(crate) const BLOCK_TOKENS: usize = LANES;
 
 /// All blocks, and which of them are free.
 pub(crate) struct KvCache {
@@ -79,12 +79,17 @@ impl KvCache {
         values: &[f32],
     ) {
         let block = blocks[position / BLOCK_TOKENS] as usize * self.block_floats;
-        for (offset, heads) in [(layout.keys, keys), (layout.values, values)] {
-            for (head, data) in heads.chunks_exact(layout.head_dim).enumerate() {
-                let token = head * BLOCK_TOKENS + position % BLOCK_TOKENS;
-                let start = block + offset + token * layout.head_dim;
-                self.data[start..][..layout.head_dim].copy_from_slice(data);
-            }
+        let token = position % BLOCK_TOKENS;
+        let head_floats = layout.head_dim * BLOCK_TOKENS;
+        for (head, data) in keys.chunks_exact(layout.head_dim).enumerate() {
+            let start = block + layout.keys + head * head_floats;
+            let places = self.data[start..][..head_floats].iter_mut();
+            let places = places.skip(token).step_by(BLOCK_TOKENS);
+            places.zip(data).for_each(|(place, key)| *place = *key);
+        }
+        for (head, data) in values.chunks_exact(layout.head_dim).enumerate() {
+            let start = block + layout.values + head * head_floats + token * layout.head_dim;
+            self.data[start..][..layout.head_dim].copy_from_slice(data);
         }
     }
 
@@ -135,7 +140,6 @@ pub(crate) fn layouts(spec: &DecoderSpec) -> Vec<Heads> {
             scale: attention.scale,
             window: attention.window.unwrap_or(usize::MAX),
             block_floats,
-            block_tokens: BLOCK_TOKENS,
             keys: offset,
             values: offset + size,
         };

@@ -3,7 +3,7 @@
 use zeroize::Zeroize;
 
 use crate::cache::{self, KvCache};
-use crate::cpu::{self, Heads, Pool, Query, linear};
+use crate::cpu::{self, Heads, Pool, Product, Query, linear};
 use crate::error::{LoadError, TensorError};
 use crate::mlp::{Mlp, MlpBuffers};
 use crate::rope::{self, Table};
@@ -164,6 +164,17 @@ impl Decoder {
         self.turning_points.iter().filter(passed).count()
     }
 
+    /// Bytes of weights that reading one token takes, experts that are not chosen included.
+    pub(crate) fn bytes_per_token(&self) -> u64 {
+        let layers = self.layers.iter().map(|layer| {
+            let attention = [&layer.query, &layer.key, &layer.value, &layer.output];
+            let attention: u64 = attention.iter().map(|l| l.weight.stored_bytes()).sum();
+            attention + layer.mlp.stored_bytes()
+        });
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        layers.sum::<u64>() + head.stored_bytes()
+    }
+
     /// Reads some tokens of some sequences: fills their cache, and `work.logits` with the wanted
     /// distributions in order. What a sequence gets does not depend on the others.
     pub(crate) fn forward(
@@ -226,27 +237,18 @@ impl Decoder {
         angles: &[(f32, f32)],
         work: &mut Workspace,
     ) {
-        norm(&layer.attention_norm, &work.hidden, &mut work.normed);
-        apply(pool, &layer.query, &work.normed, &mut work.query);
-        apply(pool, &layer.key, &work.normed, &mut work.key);
-        apply(pool, &layer.value, &work.normed, &mut work.value);
-        norm_in_place(&layer.query_norm, &mut work.query, &mut work.normed);
-        norm_in_place(&layer.key_norm, &mut work.key, &mut work.normed);
+        norm(pool, &layer.attention_norm, &work.hidden, &mut work.normed);
+        let read = [
+            (&layer.query, &mut work.query),
+            (&layer.key, &mut work.key),
+            (&layer.value, &mut work.value),
+        ];
+        apply_all(pool, &work.normed, read);
+        norm_in_place(pool, &layer.query_norm, &mut work.query, &mut work.normed);
+        norm_in_place(pool, &layer.key_norm, &mut work.key, &mut work.normed);
         let tokens = queries.len();
-        rotate(
-            &mut work.query,
-            layout.heads,
-            layout.head_dim,
-            tokens,
-            angles,
-        );
-        rotate(
-            &mut work.key,
-            layout.kv_heads,
-            layout.head_dim,
-            tokens,
-            angles,
-        );
+        rotate(pool, &mut work.query, layout.head_dim, tokens, angles);
+        rotate(pool, &mut work.key, layout.head_dim, tokens, angles);
 
         let width = layout.kv_heads * layout.head_dim;
         let stored = work
@@ -267,17 +269,22 @@ impl Decoder {
             &mut work.mixed,
         );
         apply(pool, &layer.output, &work.mixed, &mut work.delta);
-        norm_in_place(&layer.after_attention, &mut work.delta, &mut work.normed);
-        cpu::add(&mut work.hidden, &work.delta);
+        norm_in_place(
+            pool,
+            &layer.after_attention,
+            &mut work.delta,
+            &mut work.normed,
+        );
+        cpu::add(pool, &mut work.hidden, &work.delta);
     }
 
     fn mlp(&self, pool: &Pool, layer: &Layer, work: &mut Workspace) {
-        norm(&layer.mlp_norm, &work.hidden, &mut work.normed);
+        norm(pool, &layer.mlp_norm, &work.hidden, &mut work.normed);
         layer
             .mlp
             .run(pool, &work.normed, &mut work.mlp, &mut work.delta);
-        norm_in_place(&layer.after_mlp, &mut work.delta, &mut work.normed);
-        cpu::add(&mut work.hidden, &work.delta);
+        norm_in_place(pool, &layer.after_mlp, &mut work.delta, &mut work.normed);
+        cpu::add(pool, &mut work.hidden, &work.delta);
     }
 
     fn distributions(&self, pool: &Pool, parts: &[Part<'_>], work: &mut Workspace) {
@@ -297,13 +304,14 @@ impl Decoder {
             let row = &work.hidden[token * self.spec.hidden..][..self.spec.hidden];
             work.delta.extend_from_slice(row);
         }
-        norm(&self.final_norm, &work.delta, &mut work.normed);
+        norm(pool, &self.final_norm, &work.delta, &mut work.normed);
         resize(
             &mut work.logits,
             wanted.len() * self.spec.vocabulary as usize,
         );
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        linear(pool, head.view(), None, &work.normed, &mut work.logits);
+        let (weight, bias, out) = (head.view(), None, &mut *work.logits);
+        linear(pool, &work.normed, &mut [Product { weight, bias, out }]);
         if let Some(cap) = self.spec.logit_cap {
             cpu::cap(pool.level, &mut work.logits, cap);
         }
@@ -362,39 +370,48 @@ fn queries<'a>(parts: &[Part<'a>]) -> Vec<Query<'a>> {
 
 /// `out = layer(x)` for each token.
 pub(crate) fn apply(pool: &Pool, layer: &Linear, x: &[f32], out: &mut Vec<f32>) {
-    let tokens = x.len() / layer.weight.columns;
-    resize(out, tokens * layer.weight.rows);
-    linear(pool, layer.weight.view(), layer.bias.as_deref(), x, out);
+    apply_all(pool, x, [(layer, out)]);
+}
+
+/// The same, for layers that read the same.
+pub(crate) fn apply_all<const N: usize>(
+    pool: &Pool,
+    x: &[f32],
+    layers: [(&Linear, &mut Vec<f32>); N],
+) {
+    let mut products = layers.map(|(layer, out)| {
+        let tokens = x.len() / layer.weight.columns;
+        resize(out, tokens * layer.weight.rows);
+        let (weight, bias) = (layer.weight.view(), layer.bias.as_deref());
+        Product { weight, bias, out }
+    });
+    linear(pool, x, &mut products);
 }
 
 /// Normalises stretches of the norm's own size.
-fn norm(norm: &Norm, x: &[f32], out: &mut Vec<f32>) {
+fn norm(pool: &Pool, norm: &Norm, x: &[f32], out: &mut Vec<f32>) {
     resize(out, x.len());
-    let rows = x
-        .chunks_exact(norm.scale.len())
-        .zip(out.chunks_exact_mut(norm.scale.len()));
-    for (x, out) in rows {
-        cpu::rms_norm(x, &norm.scale, norm.epsilon, out);
-    }
+    cpu::norms(pool, x, &norm.scale, norm.epsilon, out);
 }
 
-fn norm_in_place(scale: &Option<Norm>, x: &mut Vec<f32>, scratch: &mut Vec<f32>) {
+fn norm_in_place(pool: &Pool, scale: &Option<Norm>, x: &mut Vec<f32>, scratch: &mut Vec<f32>) {
     if let Some(scale) = scale {
-        norm(scale, x, scratch);
+        norm(pool, scale, x, scratch);
         std::mem::swap(x, scratch);
     }
 }
 
 /// Rotates every head of every token.
-fn rotate(x: &mut [f32], heads: usize, head_dim: usize, tokens: usize, angles: &[(f32, f32)]) {
-    let tokens = x
-        .chunks_exact_mut(heads * head_dim)
+fn rotate(pool: &Pool, x: &mut [f32], head_dim: usize, tokens: usize, angles: &[(f32, f32)]) {
+    let alone = x.len() < 1 << 15;
+    let rows = x
+        .chunks_exact_mut(x.len() / tokens)
         .zip(angles.chunks_exact(angles.len() / tokens));
-    for (token, angles) in tokens {
+    pool.for_each(rows, alone, |(token, angles)| {
         token
             .chunks_exact_mut(head_dim)
             .for_each(|head| rope::rotate(head, angles));
-    }
+    });
 }
 
 /// Contents do not matter: every element is written next.
@@ -426,10 +443,14 @@ mod tests {
         "families/gpt-oss-mxfp4",
     ];
 
-    fn open(name: &str, threads: usize, level: Level) -> Model {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        let mut model = Model::open(&folder.join(name), NonZeroUsize::new(threads))
-            .expect("a fixture of this repository");
+    fn fixture(name: &str) -> std::path::PathBuf {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        fixtures.join(name)
+    }
+
+    fn open(folder: &Path, threads: usize, level: Level) -> Model {
+        let mut model =
+            Model::open(folder, NonZeroUsize::new(threads)).expect("a fixture of this repository");
         model.pool.level = level;
         model
     }
@@ -492,21 +513,45 @@ mod tests {
     #[test]
     fn batch_chunk_threads_and_instructions_change_no_bit() {
         for name in MODELS {
-            let alone = score(&open(name, 1, Level::Baseline), 1, 64);
+            bits_are_the_same(&fixture(name));
+        }
+    }
+
+    #[test]
+    fn batch_chunk_threads_and_instructions_change_no_bit_of_quantised_weights() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["families/qwen3", "families/qwen3-moe", "families/phi3"] {
+            for bits in [crate::Bits::Eight, crate::Bits::Four] {
+                let output = folder
+                    .path()
+                    .join(format!("{}-{bits:?}", name.replace('/', "-")));
+                crate::quantise(&fixture(name), &output, bits).expect("smaller weights");
+                bits_are_the_same(&output);
+            }
+        }
+    }
+
+    fn bits_are_the_same(folder: &Path) {
+        let mut fused = None;
+        for level in Level::available() {
+            let alone = score(&open(folder, 1, level), 1, 64);
             for (threads, batch, chunk) in
                 [(1, 1, 1), (2, 2, 5), (3, 8, 16), (4, 20, 3), (2, 5, 64)]
             {
-                for level in Level::available() {
-                    let found = score(&open(name, threads, level), batch, chunk);
-                    assert!(found == alone, "{name} {threads} {batch} {chunk} {level:?}");
-                }
+                let found = score(&open(folder, threads, level), batch, chunk);
+                let name = folder.display();
+                assert!(found == alone, "{name} {threads} {batch} {chunk} {level:?}");
+            }
+            if level != Level::Baseline {
+                let first = fused.get_or_insert_with(|| alone.clone());
+                assert!(*first == alone, "{} {level:?}", folder.display());
             }
         }
     }
 
     #[test]
     fn blocks_are_zero_when_they_are_free() {
-        let model = open(MODELS[0], 1, Level::Baseline);
+        let model = open(&fixture(MODELS[0]), 1, Level::Baseline);
         let spec = &model.decoder.spec;
         let mut cache = KvCache::new(spec, cache::block_bytes(spec) * 4);
         assert!(cache.take(65).is_none());

@@ -28,6 +28,8 @@ const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 const MAX_TEMPERATURE: f32 = 2.0;
 const MAX_STOP_COUNT: usize = 16;
+const MAX_BIASES: usize = 1024;
+const MAX_LOGPROBS: u32 = 20;
 const MAX_STOP_BYTES: usize = 256;
 
 /// Bounds on what the engine uses and accepts.
@@ -213,6 +215,8 @@ impl Engine {
             sampling,
             max_new_tokens,
             stop,
+            logit_bias,
+            logprobs,
             deadline: _,
             client: _,
         } = request;
@@ -242,6 +246,28 @@ impl Engine {
         }
         if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
             return Err(SubmitError::TopP);
+        }
+        if !(0.0..=1.0).contains(&sampling.min_p) {
+            return Err(SubmitError::MinP);
+        }
+        let penalties = [sampling.presence_penalty, sampling.frequency_penalty];
+        if !penalties
+            .iter()
+            .all(|penalty| (-2.0..=2.0).contains(penalty))
+        {
+            return Err(SubmitError::Penalty);
+        }
+        let sound =
+            |(token, bias): &(u32, f32)| *token < vocabulary && (-100.0..=100.0).contains(bias);
+        if logit_bias.len() > MAX_BIASES || !logit_bias.iter().all(sound) {
+            return Err(SubmitError::LogitBias {
+                max_count: MAX_BIASES,
+            });
+        }
+        if logprobs.is_some_and(|count| count > MAX_LOGPROBS) {
+            return Err(SubmitError::Logprobs {
+                limit: MAX_LOGPROBS,
+            });
         }
         let fits = |stop: &String| (1..=MAX_STOP_BYTES).contains(&stop.len());
         if stop.len() > MAX_STOP_COUNT || !stop.iter().all(fits) {

@@ -220,6 +220,9 @@ pub enum TensorError {
     /// A part of MXFP4 weights that is not of bytes.
     #[error("the tensor {0} is not of bytes, as MXFP4 is")]
     Bytes(Name),
+    /// A part of weights in int8 or int4 that has another type, or another number of groups.
+    #[error("the tensor {0} is not what quantised weights have in its place")]
+    Quantised(Name),
     /// Not the shape that the configuration asks for.
     #[error("the tensor {name} has shape {found:?}, the configuration asks for {expected:?}")]
     Shape {
@@ -342,6 +345,24 @@ pub enum SubmitError {
     /// `top_p` is not a number above 0 and up to 1.
     #[error("top_p is not above 0 and at most 1")]
     TopP,
+    /// `min_p` is not a number in 0..=1.
+    #[error("min_p is not in 0..=1")]
+    MinP,
+    /// A penalty is not a number in -2..=2.
+    #[error("a penalty is not in -2..=2")]
+    Penalty,
+    /// A bias is not a number in -100..=100, its token is unknown, or there are too many.
+    #[error("at most {max_count} biases from -100 to 100, of tokens of the vocabulary")]
+    LogitBias {
+        /// The most biases.
+        max_count: usize,
+    },
+    /// The probabilities of more tokens than that are not given.
+    #[error("at most {limit} likeliest tokens")]
+    Logprobs {
+        /// The limit.
+        limit: u32,
+    },
     /// A stop string is empty, too long, or there are too many.
     #[error("at most {max_count} stop strings of 1 to {max_bytes} bytes")]
     Stop {

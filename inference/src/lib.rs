@@ -9,6 +9,7 @@
 //! batch-invariant: a request gives the same bits alone, in any batch, at any chunking and with
 //! any number of threads. No type that holds content shows it in `Debug`.
 
+mod batch;
 mod cache;
 mod client;
 mod config;
@@ -24,6 +25,7 @@ mod json;
 mod map;
 mod mlp;
 mod model;
+mod quantise;
 mod request;
 mod rope;
 mod safetensors;
@@ -35,6 +37,7 @@ mod text;
 mod tokenizer;
 mod weights;
 
+pub use batch::Batch;
 pub use client::Client;
 pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
 pub use error::{
@@ -42,4 +45,8 @@ pub use error::{
     TensorError, TokenizerError,
 };
 pub use model::{Model, Session};
-pub use request::{ChatMessage, Chunk, Finish, Generation, Prompt, Request, Role, Sampling, Usage};
+pub use quantise::{Bits, QuantiseError, Quantised, quantise};
+pub use request::{
+    ChatMessage, Chunk, Finish, Generation, Prompt, Request, Role, Sampling, TokenChoice,
+    TokenLogprob, Usage,
+};

@@ -1,7 +1,7 @@
 //! What stands between two attentions: one gated network, or experts and their router.
 
 use crate::cpu::{self, Pool};
-use crate::decoder::apply;
+use crate::decoder::{apply, apply_all};
 use crate::error::TensorError;
 use crate::spec::{Activation, ExpertsSpec, GateSpec, GatedSpec, MlpSpec, Routing};
 use crate::weights::{Linear, Tensors};
@@ -55,6 +55,14 @@ impl Mlp {
         })
     }
 
+    /// Bytes of all weights.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        match self {
+            Self::Dense(gated) => gated.stored_bytes(),
+            Self::Experts(experts) => experts.experts.iter().map(Gated::stored_bytes).sum(),
+        }
+    }
+
     /// `out = mlp(x)` for each token.
     pub(crate) fn run(&self, pool: &Pool, x: &[f32], work: &mut MlpBuffers, out: &mut Vec<f32>) {
         match self {
@@ -65,6 +73,14 @@ impl Mlp {
 }
 
 impl Gated {
+    fn stored_bytes(&self) -> u64 {
+        let input = match &self.input {
+            Gate::Two { gate, up } => gate.weight.stored_bytes() + up.weight.stored_bytes(),
+            Gate::Interleaved(both) => both.weight.stored_bytes(),
+        };
+        input + self.down.weight.stored_bytes()
+    }
+
     fn bind(spec: &GatedSpec, tensors: &mut Tensors, pool: &Pool) -> Result<Self, TensorError> {
         let input = match &spec.input {
             GateSpec::Two { gate, up } => Gate::Two {
@@ -93,8 +109,7 @@ impl Gated {
                 gate: first,
                 up: second,
             } => {
-                apply(pool, first, x, gate);
-                apply(pool, second, x, up);
+                apply_all(pool, x, [(first, &mut *gate), (second, &mut *up)]);
             }
             Gate::Interleaved(both) => {
                 apply(pool, both, x, out);
@@ -106,10 +121,10 @@ impl Gated {
             }
         }
         match self.activation {
-            Activation::Silu => cpu::gate(pool.level, gate, up),
-            Activation::GeluTanh => cpu::gelu_gate(pool.level, gate, up),
+            Activation::Silu => cpu::gate(pool, gate, up),
+            Activation::GeluTanh => cpu::gelu_gate(pool, gate, up),
             Activation::Clamped { alpha, limit } => {
-                cpu::clamped_gate(pool.level, gate, up, alpha, limit);
+                cpu::clamped_gate(pool, gate, up, alpha, limit);
             }
         }
         apply(pool, &self.down, gate, out);

@@ -60,6 +60,25 @@ impl Model {
         self.decoder.parameters
     }
 
+    /// Bytes of weights that reading one token takes: what bounds the speed of an answer.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.decoder.bytes_per_token()
+    }
+
+    /// The vector instructions in use.
+    pub fn instructions(&self) -> &'static str {
+        match self.pool.level {
+            Level::Baseline => "baseline",
+            Level::Avx2 => "AVX2",
+            Level::Avx512 => "AVX-512",
+        }
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
     /// Positions that the model was made for.
     pub fn context_tokens(&self) -> u32 {
         self.decoder.spec.context_tokens

@@ -100,6 +100,14 @@ pub struct Sampling {
     pub temperature: f32,
     /// Nucleus sampling: above 0, up to 1 (which is no cut).
     pub top_p: f32,
+    /// Only so many of the likeliest tokens; 0 is no cut.
+    pub top_k: u32,
+    /// Only tokens with at least this share of the likeliest one's probability: from 0 to 1.
+    pub min_p: f32,
+    /// Taken from the logit of every token that was generated before: from -2 to 2.
+    pub presence_penalty: f32,
+    /// The same, once for each time that it was generated.
+    pub frequency_penalty: f32,
     /// Keys the counter-based generator together with the token's position.
     pub seed: u64,
 }
@@ -109,6 +117,10 @@ impl Sampling {
     pub const GREEDY: Self = Self {
         temperature: 0.0,
         top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
         seed: 0,
     };
 }
@@ -120,6 +132,10 @@ pub struct Request {
     pub prompt: Prompt,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What is added to tokens' logits: each a token of the vocabulary, and from -100 to 100.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Whether each token's probability is wanted, and of how many others: at most 20.
+    pub logprobs: Option<u32>,
     /// At most this many new tokens, at least 1.
     pub max_new_tokens: u32,
     /// Generation ends before the first occurrence of any of these; none is empty.
@@ -130,11 +146,29 @@ pub struct Request {
     pub client: Option<Client>,
 }
 
+impl Request {
+    /// At most 16 tokens, the likeliest each time.
+    pub fn new(prompt: Prompt) -> Self {
+        Self {
+            prompt,
+            sampling: Sampling::GREEDY,
+            logit_bias: Vec::new(),
+            logprobs: None,
+            max_new_tokens: 16,
+            stop: Vec::new(),
+            deadline: None,
+            client: None,
+        }
+    }
+}
+
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("prompt", &self.prompt)
             .field("sampling", &self.sampling)
+            .field("logit_bias", &self.logit_bias.len())
+            .field("logprobs", &self.logprobs)
             .field("max_new_tokens", &self.max_new_tokens)
             .field("stop", &self.stop.len())
             .field("deadline", &self.deadline)
@@ -155,12 +189,46 @@ pub enum Finish {
 }
 
 /// A piece of an answer: whole characters only.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub struct Chunk {
     /// The text, never a part of a character; may be empty in the last chunk.
     pub text: String,
     /// Set in the last chunk and in no other.
     pub finish: Option<Finish>,
+    /// Of the tokens since the chunk before, if they were asked for.
+    pub tokens: Vec<TokenChoice>,
+}
+
+/// One generated token, and what else was likely. It holds content: `Debug` shows none.
+#[derive(Clone, PartialEq)]
+pub struct TokenChoice {
+    /// The token that was taken.
+    pub taken: TokenLogprob,
+    /// The likeliest ones, the first of them first.
+    pub likeliest: Vec<TokenLogprob>,
+}
+
+/// A token with the logarithm of its probability, before temperature, penalties and cuts.
+#[derive(Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// Its id.
+    pub token: u32,
+    /// Its bytes, perhaps a part of a character.
+    pub bytes: Vec<u8>,
+    /// The natural logarithm.
+    pub logprob: f32,
+}
+
+impl fmt::Debug for TokenChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenChoice")
+    }
+}
+
+impl fmt::Debug for TokenLogprob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenLogprob")
+    }
 }
 
 impl fmt::Debug for Chunk {

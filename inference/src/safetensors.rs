@@ -26,8 +26,24 @@ pub(crate) enum Dtype {
     Bf16,
     /// Bytes: what MXFP4 weights and their scales are made of.
     U8,
+    /// Signed bytes: quantised weights.
+    I8,
     /// Known to the format, not usable as a weight here.
     Other,
+}
+
+impl Dtype {
+    /// What the format calls it, if it is usable.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::F32 => Some("F32"),
+            Self::F16 => Some("F16"),
+            Self::Bf16 => Some("BF16"),
+            Self::U8 => Some("U8"),
+            Self::I8 => Some("I8"),
+            Self::Other => None,
+        }
+    }
 }
 
 /// One tensor's place in its file.
@@ -141,7 +157,8 @@ fn read_dtype(name: &str) -> Option<(Dtype, u64)> {
         "I32" | "U32" => (Dtype::Other, 32),
         "I16" | "U16" => (Dtype::Other, 16),
         "U8" => (Dtype::U8, 8),
-        "BOOL" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => (Dtype::Other, 8),
+        "I8" => (Dtype::I8, 8),
+        "BOOL" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => (Dtype::Other, 8),
         "F6_E2M3" | "F6_E3M2" => (Dtype::Other, 6),
         "F4" => (Dtype::Other, 4),
         _ => return None,

@@ -5,8 +5,67 @@
 //! what else the engine does.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use crate::request::Sampling;
+
+/// The logits after biases, and after penalties for what was generated.
+pub(crate) fn adjust(
+    logits: &[f32],
+    sampling: &Sampling,
+    bias: &[(u32, f32)],
+    generated: &[u32],
+) -> Option<Vec<f32>> {
+    let Sampling {
+        presence_penalty: presence,
+        frequency_penalty: frequency,
+        ..
+    } = *sampling;
+    if bias.is_empty() && presence == 0.0 && frequency == 0.0 {
+        return None;
+    }
+    let mut adjusted = logits.to_vec();
+    for (token, bias) in bias {
+        if let Some(logit) = adjusted.get_mut(*token as usize) {
+            *logit += bias;
+        }
+    }
+    let mut counts = BTreeMap::new();
+    for token in generated {
+        *counts.entry(*token).or_insert(0u32) += 1;
+    }
+    for (token, count) in counts {
+        if let Some(logit) = adjusted.get_mut(token as usize) {
+            *logit -= presence + frequency * count as f32;
+        }
+    }
+    Some(adjusted)
+}
+
+/// The logarithms of the probabilities of one token, and of the `count` likeliest ones.
+pub(crate) fn logprobs(logits: &[f32], taken: u32, count: usize) -> (f32, Vec<(u32, f32)>) {
+    let top = f64::from(logits[most_likely(logits) as usize]);
+    let weights = logits.iter().filter(|logit| !logit.is_nan());
+    let total = weights
+        .map(|logit| libm::exp(f64::from(*logit) - top))
+        .sum::<f64>();
+    let total = libm::log(total) + top;
+    let logprob = |token: u32| (f64::from(logits[token as usize]) - total) as f32;
+    let is_number = |token: &u32| !logits[*token as usize].is_nan();
+    let mut order: Vec<u32> = (0..logits.len() as u32).filter(is_number).collect();
+    let likelier = |a: &u32, b: &u32| {
+        let (x, y) = (logits[*a as usize], logits[*b as usize]);
+        y.total_cmp(&x).then(a.cmp(b))
+    };
+    let count = count.min(order.len());
+    if count < order.len() {
+        order.select_nth_unstable_by(count, likelier);
+        order.truncate(count);
+    }
+    order.sort_by(likelier);
+    let likeliest = order.into_iter().map(|token| (token, logprob(token)));
+    (logprob(taken), likeliest.collect())
+}
 
 /// Chooses the token for `position` of its sequence.
 pub(crate) fn sample(logits: &[f32], sampling: &Sampling, position: u64) -> u32 {
@@ -25,6 +84,12 @@ pub(crate) fn sample(logits: &[f32], sampling: &Sampling, position: u64) -> u32 
         .enumerate()
         .map(|(token, logit)| (token as u32, weight(*logit)))
         .collect();
+    // The likeliest one's weight is 1.
+    choices.retain(|(_, weight)| *weight >= f64::from(sampling.min_p));
+    if sampling.top_k > 0 && (sampling.top_k as usize) < choices.len() {
+        likeliest_first(&mut choices);
+        choices.truncate(sampling.top_k as usize);
+    }
     if sampling.top_p < 1.0 {
         keep_nucleus(&mut choices, f64::from(sampling.top_p));
     }
@@ -51,13 +116,17 @@ fn most_likely(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Keeps the fewest of the likeliest choices that hold `top_p` of the weight.
-fn keep_nucleus(choices: &mut Vec<(u32, f64)>, top_p: f64) {
+fn likeliest_first(choices: &mut [(u32, f64)]) {
     choices.sort_unstable_by(|a, b| {
         b.1.partial_cmp(&a.1)
             .unwrap_or(Ordering::Equal)
             .then(a.0.cmp(&b.0))
     });
+}
+
+/// Keeps the fewest of the likeliest choices that hold `top_p` of the weight.
+fn keep_nucleus(choices: &mut Vec<(u32, f64)>, top_p: f64) {
+    likeliest_first(choices);
     let total: f64 = choices.iter().map(|(_, weight)| weight).sum();
     let mut held = 0.0;
     let kept = choices.iter().position(|(_, weight)| {
@@ -124,6 +193,7 @@ mod tests {
                 temperature: 1.0,
                 top_p,
                 seed,
+                ..Sampling::GREEDY
             };
             let draws = (0..4_000).map(|position| sample(&logits, &sampling, position));
             draws.collect::<Vec<_>>()
@@ -140,12 +210,62 @@ mod tests {
     }
 
     #[test]
+    fn cuts_keep_only_the_likeliest() {
+        let logits = [2.0, 1.9, 1.0, -3.0];
+        let taken = |top_k, min_p| {
+            let sampling = Sampling {
+                temperature: 2.0,
+                top_k,
+                min_p,
+                ..Sampling::GREEDY
+            };
+            let draws = (0..500).map(|position| sample(&logits, &sampling, position));
+            draws.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(taken(0, 0.0), [0, 1, 2, 3].into());
+        assert_eq!(taken(2, 0.0), [0, 1].into());
+        assert_eq!(taken(0, 0.5), [0, 1, 2].into());
+        assert_eq!(taken(0, 1.0), [0].into());
+    }
+
+    #[test]
+    fn biases_and_penalties_move_logits() {
+        let sampling = Sampling {
+            presence_penalty: 1.0,
+            frequency_penalty: 0.25,
+            ..Sampling::GREEDY
+        };
+        let bias = [(1, 2.0), (3, -100.0), (9, 1.0)];
+        let moved = adjust(&[0.0; 4], &sampling, &bias, &[2, 0, 2]);
+        assert_eq!(moved, Some(vec![-1.25, 2.0, -1.5, -100.0]));
+        assert_eq!(adjust(&[0.0; 4], &Sampling::GREEDY, &[], &[2]), None);
+    }
+
+    #[test]
+    fn logprobs_are_those_of_the_softmax() {
+        let logits = [1f32.ln(), 5f32.ln(), f32::NAN, 2f32.ln()];
+        let (taken, likeliest) = logprobs(&logits, 3, 2);
+        assert!((taken - 0.25f32.ln()).abs() < 1e-6);
+        assert_eq!(
+            likeliest
+                .iter()
+                .map(|(token, _)| *token)
+                .collect::<Vec<_>>(),
+            [1, 3]
+        );
+        assert!((likeliest[0].1 - 0.625f32.ln()).abs() < 1e-6);
+        assert_eq!(logprobs(&logits, 0, 0).1, []);
+        assert_eq!(logprobs(&logits[..2], 0, 20).1.len(), 2);
+    }
+
+    #[test]
     fn extreme_temperatures_stay_sound() {
         for temperature in [f32::MIN_POSITIVE, 1e-6, 2.0] {
             let sampling = Sampling {
                 temperature,
                 top_p: 0.5,
                 seed: 1,
+                ..Sampling::GREEDY
             };
             assert!(sample(&[-1e30, 5.0, 1e30], &sampling, 3) == 2);
         }

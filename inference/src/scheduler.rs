@@ -24,7 +24,7 @@ use crate::decoder::{Part, Workspace};
 use crate::engine::{EngineLimits, EngineStats};
 use crate::model::Model;
 use crate::request::{Emitted, Finish, Request};
-use crate::sample::sample;
+use crate::sample::{adjust, sample};
 use crate::tokenizer::Tokenizer;
 use kept::Kept;
 use slot::Slot;
@@ -368,7 +368,17 @@ impl Scheduler {
             let Some(logits) = distributions.next() else {
                 continue;
             };
-            let token = sample(logits, &slot.request.sampling, slot.tokens.len() as u64);
+            let request = &slot.request;
+            let adjusted = adjust(
+                logits,
+                &request.sampling,
+                &request.logit_bias,
+                slot.written(),
+            );
+            let position = slot.tokens.len() as u64;
+            let adjusted = adjusted.as_deref().unwrap_or(logits);
+            let token = sample(adjusted, &request.sampling, position);
+            slot.note(logits, token, &self.tokenizer);
             slot.accept(token, self.end_tokens.contains(&token), &self.tokenizer);
             let phase = |length| self.model.decoder.phase(length);
             if phase(slot.read) != phase(slot.tokens.len()) {

@@ -99,7 +99,7 @@ impl Tokenizer {
     }
 
     /// Appends a token's bytes; special and unknown tokens have none.
-    fn bytes(&self, token: u32, out: &mut Vec<u8>) {
+    pub(crate) fn bytes(&self, token: u32, out: &mut Vec<u8>) {
         if self.special.contains(&token) {
             return;
         }

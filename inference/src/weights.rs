@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::config::Fields;
-use crate::cpu::{MXFP4_BLOCK, Pool, Rows, all_finite, row_bytes, widen};
+use crate::cpu::{Format, MXFP4_BLOCK, Pool, Rows, all_finite, widen};
 use crate::error::{ConfigError, LoadError, Name, SafetensorsError, TensorError};
 use crate::map::MappedFile;
 use crate::safetensors::{self, Dtype};
@@ -20,6 +20,8 @@ use crate::{folder, json};
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const MAX_SHARDS: usize = 1024;
+/// Groups of 128, 64 or 32 weights share a scale.
+pub(crate) const GROUP_SHIFTS: [u8; 3] = [7, 6, 5];
 
 /// Bytes of a mapped file, or what was made of them at load.
 #[derive(Clone, Debug)]
@@ -41,19 +43,24 @@ impl Bytes {
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
     bytes: Bytes,
-    /// Of MXFP4.
+    /// Of formats with scales.
     scales: Option<Bytes>,
-    dtype: Dtype,
+    format: Format,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
 }
 
 impl Matrix {
+    /// Bytes that reading all of it takes.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        (self.view().bytes.len() + self.view().scales.len()) as u64
+    }
+
     pub(crate) fn view(&self) -> Rows<'_> {
         Rows {
             bytes: self.bytes.get(),
             scales: self.scales.as_ref().map(Bytes::get).unwrap_or_default(),
-            dtype: self.dtype,
+            format: self.format,
             columns: self.columns,
         }
     }
@@ -93,6 +100,21 @@ impl Tensor {
         let start = self.entry.range.start + index * size;
         Bytes::Mapped(Arc::clone(&self.file), start..start + size)
     }
+
+    /// Some rows of so many bytes each.
+    fn rows(&self, first: usize, count: usize, row_bytes: usize) -> Bytes {
+        let start = self.entry.range.start + first * row_bytes;
+        Bytes::Mapped(Arc::clone(&self.file), start..start + count * row_bytes)
+    }
+
+    /// Of a tensor of numbers.
+    fn format(&self) -> Format {
+        match self.entry.dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::F16 => Format::F16,
+            _ => Format::Bf16,
+        }
+    }
 }
 
 /// All tensors of a folder, and which of them have been taken.
@@ -102,7 +124,50 @@ pub(crate) struct Tensors {
     parameters: u64,
 }
 
+/// A tensor as it stands in its file.
+pub(crate) struct Stored<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [u64],
+    pub(crate) bytes: &'a [u8],
+    format: Format,
+}
+
+impl Stored<'_> {
+    /// Rows of so many columns, of a tensor of numbers.
+    pub(crate) fn rows(&self, columns: usize) -> usize {
+        self.bytes.len() / self.format.row_bytes(columns).max(1)
+    }
+
+    /// Widens one row.
+    pub(crate) fn widen_row(&self, row: usize, out: &mut [f32]) {
+        let rows = Rows {
+            bytes: self.bytes,
+            scales: &[],
+            format: self.format,
+            columns: out.len(),
+        };
+        widen(rows.slice(row..row + 1), out);
+    }
+}
+
 impl Tensors {
+    /// All tensors, by name.
+    pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
+        let tensors = self.tensors.iter().map(|(name, tensor)| Stored {
+            name,
+            dtype: tensor.entry.dtype,
+            shape: &tensor.entry.shape,
+            bytes: tensor
+                .file
+                .bytes()
+                .get(tensor.entry.range.clone())
+                .unwrap_or_default(),
+            format: tensor.format(),
+        });
+        tensors.collect()
+    }
+
     /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
     pub(crate) fn open(model: &Path) -> Result<Self, LoadError> {
         let mut tensors = Self {
@@ -182,24 +247,24 @@ impl Tensors {
 
     pub(crate) fn matrix(&mut self, spec: &MatrixSpec, pool: &Pool) -> Result<Matrix, TensorError> {
         let (rows, columns) = (spec.rows, spec.columns);
-        let (bytes, dtype) = match spec.layout {
+        if self.is_quantised(&spec.tensor) {
+            return self.quantised(spec, pool);
+        }
+        let (bytes, format) = match spec.layout {
             Layout::Whole => {
                 let tensor = self.take(&spec.tensor, &[rows, columns])?;
-                (tensor.part(0, 1), tensor.entry.dtype)
+                (tensor.part(0, 1), tensor.format())
             }
             Layout::Rows { first, of } => {
                 let tensor = self.take(&spec.tensor, &[of, columns])?;
-                let row_bytes = row_bytes(tensor.entry.dtype, columns);
-                let start = tensor.entry.range.start + first * row_bytes;
-                let range = start..start + rows * row_bytes;
-                let bytes = Bytes::Mapped(Arc::clone(&tensor.file), range);
-                (bytes, tensor.entry.dtype)
+                let row_bytes = tensor.format().row_bytes(columns);
+                (tensor.rows(first, rows, row_bytes), tensor.format())
             }
             Layout::Turned { index, of } => {
                 let tensor = self.take(&spec.tensor, &[of, columns, rows])?;
-                let dtype = tensor.entry.dtype;
-                let turned = turn(tensor.part(index, of).get(), row_bytes(dtype, 1), rows);
-                (Bytes::Made(turned.into()), dtype)
+                let format = tensor.format();
+                let turned = turn(tensor.part(index, of).get(), format.row_bytes(1), rows);
+                (Bytes::Made(turned.into()), format)
             }
             Layout::Mxfp4 { index, of } => return self.mxfp4(spec, index, of, pool),
         };
@@ -207,11 +272,58 @@ impl Tensors {
         let matrix = Matrix {
             bytes,
             scales: None,
-            dtype,
+            format,
             rows,
             columns,
         };
         check_finite(pool, &spec.tensor, matrix.view())?;
+        Ok(matrix)
+    }
+
+    /// Whether `{tensor}_scale` stands beside it: `cloister-inference quantize` made it.
+    fn is_quantised(&self, tensor: &str) -> bool {
+        self.tensors.contains_key(&format!("{tensor}_scale"))
+    }
+
+    /// Signed bytes `[rows, columns]` or signed halves of bytes `[rows, columns / 2]`, and scales
+    /// in f16 `[rows, groups]`.
+    fn quantised(&mut self, spec: &MatrixSpec, pool: &Pool) -> Result<Matrix, TensorError> {
+        let (rows, columns) = (spec.rows, spec.columns);
+        let (first, of) = match spec.layout {
+            Layout::Whole => (0, rows),
+            Layout::Rows { first, of } => (first, of),
+            Layout::Turned { .. } | Layout::Mxfp4 { .. } => {
+                return Err(TensorError::Quantised(Name::new(&spec.tensor)));
+            }
+        };
+        let scale_name = format!("{}_scale", spec.tensor);
+        let groups = match self.tensors.get(&scale_name).map(|t| &t.entry.shape[..]) {
+            Some([_, groups]) => usize::try_from(*groups).unwrap_or(0),
+            _ => 0,
+        };
+        let shift = GROUP_SHIFTS
+            .into_iter()
+            .find(|shift| groups << shift == columns && columns > 0)
+            .ok_or_else(|| TensorError::Quantised(Name::new(&scale_name)))?;
+        let is_f16 = |dtype| dtype == Dtype::F16;
+        let scales = self.take_as(&scale_name, &[of, groups], is_f16, TensorError::Quantised)?;
+        let scales = scales.rows(first, rows, 2 * groups);
+        let is_bytes = self.tensors.get(&spec.tensor).map(|t| t.entry.dtype) == Some(Dtype::I8);
+        let (dtype, format, width) = match is_bytes {
+            true => (Dtype::I8, Format::Int8 { shift }, columns),
+            false => (Dtype::U8, Format::Int4 { shift }, columns / 2),
+        };
+        let fits = |found| found == dtype;
+        let tensor = self.take_as(&spec.tensor, &[of, width], fits, TensorError::Quantised)?;
+        let matrix = Matrix {
+            bytes: tensor.rows(first, rows, width),
+            scales: Some(scales),
+            format,
+            rows,
+            columns,
+        };
+        self.parameters += (rows * columns) as u64;
+        check_finite(pool, &scale_name, matrix.view())?;
         Ok(matrix)
     }
 
@@ -234,7 +346,7 @@ impl Tensors {
         let matrix = Matrix {
             bytes: bytes.part(index, of),
             scales: Some(scales.part(index, of)),
-            dtype: Dtype::U8,
+            format: Format::Mxfp4,
             rows,
             columns,
         };
@@ -303,7 +415,7 @@ impl Tensors {
         let rows = Rows {
             bytes: bytes.get(),
             scales: &[],
-            dtype: tensor.entry.dtype,
+            format: tensor.format(),
             columns: size,
         };
         check_finite(pool, &spec.tensor, rows)?;

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use inference::{Engine, EngineLimits, Generation, Model, Prompt, Request, Sampling};
+use inference::{Engine, EngineLimits, Generation, Model, Prompt, Request};
 use serde_json::Value;
 
 /// Those with a tokenizer.
@@ -144,12 +144,8 @@ fn the_engine_says_what_the_model_says() {
                 .take_while(|token| *token != 2)
                 .collect();
             let generation = engine.submit(Request {
-                prompt: Prompt::from_tokens(numbers(&case["prompt"])),
-                sampling: Sampling::GREEDY,
                 max_new_tokens: greedy.len() as u32,
-                stop: Vec::new(),
-                deadline: None,
-                client: None,
+                ..Request::new(Prompt::from_tokens(numbers(&case["prompt"])))
             });
             let expected = library.decode(&said, true).expect("text");
             assert_eq!(text(generation.expect("accepted")), expected, "{name}");

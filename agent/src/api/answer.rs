@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures_util::future::select_all;
 use futures_util::{FutureExt, stream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use inference::{Chunk, Finish, Generation, Usage};
+use inference::{Chunk, Finish, Generation, TokenChoice, Usage};
 use serde::Serialize;
 
 use super::error::ApiError;
+use super::logprobs::{ChatLogprobs, TextLogprobs};
 use super::{Api, Response, json};
 use crate::metrics::Metrics;
 
@@ -53,6 +55,7 @@ impl Answer {
             };
             let piece = piece?;
             pieces.text.push_str(&piece.text);
+            pieces.tokens.extend(piece.tokens);
             pieces.finish = piece.finish;
         }
         Ok(pieces)
@@ -74,10 +77,11 @@ pub(crate) struct Head {
     model: String,
     fingerprint: String,
     is_chat: bool,
+    logprobs: bool,
 }
 
 impl Head {
-    pub(crate) fn new(api: &Api, is_chat: bool) -> Result<Self, ApiError> {
+    pub(crate) fn new(api: &Api, is_chat: bool, logprobs: bool) -> Result<Self, ApiError> {
         let random = [getrandom::u64(), getrandom::u64()];
         let [Ok(first), Ok(second)] = random else {
             return Err(ApiError::Entropy);
@@ -89,6 +93,7 @@ impl Head {
             model: api.model.clone(),
             fingerprint: api.fingerprint.clone(),
             is_chat,
+            logprobs,
         })
     }
 
@@ -105,51 +110,58 @@ impl Head {
     }
 }
 
-/// Waits for the whole answer.
-pub(crate) async fn whole(mut answer: Answer, head: Head) -> Result<Response, ApiError> {
-    let mut content = String::new();
-    let finish = loop {
-        let chunk = answer.next().await?;
-        content.push_str(&chunk.text);
-        if let Some(finish) = chunk.finish {
-            break finish;
-        }
-    };
-    let (usage, finish_reason) = (UsageFields::from(answer.generation.usage()), reason(finish));
+/// Waits for the whole answers.
+pub(crate) async fn whole(answers: Vec<Answer>, head: Head) -> Result<Response, ApiError> {
+    let mut wholes = Vec::new();
+    let mut usage = UsageFields::default();
+    for mut answer in answers {
+        let mut content = String::new();
+        let mut tokens = Vec::new();
+        let finish = loop {
+            let chunk = answer.next().await?;
+            content.push_str(&chunk.text);
+            tokens.extend(chunk.tokens);
+            if let Some(finish) = chunk.finish {
+                break finish;
+            }
+        };
+        usage.add(answer.generation.usage());
+        wholes.push((content, tokens, reason(finish)));
+    }
+    let wholes = wholes.iter().zip(0u32..);
     if head.is_chat {
-        let message = Message {
-            role: "assistant",
-            content: &content,
-            refusal: None,
-        };
-        let choice = ChatChoice {
-            index: 0,
-            message,
-            logprobs: None,
+        let choices = wholes.map(|((content, tokens, finish_reason), index)| ChatChoice {
+            index,
+            message: Message {
+                role: "assistant",
+                content,
+                refusal: None,
+            },
+            logprobs: head.logprobs.then(|| ChatLogprobs::of(tokens)),
             finish_reason,
-        };
-        let mut envelope = head.envelope("chat.completion", [choice]);
+        });
+        let mut envelope = head.envelope("chat.completion", choices.collect::<Vec<_>>());
         envelope.usage = Some(Some(usage));
         Ok(json(StatusCode::OK, &envelope))
     } else {
-        let finish_reason = Some(finish_reason);
-        let choice = TextChoice {
-            text: &content,
-            index: 0,
-            logprobs: None,
-            finish_reason,
-        };
-        let mut envelope = head.envelope("text_completion", [choice]);
+        let choices = wholes.map(|((text, tokens, finish_reason), index)| TextChoice {
+            text,
+            index,
+            logprobs: head.logprobs.then(|| TextLogprobs::of(tokens)),
+            finish_reason: Some(*finish_reason),
+        });
+        let mut envelope = head.envelope("text_completion", choices.collect::<Vec<_>>());
         envelope.usage = Some(Some(usage));
         Ok(json(StatusCode::OK, &envelope))
     }
 }
 
-/// Sends the answer as it is made.
-pub(crate) fn stream(answer: Answer, head: Head, include_usage: bool) -> Response {
-    let begun = !head.is_chat;
+/// Sends the answers as they are made.
+pub(crate) fn stream(answers: Vec<Answer>, head: Head, include_usage: bool) -> Response {
+    let begun = if head.is_chat { 0 } else { answers.len() };
     let events = Events {
-        answer,
+        open: vec![true; answers.len()],
+        answers,
         head,
         include_usage,
         begun,
@@ -187,10 +199,13 @@ pub(crate) fn unix_time() -> u64 {
 }
 
 struct Events {
-    answer: Answer,
+    answers: Vec<Answer>,
+    /// Which of them go on.
+    open: Vec<bool>,
     head: Head,
     include_usage: bool,
-    begun: bool,
+    /// Answers whose role was sent.
+    begun: usize,
     ended: bool,
 }
 
@@ -200,21 +215,25 @@ impl Events {
             return None;
         }
         let mut out = Vec::new();
-        if !self.begun {
-            self.begun = true;
-            self.delta(
-                &mut out,
-                Delta {
-                    role: Some("assistant"),
-                    content: Some(""),
-                },
-                None,
-            );
+        if self.begun < self.answers.len() {
+            let delta = Delta {
+                role: Some("assistant"),
+                content: Some(""),
+            };
+            self.delta(&mut out, self.begun, delta, &[], None);
+            self.begun += 1;
             return Some(out.into());
         }
-        match self.answer.next_pieces().await {
-            Ok(chunk) => self.chunk(&mut out, &chunk),
-            Err(error) => {
+        let open = self.answers.iter_mut().zip(&self.open).enumerate();
+        let open = open.filter(|(_, (_, open))| **open);
+        let next = open.map(|(index, (answer, _))| {
+            let next = async move { (index, answer.next_pieces().await) };
+            Box::pin(next)
+        });
+        let next = select_all(next).await.0;
+        match next {
+            (index, Ok(chunk)) => self.chunk(&mut out, index, &chunk),
+            (_, Err(error)) => {
                 self.ended = true;
                 event(&mut out, &error.body());
             }
@@ -222,63 +241,67 @@ impl Events {
         Some(out.into())
     }
 
-    fn chunk(&mut self, out: &mut Vec<u8>, chunk: &Chunk) {
-        if !chunk.text.is_empty() || chunk.finish.is_none() {
-            self.delta(
-                out,
-                Delta {
-                    role: None,
-                    content: Some(&chunk.text),
-                },
-                None,
-            );
+    fn chunk(&mut self, out: &mut Vec<u8>, index: usize, chunk: &Chunk) {
+        let is_bare = chunk.text.is_empty() && chunk.tokens.is_empty();
+        if !is_bare || chunk.finish.is_none() {
+            let delta = Delta {
+                role: None,
+                content: Some(&chunk.text),
+            };
+            self.delta(out, index, delta, &chunk.tokens, None);
         }
         let Some(finish) = chunk.finish else {
             return;
         };
-        self.ended = true;
-        self.delta(out, Delta::default(), Some(reason(finish)));
+        self.delta(out, index, Delta::default(), &[], Some(reason(finish)));
+        self.open[index] = false;
+        self.ended = !self.open.contains(&true);
+        if !self.ended {
+            return;
+        }
         if self.include_usage {
             let choices: [u8; 0] = [];
+            let mut usage = UsageFields::default();
+            for answer in &self.answers {
+                usage.add(answer.generation.usage());
+            }
             let mut envelope = self.head.envelope(self.object(), choices);
-            envelope.usage = Some(Some(self.answer.generation.usage().into()));
+            envelope.usage = Some(Some(usage));
             event(out, &envelope);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
 
     /// One event of the stream. With usage asked for, all but the last say that it is to come.
-    fn delta(&self, out: &mut Vec<u8>, delta: Delta<'_>, finish_reason: Option<&'static str>) {
+    fn delta(
+        &self,
+        out: &mut Vec<u8>,
+        index: usize,
+        delta: Delta<'_>,
+        tokens: &[TokenChoice],
+        finish_reason: Option<&'static str>,
+    ) {
         let usage = self.include_usage.then_some(None);
+        let index = index as u32;
+        let with_logprobs = self.head.logprobs && !tokens.is_empty();
         if self.head.is_chat {
             let choice = DeltaChoice {
-                index: 0,
+                index,
                 delta,
-                logprobs: None,
+                logprobs: with_logprobs.then(|| ChatLogprobs::of(tokens)),
                 finish_reason,
             };
-            event(
-                out,
-                &Envelope {
-                    usage,
-                    ..self.head.envelope(self.object(), [choice])
-                },
-            );
+            let envelope = self.head.envelope(self.object(), [choice]);
+            event(out, &Envelope { usage, ..envelope });
         } else {
-            let text = delta.content.unwrap_or_default();
             let choice = TextChoice {
-                text,
-                index: 0,
-                logprobs: None,
+                text: delta.content.unwrap_or_default(),
+                index,
+                logprobs: with_logprobs.then(|| TextLogprobs::of(tokens)),
                 finish_reason,
             };
-            event(
-                out,
-                &Envelope {
-                    usage,
-                    ..self.head.envelope(self.object(), [choice])
-                },
-            );
+            let envelope = self.head.envelope(self.object(), [choice]);
+            event(out, &Envelope { usage, ..envelope });
         }
     }
 
@@ -323,7 +346,7 @@ struct Envelope<'a, C> {
 struct ChatChoice<'a> {
     index: u32,
     message: Message<'a>,
-    logprobs: Option<()>,
+    logprobs: Option<ChatLogprobs>,
     finish_reason: &'static str,
 }
 
@@ -338,7 +361,7 @@ struct Message<'a> {
 struct DeltaChoice<'a> {
     index: u32,
     delta: Delta<'a>,
-    logprobs: Option<()>,
+    logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
 }
 
@@ -354,11 +377,11 @@ struct Delta<'a> {
 struct TextChoice<'a> {
     text: &'a str,
     index: u32,
-    logprobs: Option<()>,
+    logprobs: Option<TextLogprobs>,
     finish_reason: Option<&'static str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct UsageFields {
     prompt_tokens: u32,
     completion_tokens: u32,
@@ -366,25 +389,21 @@ struct UsageFields {
     prompt_tokens_details: PromptDetails,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct PromptDetails {
     cached_tokens: u32,
 }
 
-impl From<Usage> for UsageFields {
-    fn from(usage: Usage) -> Self {
-        let Usage {
-            prompt_tokens,
-            completion_tokens,
-            cached_tokens,
-        } = usage;
-        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
-        Self {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens,
-            prompt_tokens_details: PromptDetails { cached_tokens },
-        }
+impl UsageFields {
+    /// Counts one more answer to the same prompt.
+    fn add(&mut self, usage: Usage) {
+        self.prompt_tokens = usage.prompt_tokens;
+        self.completion_tokens = self
+            .completion_tokens
+            .saturating_add(usage.completion_tokens);
+        self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+        let cached = &mut self.prompt_tokens_details.cached_tokens;
+        *cached = usage.cached_tokens.max(*cached);
     }
 }
 

@@ -126,6 +126,15 @@ impl ApiError {
             ),
             SubmitError::Temperature => Self::invalid("temperature", "must be from 0 to 2"),
             SubmitError::TopP => Self::invalid("top_p", "must be from 0 to 1"),
+            SubmitError::MinP => Self::invalid("min_p", "must be from 0 to 1"),
+            SubmitError::Penalty => Self::invalid("presence_penalty", "must be from -2 to 2"),
+            SubmitError::LogitBias { .. } => Self::invalid(
+                "logit_bias",
+                "must name few tokens, all of the vocabulary, with numbers from -100 to 100",
+            ),
+            SubmitError::Logprobs { .. } => {
+                Self::invalid("top_logprobs", "must be a whole number up to 20")
+            }
             SubmitError::Stop { .. } => {
                 Self::invalid("stop", "must be at most 4 strings, none empty or very long")
             }

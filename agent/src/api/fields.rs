@@ -56,6 +56,23 @@ impl Fields {
             .ok_or_else(|| ApiError::invalid(name, expected))
     }
 
+    /// A whole number from 0 to `most`.
+    pub(crate) fn up_to(
+        &mut self,
+        name: &'static str,
+        most: u32,
+        expected: &'static str,
+    ) -> Result<Option<u32>, ApiError> {
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
+        let count = count.filter(|count| *count <= most);
+        count
+            .map(Some)
+            .ok_or_else(|| ApiError::invalid(name, expected))
+    }
+
     /// A whole number from 1 to 2³²−1.
     pub(crate) fn count(&mut self, name: &'static str) -> Result<Option<u32>, ApiError> {
         let Some(value) = self.take(name) else {

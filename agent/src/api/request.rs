@@ -7,6 +7,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 
 const MAX_STOPS: usize = 4;
+const MAX_ANSWERS: u32 = 8;
 
 /// A request for an answer, whole. No `Debug`: it holds content.
 pub(crate) struct Request {
@@ -32,6 +33,16 @@ pub(crate) struct Options {
     pub(crate) max_tokens: Option<u32>,
     pub(crate) temperature: f32,
     pub(crate) top_p: f32,
+    /// 0 is no cut.
+    pub(crate) top_k: u32,
+    pub(crate) min_p: f32,
+    pub(crate) presence_penalty: f32,
+    pub(crate) frequency_penalty: f32,
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Whether probabilities are wanted, and of how many other tokens.
+    pub(crate) logprobs: Option<u32>,
+    /// Answers to the same.
+    pub(crate) count: u32,
     /// `None`: another one each time.
     pub(crate) seed: Option<u64>,
     pub(crate) stop: Stops,
@@ -70,7 +81,7 @@ impl Request {
         let input = Input::Chat(parse_messages(messages)?);
         let newer_limit = fields.count("max_completion_tokens")?;
         let older_limit = fields.count("max_tokens")?;
-        let options = options(&mut fields, newer_limit.or(older_limit))?;
+        let mut options = options(&mut fields, newer_limit.or(older_limit))?;
         let text_only = "this server answers with text only";
         fields.only("tools", "tools are not implemented", is_empty)?;
         fields.only("functions", "functions are not implemented", is_empty)?;
@@ -85,16 +96,13 @@ impl Request {
             *v == serde_json::json!(["text"])
         })?;
         fields.only("audio", text_only, is_empty)?;
-        fields.only(
-            "logprobs",
-            "log probabilities are not implemented",
-            is_false,
-        )?;
-        fields.only(
-            "top_logprobs",
-            "log probabilities are not implemented",
-            is_zero,
-        )?;
+        let logprobs = fields.boolean("logprobs")?;
+        let top = fields.up_to("top_logprobs", 20, "must be a whole number up to 20")?;
+        if top.is_some_and(|top| top > 0) && !logprobs {
+            let expected = "is allowed only where 'logprobs' is true";
+            return Err(ApiError::invalid("top_logprobs", expected));
+        }
+        options.logprobs = logprobs.then_some(top.unwrap_or(0));
         fields.ignore(&["parallel_tool_calls"]);
         fields.end()?;
         Ok(Self {
@@ -113,13 +121,11 @@ impl Request {
         let prompt = fields.take("prompt").ok_or(ApiError::Missing("prompt"))?;
         let input = parse_prompt(prompt)?;
         let max_tokens = fields.count("max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS);
-        let options = options(&mut fields, Some(max_tokens))?;
+        let mut options = options(&mut fields, Some(max_tokens))?;
         fields.only("best_of", "only 1 is implemented", |v| *v == 1)?;
         fields.only("echo", "the prompt is not echoed", is_false)?;
         fields.only("suffix", "insertion is not implemented", |v| v == "")?;
-        fields.only("logprobs", "log probabilities are not implemented", |_| {
-            false
-        })?;
+        options.logprobs = fields.up_to("logprobs", 5, "must be a whole number up to 5")?;
         fields.end()?;
         Ok(Self {
             model,
@@ -137,14 +143,24 @@ fn options(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Options, ApiE
     let stop = fields.take("stop").map(parse_stop).transpose()?;
     let stream = fields.boolean("stream")?;
     let include_usage = stream_options(fields, stream)?;
-    fields.only("n", "only 1 is implemented", |v| *v == 1)?;
-    fields.only("presence_penalty", "penalties are not implemented", is_zero)?;
-    fields.only(
-        "frequency_penalty",
-        "penalties are not implemented",
-        is_zero,
-    )?;
-    fields.only("logit_bias", "biases are not implemented", is_empty)?;
+    let count = fields.up_to("n", MAX_ANSWERS, "must be a whole number from 1 to 8")?;
+    if count == Some(0) {
+        return Err(ApiError::invalid("n", "must be a whole number from 1 to 8"));
+    }
+    let penalty = "must be from -2 to 2";
+    let presence = fields.number("presence_penalty", (-2.0, 2.0), penalty)?;
+    let frequency = fields.number("frequency_penalty", (-2.0, 2.0), penalty)?;
+    let min_p = fields.number("min_p", (0.0, 1.0), "must be from 0 to 1")?;
+    // Others take -1 for no cut.
+    let top_k = match fields.take("top_k") {
+        Some(value) if value == -1 => 0,
+        Some(value) => {
+            let top_k = value.as_u64().and_then(|top_k| u32::try_from(top_k).ok());
+            top_k.ok_or_else(|| ApiError::invalid("top_k", "must be a whole number"))?
+        }
+        None => 0,
+    };
+    let bias = fields.take("logit_bias").map(parse_bias).transpose()?;
     fields.ignore(&[
         "user",
         "metadata",
@@ -157,6 +173,13 @@ fn options(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Options, ApiE
         temperature: temperature.unwrap_or(1.0) as f32,
         // Nothing is left of the distribution but its likeliest token.
         top_p: (top_p.unwrap_or(1.0) as f32).max(f32::MIN_POSITIVE),
+        top_k,
+        min_p: min_p.unwrap_or(0.0) as f32,
+        presence_penalty: presence.unwrap_or(0.0) as f32,
+        frequency_penalty: frequency.unwrap_or(0.0) as f32,
+        logit_bias: bias.unwrap_or_default(),
+        logprobs: None,
+        count: count.unwrap_or(1),
         seed,
         stop: stop.unwrap_or_default(),
         stream,
@@ -187,6 +210,28 @@ fn parse_seed(value: Value) -> Result<u64, ApiError> {
         .as_u64()
         .or_else(|| value.as_i64().map(i64::cast_unsigned));
     seed.ok_or_else(|| ApiError::invalid("seed", "must be a whole number of 64 bits"))
+}
+
+/// Tokens, as texts, with what is added to their logits.
+fn parse_bias(value: Value) -> Result<Vec<(u32, f32)>, ApiError> {
+    let wrong = || {
+        ApiError::invalid(
+            "logit_bias",
+            "must map token ids to numbers from -100 to 100",
+        )
+    };
+    let Value::Object(members) = value else {
+        return Err(wrong());
+    };
+    let one = |(token, bias): (String, Value)| {
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
+        Some((token.parse().ok()?, bias? as f32))
+    };
+    members
+        .into_iter()
+        .map(one)
+        .collect::<Option<_>>()
+        .ok_or_else(wrong)
 }
 
 fn parse_stop(value: Value) -> Result<Stops, ApiError> {
@@ -321,10 +366,6 @@ fn is_empty(value: &Value) -> bool {
 
 fn is_false(value: &Value) -> bool {
     *value == false
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
 }
 
 #[cfg(test)]

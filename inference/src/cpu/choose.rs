@@ -1,16 +1,16 @@
 //! Which level of vector instructions to use: the one that is fastest here.
 //!
 //! What a processor announces and what it does well differ: an emulator (QEMU without KVM) offers
-//! AVX2 and runs it three times slower than the baseline. All levels give the same bits, so the
-//! choice is free, and a short race at start decides it. In a draw the widest wins: it has more
-//! registers for prompts, which the race does not measure.
+//! AVX2 and runs it three times slower than the baseline. A short race at start decides. In a draw
+//! the widest wins: it has more registers for prompts, which the race does not measure. So the
+//! baseline, whose bits differ from the others', wins on emulators alone.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::level::Level;
-use super::linear::{Rows, part_bf16};
-use crate::safetensors::Dtype;
+use super::linear::stream_bf16;
+use super::{Format, Rows};
 
 const ROWS: usize = 32;
 const COLUMNS: usize = 256;
@@ -38,20 +38,14 @@ fn race(level: Level) -> Duration {
     let weight = Rows {
         bytes: &bytes,
         scales: &[],
-        dtype: Dtype::Bf16,
+        format: Format::Bf16,
         columns: COLUMNS,
     };
     let x: Vec<f32> = (0..COLUMNS).map(|i| 1.0 / (1 + i) as f32).collect();
     let mut out = vec![0.0; ROWS];
     let rounds = (0..ROUNDS).map(|_| {
         let started = Instant::now();
-        part_bf16(
-            level,
-            black_box(weight),
-            black_box(&x),
-            1,
-            black_box(&mut out),
-        );
+        stream_bf16(level, black_box(weight), black_box(&x), black_box(&mut out));
         started.elapsed()
     });
     rounds.min().unwrap_or(Duration::MAX)

@@ -3,35 +3,31 @@
 //! Every sum has one fixed order: [`LANES`] running sums, element `i` going to lane `i % LANES`,
 //! combined in one fixed tree. A row of weights times an activation is computed in that order
 //! whether the activation comes alone or with others, so neither the batch, nor the chunking, nor
-//! the number of threads can change a bit. Products and sums are rounded separately (no fused
-//! multiply-add), so the baseline, AVX2 and AVX-512 versions of one source agree, too.
+//! the number of threads can change a bit. Where the processor rounds a product and a sum together
+//! (AVX2 with FMA, AVX-512), all levels of instructions agree; the baseline, which only emulators
+//! use, rounds twice and has bits of its own.
 
 mod attention;
 mod choose;
+mod format;
 mod level;
 mod linear;
 mod math;
 mod mxfp4;
 mod pool;
+mod vector;
 
 pub(crate) use attention::{Heads, Query, attend};
+pub(crate) use format::{Format, Rows, from_f16, widen};
 pub(crate) use level::Level;
-pub(crate) use linear::{Rows, all_finite, linear, row_bytes, widen};
-pub(crate) use math::{add, cap, clamped_gate, gate, gelu_gate, rms_norm, softmax};
+pub(crate) use linear::{Product, all_finite, linear};
+pub(crate) use math::{add, cap, clamped_gate, gate, gelu_gate, norms, softmax};
 pub(crate) use mxfp4::BLOCK as MXFP4_BLOCK;
 pub(crate) use pool::Pool;
+use vector::{Isa, Lanes};
 
 /// Running sums of one dot product.
 pub(crate) const LANES: usize = 16;
-
-/// One running sum for each lane. Passed by value: arrays that are only indexed by constants are
-/// what the compiler keeps in vector registers.
-type Lanes = [f32; LANES];
-
-#[inline(always)]
-fn multiply_add(sums: Lanes, a: &Lanes, b: &Lanes) -> Lanes {
-    std::array::from_fn(|lane| sums[lane] + a[lane] * b[lane])
-}
 
 /// The last elements of a row, with zeros after them.
 #[inline(always)]
@@ -56,15 +52,15 @@ fn sum_lanes(mut lanes: Lanes) -> f32 {
 
 /// A dot product in the fixed order.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+fn dot<V: Isa>(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks();
     let (b, b_rest) = b.as_chunks();
-    let mut sums = [0.0; LANES];
+    let mut sums = V::splat(0.0);
     for (a, b) in a.iter().zip(b) {
-        sums = multiply_add(sums, a, b);
+        sums = V::multiply_add(sums, V::load(a), V::load(b));
     }
     if !a_rest.is_empty() {
-        sums = multiply_add(sums, &padded(a_rest), &padded(b_rest));
+        sums = V::multiply_add(sums, V::load(&padded(a_rest)), V::load(&padded(b_rest)));
     }
-    sum_lanes(sums)
+    V::total(sums)
 }

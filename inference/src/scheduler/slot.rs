@@ -5,7 +5,8 @@ use zeroize::Zeroizing;
 
 use super::Job;
 use crate::decoder::{Logits, Part};
-use crate::request::{Chunk, Emitted, Finish, Request};
+use crate::request::{Chunk, Emitted, Finish, Request, TokenChoice, TokenLogprob};
+use crate::sample::logprobs;
 use crate::text::{Characters, StopFilter};
 use crate::tokenizer::{TokenBytes, Tokenizer};
 
@@ -28,6 +29,8 @@ pub(super) struct Slot {
     bytes: TokenBytes,
     characters: Characters,
     stop: StopFilter,
+    /// What was noted of tokens since the last chunk.
+    noted: Vec<TokenChoice>,
     pub(super) ended: bool,
 }
 
@@ -54,6 +57,7 @@ impl Slot {
             sender,
             bytes: TokenBytes::new(tokenizer),
             characters: Characters::default(),
+            noted: Vec::new(),
             ended: false,
         }
     }
@@ -87,6 +91,35 @@ impl Slot {
             blocks: &self.blocks,
             logits,
         }
+    }
+
+    /// The tokens that were generated.
+    pub(super) fn written(&self) -> &[u32] {
+        &self.tokens[self.prompt_tokens..]
+    }
+
+    /// Notes how likely a token is that is about to be accepted, if that was asked for.
+    pub(super) fn note(&mut self, logits: &[f32], token: u32, tokenizer: &Tokenizer) {
+        let Some(count) = self.request.logprobs else {
+            return;
+        };
+        let entry = |token: u32, logprob: f32| {
+            let mut bytes = Vec::new();
+            tokenizer.bytes(token, &mut bytes);
+            TokenLogprob {
+                token,
+                bytes,
+                logprob,
+            }
+        };
+        let (logprob, likeliest) = logprobs(logits, token, count as usize);
+        let likeliest = likeliest
+            .into_iter()
+            .map(|(token, logprob)| entry(token, logprob));
+        self.noted.push(TokenChoice {
+            taken: entry(token, logprob),
+            likeliest: likeliest.collect(),
+        });
     }
 
     /// Takes a new token: ends, or sends the text that it completes.
@@ -127,7 +160,11 @@ impl Slot {
             return;
         }
         let emitted = Emitted {
-            chunk: Chunk { text, finish },
+            chunk: Chunk {
+                text,
+                finish,
+                tokens: std::mem::take(&mut self.noted),
+            },
             completion_tokens: self.generated(),
             cached_tokens: self.cached as u32,
         };

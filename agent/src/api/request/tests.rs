@@ -38,6 +38,13 @@ fn defaults_are_those_of_openai() {
         max_tokens: None,
         temperature: 1.0,
         top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        logit_bias: Vec::new(),
+        logprobs: None,
+        count: 1,
         seed: None,
         stop: Stops::default(),
         stream: false,
@@ -52,15 +59,23 @@ fn defaults_are_those_of_openai() {
 fn every_parameter_arrives() {
     let request = accepted(chat(json!({
         "max_completion_tokens": 7, "temperature": 0.5, "top_p": 0.25, "seed": -1,
-        "stop": ["a", "b"], "stream": true, "stream_options": {"include_usage": true}, "n": 1,
-        "user": "x", "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
+        "stop": ["a", "b"], "stream": true, "stream_options": {"include_usage": true}, "n": 3,
+        "user": "x", "presence_penalty": 1, "frequency_penalty": -0.5, "logit_bias": {"5": -7},
+        "top_k": 40, "min_p": 0.125,
         "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
-        "logprobs": false, "store": null,
+        "logprobs": true, "top_logprobs": 4, "store": null,
     })));
     let expected = Options {
         max_tokens: Some(7),
         temperature: 0.5,
         top_p: 0.25,
+        top_k: 40,
+        min_p: 0.125,
+        presence_penalty: 1.0,
+        frequency_penalty: -0.5,
+        logit_bias: vec![(5, -7.0)],
+        logprobs: Some(4),
+        count: 3,
         seed: Some(u64::MAX),
         stop: Stops(vec!["a".into(), "b".into()]),
         stream: true,
@@ -112,20 +127,38 @@ fn a_refusal_names_the_parameter() {
         "messages[0].content",
     );
     invalid(json!({"model": 1}), "model");
+    for count in [json!(0), json!(9), json!(-1), json!(1.5)] {
+        invalid(json!({"n": count}), "n");
+    }
+    for penalty in ["presence_penalty", "frequency_penalty"] {
+        invalid(json!({penalty: 2.5}), penalty);
+    }
+    invalid(json!({"min_p": 1.5}), "min_p");
+    invalid(json!({"top_k": -2}), "top_k");
+    invalid(json!({"logprobs": 1}), "logprobs");
+    invalid(
+        json!({"logprobs": true, "top_logprobs": 21}),
+        "top_logprobs",
+    );
+    invalid(json!({"top_logprobs": 1}), "top_logprobs");
+    for bias in [
+        json!([]),
+        json!({"x": 1}),
+        json!({"5": 101}),
+        json!({"5": "1"}),
+    ] {
+        invalid(json!({"logit_bias": bias}), "logit_bias");
+    }
 
     let unsupported = |extra: Value, name: &str| {
         let expected = (400, json!(name), json!("unsupported_parameter"));
         assert_eq!(refusal(chat(extra)), expected, "{name}");
     };
-    unsupported(json!({"n": 2}), "n");
     unsupported(json!({"tools": [{"type": "function"}]}), "tools");
-    unsupported(json!({"logprobs": true}), "logprobs");
     unsupported(
         json!({"response_format": {"type": "json_object"}}),
         "response_format",
     );
-    unsupported(json!({"presence_penalty": 1}), "presence_penalty");
-    unsupported(json!({"logit_bias": {"5": 1}}), "logit_bias");
     let image = json!([{"type": "image_url", "image_url": {"url": "x"}}]);
     unsupported(
         json!({"messages": [{"role": "user", "content": image}]}),
