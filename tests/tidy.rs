@@ -78,6 +78,10 @@ const UNSAFE: &[(&str, &str)] = &[
         "inference/src/cpu/level.rs",
         "calling what is compiled for AVX needs proof that the processor has it",
     ),
+    (
+        "kernels/src/cuda.rs",
+        "starting a kernel hands addresses to a driver",
+    ),
 ];
 
 /// Longer than the rule allows, each with its reason.

@@ -1,4 +1,5 @@
-//! The compiled kernels: which GPU takes which, and whether those on the disk are those of this build.
+//! The compiled kernels: which GPU takes which, and whether those on the disk are those of this
+//! build.
 
 use std::fs;
 use std::path::Path;

@@ -63,6 +63,9 @@ pub enum DeviceError {
         /// How long it was.
         bytes: usize,
     },
+    /// Memory that another device gave.
+    #[error("the memory is another device's")]
+    OtherDevice,
     /// No module has this kernel.
     #[error("there is no kernel {name}")]
     NoKernel {

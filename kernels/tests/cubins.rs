@@ -1,5 +1,5 @@
-//! The compiled kernels: the same bits wherever they are built, made of the instructions that they are
-//! meant to be made of, and nothing kept where registers should do.
+//! The compiled kernels: the same bits wherever they are built, made of the instructions that
+//! they are meant to be made of, and nothing kept where registers should do.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // as in unit tests
 
@@ -33,7 +33,8 @@ fn toolkit() -> Option<PathBuf> {
     Some(PathBuf::from(said.trim()))
 }
 
-/// Compiles a copy of the sources that lies in `folder`; what it gives is compared with the manifest.
+/// Compiles a copy of the sources that lies in `folder`; what it gives is compared with the
+/// manifest.
 fn built_in(folder: &Path, only: &[&str]) -> PathBuf {
     let sources = folder.join("sources");
     fs::create_dir_all(&sources).unwrap();

@@ -1,5 +1,5 @@
-//! Every kernel on the CPU, by its own source, against its reference: shapes, masks, paging, orders of
-//! summation, barriers, and the bounds of every memory.
+//! Every kernel on the CPU, by its own source, against its reference: shapes, masks, paging,
+//! orders of summation, barriers, and the bounds of every memory.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // as in unit tests
 

@@ -151,8 +151,8 @@ impl<M> Case<M> {
     }
 }
 
-/// Prefill of up to three sequences: near the reference; the same bits when it runs again, alone, and
-/// cut into chunks.
+/// Prefill of up to three sequences: near the reference; the same bits when it runs again, alone,
+/// and cut into chunks.
 pub fn prefill<D: Device>(device: &D, dim: HeadDim, seed: u64) -> Result<Nearness, CheckError> {
     let chance = &mut Chance(seed);
     let lengths: Vec<_> = (0..chance.within(1, 3))

@@ -42,103 +42,104 @@ pub fn rms_norm<D: Device>(device: &D, seed: u64) -> Result<Nearness, CheckError
     same("rms_norm", &out.read(device)?, &expected, WHEN)
 }
 
-/// Queries, and what the cache holds after, in places of the step and elsewhere.
-pub fn rope<D: Device>(device: &D, dim: HeadDim, seed: u64) -> Result<Nearness, CheckError> {
-    let chance = &mut Chance(seed);
-    let shape = CacheShape {
-        blocks: 9,
-        kv_heads: chance.within(1, 4),
-        page_shift: 4,
-        dim,
-    };
-    let (heads, size) = (shape.kv_heads * chance.within(1, 4), dim.size());
-    let new_tokens = chance.within(1, 20);
-    let steps = [
-        SequenceStep {
-            new_tokens,
-            length: new_tokens + 13,
-            blocks: vec![7, 2, 5],
-        },
-        SequenceStep {
-            new_tokens: 1,
-            length: 17,
-            blocks: vec![0, 8],
-        },
-    ];
-    let (tokens, all) = (new_tokens + 1, heads + 2 * shape.kv_heads);
-    let input = chance.halves(tokens * all * size, 2.0);
-    let tables: [Vec<f32>; 2] = std::array::from_fn(|_| {
+/// A random rotation: what goes in, where to, and by what.
+struct Turn {
+    shape: CacheShape,
+    heads: usize,
+    steps: [SequenceStep; 2],
+    input: Vec<Bf16>,
+    /// Cosine and sine.
+    tables: [Vec<f32>; 2],
+    /// Of queries and of keys.
+    weights: [Vec<Bf16>; 2],
+    norm: Option<Norm>,
+}
+
+impl Turn {
+    fn new(chance: &mut Chance, dim: HeadDim) -> Self {
+        let shape = CacheShape {
+            blocks: 9,
+            kv_heads: chance.within(1, 4),
+            page_shift: 4,
+            dim,
+        };
+        let (heads, size) = (shape.kv_heads * chance.within(1, 4), dim.size());
+        let new_tokens = chance.within(1, 20);
+        let steps = [(new_tokens, 13, [7, 2, 5]), (1, 16, [0, 8, 3])];
+        let norm = Norm {
+            epsilon: 1e-5,
+            offset: 0.0,
+        };
         let count = 40 * size / 2;
-        (0..count).map(|_| chance.float(1.0)).collect()
-    });
-    let weights: [Vec<Bf16>; 2] = std::array::from_fn(|_| chance.halves(size, 2.0));
-    let norm = Norm {
-        epsilon: 1e-5,
-        offset: 0.0,
-    };
-    let has_norms = chance.within(0, 1) == 0;
-
-    let plan = Plan::new(device, shape, &steps)?;
-    let mut cache = Cache::new(device, shape)?;
-    let mut expected_cache = [(); 2].map(|()| vec![Bf16(0x7fff); shape.elements()]);
-    cache.keys.write(device, &expected_cache[0])?;
-    cache.values.write(device, &expected_cache[1])?;
-    let on_device = [0, 1].map(|i| Tensor::from(device, &weights[i]));
-    let [q_weight, k_weight] = on_device;
-    let (q_weight, k_weight) = (q_weight?, k_weight?);
-    let mut q = unwritten(device, tokens * heads * size)?;
-    launch::rope(
-        device,
-        &Rope {
+        Self {
+            shape,
             heads,
-            norms: has_norms.then_some(HeadNorms {
-                norm,
-                query: &q_weight,
-                key: &k_weight,
+            steps: steps.map(|(new_tokens, before, blocks)| SequenceStep {
+                new_tokens,
+                length: before + new_tokens,
+                blocks: blocks.to_vec(),
             }),
-            cosine: &Tensor::from(device, &tables[0])?,
-            sine: &Tensor::from(device, &tables[1])?,
-        },
-        &Tensor::from(device, &input)?,
-        &plan,
-        &mut q,
-        &mut cache,
-    )?;
-
-    let mut expected_q = Vec::new();
-    let places = steps.iter().flat_map(|step| {
-        let positions = step.length - step.new_tokens..step.length;
-        positions.map(|position| (position, step.blocks[position / 16] as usize))
-    });
-    for (token, (position, block)) in places.enumerate() {
-        let [cosine, sine] = [0, 1].map(|i| &tables[i][position * size / 2..][..size / 2]);
-        for head in 0..all {
-            let x = &input[(token * all + head) * size..][..size];
-            let is_query = head < heads;
-            let weight = &weights[usize::from(!is_query)];
-            let norm = has_norms.then_some((norm, weight.as_slice()));
-            if is_query {
-                expected_q.extend(reference::rope_head(x, norm, cosine, sine));
-                continue;
-            }
-            let is_value = head >= heads + shape.kv_heads;
-            let kv_head = (head - heads) % shape.kv_heads;
-            let at = ((block * shape.kv_heads + kv_head) * 16 + position % 16) * size;
-            let new = match is_value {
-                true => x.to_vec(),
-                false => reference::rope_head(x, norm, cosine, sine),
-            };
-            expected_cache[usize::from(is_value)][at..at + size].copy_from_slice(&new);
+            input: chance.halves((new_tokens + 1) * (heads + 2 * shape.kv_heads) * size, 2.0),
+            tables: [(); 2].map(|()| (0..count).map(|_| chance.float(1.0)).collect()),
+            weights: [(); 2].map(|()| chance.halves(size, 2.0)),
+            norm: (chance.within(0, 1) == 0).then_some(norm),
         }
     }
-    same("rope", &cache.keys.read(device)?, &expected_cache[0], WHEN)?;
-    same(
-        "rope",
-        &cache.values.read(device)?,
-        &expected_cache[1],
-        WHEN,
-    )?;
-    same("rope", &q.read(device)?, &expected_q, WHEN)
+
+    /// Writes what is to be in the cache; answers the queries.
+    fn expected(&self, keys: &mut [Bf16], values: &mut [Bf16]) -> Vec<Bf16> {
+        let (size, kv_heads) = (self.shape.dim.size(), self.shape.kv_heads);
+        let places = self.steps.iter().flat_map(|step| {
+            let positions = step.length - step.new_tokens..step.length;
+            positions.map(|position| (position, step.blocks[position / 16] as usize))
+        });
+        let mut queries = Vec::new();
+        let mut inputs = self.input.chunks_exact(size);
+        for (position, block) in places {
+            let [cosine, sine] = [0, 1].map(|i| &self.tables[i][position * size / 2..][..size / 2]);
+            let mut turned = |weight: &[Bf16]| {
+                let norm = self.norm.map(|norm| (norm, weight));
+                let head = inputs.next().unwrap_or_default();
+                (head, reference::rope_head(head, norm, cosine, sine))
+            };
+            (0..self.heads).for_each(|_| queries.extend(turned(&self.weights[0]).1));
+            let place = |head| ((block * kv_heads + head) * 16 + position % 16) * size;
+            for head in 0..kv_heads {
+                keys[place(head)..][..size].copy_from_slice(&turned(&self.weights[1]).1);
+            }
+            for head in 0..kv_heads {
+                values[place(head)..][..size].copy_from_slice(turned(&self.weights[1]).0);
+            }
+        }
+        queries
+    }
+}
+
+/// Queries, and what the cache holds after, in places of the step and elsewhere.
+pub fn rope<D: Device>(device: &D, dim: HeadDim, seed: u64) -> Result<Nearness, CheckError> {
+    let turn = Turn::new(&mut Chance(seed), dim);
+    let plan = Plan::new(device, turn.shape, &turn.steps)?;
+    let mut cache = Cache::new(device, turn.shape)?;
+    let mut keys = vec![Bf16(0x7fff); turn.shape.elements()];
+    let mut values = keys.clone();
+    cache.keys.write(device, &keys)?;
+    cache.values.write(device, &values)?;
+    let query = &Tensor::from(device, &turn.weights[0])?;
+    let key = &Tensor::from(device, &turn.weights[1])?;
+    let mut q = unwritten(device, plan.tokens() * turn.heads * dim.size())?;
+    let tables = Rope {
+        heads: turn.heads,
+        norms: turn.norm.map(|norm| HeadNorms { norm, query, key }),
+        cosine: &Tensor::from(device, &turn.tables[0])?,
+        sine: &Tensor::from(device, &turn.tables[1])?,
+    };
+    let input = Tensor::from(device, &turn.input)?;
+    launch::rope(device, &tables, &input, &plan, &mut q, &mut cache)?;
+
+    let queries = turn.expected(&mut keys, &mut values);
+    same("rope", &cache.keys.read(device)?, &keys, WHEN)?;
+    same("rope", &cache.values.read(device)?, &values, WHEN)?;
+    same("rope", &q.read(device)?, &queries, WHEN)
 }
 
 /// Both activations.

@@ -31,8 +31,8 @@ impl GemmOutput for f32 {
     const KERNELS: [&'static str; 2] = ["gemm_few_f32", "gemm_many_f32"];
 }
 
-/// `left` is `[m][k]`, `right` is `[n][k]`, `bias` is `[n]`, `out` is `[m][n]`. The shape of tiles is
-/// chosen by `m`; the bits do not depend on it.
+/// `left` is `[m][k]`, `right` is `[n][k]`, `bias` is `[n]`, `out` is `[m][n]`. The shape of
+/// tiles is chosen by `m`; the bits do not depend on it.
 pub fn gemm<D: Device, T: GemmOutput>(
     device: &D,
     shape: Gemm,

@@ -80,8 +80,8 @@ pub struct Rope<'a, M> {
     pub sine: &'a Tensor<M, f32>,
 }
 
-/// From `[tokens][heads + 2 * kv_heads][dim]`, queries to `q` (`[tokens][heads][dim]`), keys and values
-/// to their slots in the cache.
+/// From `[tokens][heads + 2 * kv_heads][dim]`, queries to `q` (`[tokens][heads][dim]`), keys and
+/// values to their slots in the cache.
 pub fn rope<D: Device>(
     device: &D,
     rope: &Rope<'_, D::Memory>,

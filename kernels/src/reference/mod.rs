@@ -21,8 +21,8 @@ pub struct Bounded {
     pub tolerance: f64,
 }
 
-/// `e^x` by IEEE operations only, to within two units in the last place; 0 below -87.3. The kernels'
-/// `exact_exp` is this, operation by operation.
+/// `e^x` by IEEE operations only, to within two units in the last place; 0 below -87.3. The
+/// kernels' `exact_exp` is this, operation by operation.
 pub fn exp(x: f32) -> f32 {
     let clamped = x.clamp(-87.3, 88.3);
     let power = (clamped * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;

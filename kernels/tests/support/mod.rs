@@ -1,6 +1,8 @@
 //! A GPU's emulation: the kernels' own sources, compiled for this processor (see
 //! `emulation/emulate.h`), in a process of their own.
 
+#![allow(dead_code)] // each test program uses its part
+
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,35 +12,33 @@ use std::sync::OnceLock;
 
 use kernels::{Argument, Device, DeviceError, Launch};
 
-/// Where the compiled emulation is; `None`, said loudly, where there is no C++ compiler.
-pub(crate) fn program() -> Option<&'static Path> {
+/// Compiles the emulation whose sources are below `sources`, to `program`; `None`, said loudly,
+/// where there is no C++ compiler.
+pub(crate) fn compile(sources: &Path, program: PathBuf, warnings: &str) -> Option<PathBuf> {
+    if Command::new("g++").arg("--version").output().is_err() {
+        eprintln!("SKIPPED, not checked: kernels on the CPU (no g++ here)");
+        return None;
+    }
+    let status = Command::new("g++")
+        .args([
+            "-std=c++17",
+            "-O2",
+            "-fno-strict-aliasing",
+            "-ffp-contract=off",
+        ])
+        .args(["-Wall", "-Wextra", "-Wno-unknown-pragmas", warnings, "-o"])
+        .args([&program, &sources.join("emulation/emulate.cpp")])
+        .status();
+    let compiles = status.unwrap().success();
+    assert!(compiles, "the kernels do not compile for this processor");
+    Some(program)
+}
+
+fn shipped() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("emulation/emulate.cpp");
-        if Command::new("g++").arg("--version").output().is_err() {
-            eprintln!("SKIPPED, not checked: kernels on the CPU (no g++ here)");
-            return None;
-        }
-        let name = format!("emulate-{}", std::process::id());
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let status = Command::new("g++")
-            .args([
-                "-std=c++17",
-                "-O2",
-                "-fno-strict-aliasing",
-                "-ffp-contract=off",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-            ])
-            .args(["-Wno-unknown-pragmas", "-o"])
-            .args([&program, &source])
-            .status();
-        assert!(
-            status.unwrap().success(),
-            "the kernels do not compile for this processor"
-        );
-        Some(program)
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulate");
+        compile(Path::new(env!("CARGO_MANIFEST_DIR")), program, "-Werror")
     });
     program.as_deref()
 }
@@ -62,19 +62,24 @@ pub(crate) struct Memory {
 const LOST: DeviceError = DeviceError::Lost { code: 0 };
 
 impl Emulation {
-    /// `None` where there is no compiler.
+    /// The kernels as they are; `None` where there is no compiler.
     pub(crate) fn start(seed: u32) -> Option<Self> {
-        let mut child = Command::new(program()?)
+        Some(Self::of(shipped()?, seed))
+    }
+
+    /// What `compile` made.
+    pub(crate) fn of(program: &Path, seed: u32) -> Self {
+        let mut child = Command::new(program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let pipes = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Some(Self(Rc::new(Process {
+        Self(Rc::new(Process {
             child: RefCell::new(child),
             pipes: RefCell::new(pipes),
             seed: Cell::new(seed),
-        })))
+        }))
     }
 }
 
