@@ -80,9 +80,12 @@ toolkit() {
         say "fetching the kernels' compiler"
         rm -rf "$into.new" "$into.wheels"
         mkdir -p "$into.new" "$into.wheels"
+        local kinds=(--only-binary :all: --platform manylinux_2_17_x86_64
+            --platform manylinux_2_12_x86_64 --timeout 20 --retries 2)
         quietly "$cache_dir/cuda.log" python3 -m pip download --quiet --no-deps --require-hashes \
-            --only-binary :all: --platform manylinux_2_17_x86_64 \
-            --platform manylinux_2_12_x86_64 --dest "$into.wheels" --requirement "$lock" || {
+            "${kinds[@]}" --dest "$into.wheels" --requirement "$lock" || {
+            ! grep -q 'DO NOT MATCH THE HASHES' "$cache_dir/cuda.log" ||
+                die "a wheel is not the one that kernels/wheels.lock names" "what pip said is above"
             say "the kernels' compiler could not be fetched"
             exit 75
         }

@@ -17,6 +17,7 @@
 #include "../cuda/norm.cu"
 #include "../cuda/rope.cu"
 #include "../cuda/sample.cu"
+#include "../ladder/prefill.cu"
 
 #include <algorithm>
 #include <csignal>

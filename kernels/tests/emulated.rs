@@ -7,6 +7,7 @@ mod support;
 
 use kernels::HeadDim;
 use kernels::check::{self, CheckError, Nearness};
+use kernels::launch::Rung;
 use support::Emulation;
 
 /// Random cases of one kernel.
@@ -31,6 +32,13 @@ fn cases(count: u64, check: impl Fn(&Emulation, u64) -> Result<Nearness, CheckEr
 fn emulated_prefill_is_near_and_does_not_depend_on_the_batch() {
     for dim in HeadDim::ALL {
         cases(4, |device, seed| check::prefill(device, dim, seed));
+    }
+}
+
+#[test]
+fn each_rung_of_the_ladder_computes_the_same() {
+    for rung in [Rung::Naive, Rung::Tiled, Rung::Shipped] {
+        cases(4, |device, seed| check::rung(device, rung, seed));
     }
 }
 

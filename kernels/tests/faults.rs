@@ -110,7 +110,7 @@ fn copy(from: &Path, to: &Path) {
 fn are_seen(faults: &[Fault]) {
     let folder = tempfile::tempdir().unwrap();
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for part in ["cuda", "emulation"] {
+    for part in ["cuda", "emulation", "ladder"] {
         copy(&kernels.join(part), &folder.path().join(part));
     }
     for (file, sound, broken, _) in faults {

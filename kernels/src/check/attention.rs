@@ -1,9 +1,17 @@
 //! Attention and products.
 
 use super::{Chance, CheckError, Nearness, floats, near, same, unwritten};
-use crate::launch::{self, Attention, Gemm, Scratch};
+use crate::launch::{self, Attention, Gemm, Rung, Scratch};
 use crate::reference::{self, AttentionInput, Bounded};
 use crate::{Bf16, Cache, CacheShape, Device, HeadDim, Plan, SequenceStep, Tensor};
+
+#[derive(Clone, Copy)]
+enum Kernel {
+    Prefill(Rung),
+    Decode,
+}
+
+const SHIPPED: Kernel = Kernel::Prefill(Rung::Shipped);
 
 /// A random step over a random cache.
 struct Case<M> {
@@ -128,7 +136,7 @@ impl<M> Case<M> {
         device: &D,
         steps: &[SequenceStep],
         q: &[Bf16],
-        is_decode: bool,
+        kernel: Kernel,
     ) -> Result<Vec<Bf16>, CheckError> {
         let plan = Plan::new(device, self.shape, steps)?;
         let mut out = unwritten(device, q.len())?;
@@ -136,7 +144,9 @@ impl<M> Case<M> {
         let sinks = self.sinks.as_ref().map(|sinks| Tensor::from(device, sinks));
         let sinks = sinks.transpose()?;
         let (attention, cache, sinks) = (self.attention, &self.cache, sinks.as_ref());
-        if is_decode {
+        if let Kernel::Prefill(rung) = kernel {
+            launch::prefill_by(device, rung, attention, &q, cache, sinks, &plan, &mut out)?;
+        } else {
             let longest = steps.iter().map(|step| step.length).max().unwrap_or(0);
             let (heads, dim) = (attention.heads, self.shape.dim);
             let mut scratch = Scratch::new(device, steps.len(), heads, dim, longest)?;
@@ -144,8 +154,6 @@ impl<M> Case<M> {
             launch::decode(
                 device, attention, &q, cache, sinks, &plan, scratch, &mut out,
             )?;
-        } else {
-            launch::prefill(device, attention, &q, cache, sinks, &plan, &mut out)?;
         }
         Ok(out.read(device)?)
     }
@@ -163,10 +171,10 @@ pub fn prefill<D: Device>(device: &D, dim: HeadDim, seed: u64) -> Result<Nearnes
         })
         .collect();
     let case = Case::new(device, chance, dim, &[1, 2, 3], &lengths)?;
-    let found = case.run(device, &case.steps, &case.q, false)?;
+    let found = case.run(device, &case.steps, &case.q, SHIPPED)?;
     let kernel = "attention_prefill";
     let nearness = near(kernel, floats(&found), case.expected())?;
-    let again = case.run(device, &case.steps, &case.q, false)?;
+    let again = case.run(device, &case.steps, &case.q, SHIPPED)?;
     same(kernel, &again, &found, "when it runs again")?;
     let row = case.attention.heads * dim.size();
     let mut from = 0;
@@ -182,11 +190,24 @@ pub fn prefill<D: Device>(device: &D, dim: HeadDim, seed: u64) -> Result<Nearnes
                 blocks: step.blocks.clone(),
             };
             let tokens = (from + skipped) * row..(from + skipped + new_tokens) * row;
-            let alone = case.run(device, &[part], &case.q[tokens.clone()], false)?;
+            let alone = case.run(device, &[part], &case.q[tokens.clone()], SHIPPED)?;
             same(kernel, &alone, &found[tokens], "alone and in chunks")?;
         }
         from += step.new_tokens;
     }
+    Ok(nearness)
+}
+
+/// A version of prefill that teaches: near the reference, and the same bits again.
+pub fn rung<D: Device>(device: &D, rung: Rung, seed: u64) -> Result<Nearness, CheckError> {
+    let chance = &mut Chance(seed);
+    let lengths = [(chance.within(1, 70), 0), (1, 40)];
+    let lengths = lengths.map(|(new_tokens, before)| (new_tokens, new_tokens + before));
+    let case = Case::new(device, chance, HeadDim::D128, &[1, 2], &lengths)?;
+    let found = case.run(device, &case.steps, &case.q, Kernel::Prefill(rung))?;
+    let nearness = near("ladder_prefill", floats(&found), case.expected())?;
+    let again = case.run(device, &case.steps, &case.q, Kernel::Prefill(rung))?;
+    same("ladder_prefill", &again, &found, "when it runs again")?;
     Ok(nearness)
 }
 
@@ -203,16 +224,16 @@ pub fn decode<D: Device>(device: &D, dim: HeadDim, seed: u64) -> Result<Nearness
         .collect();
     let groups = [1, 2, 3, 4, 7, 8, 16, 18];
     let case = Case::new(device, chance, dim, &groups, &lengths)?;
-    let found = case.run(device, &case.steps, &case.q, true)?;
+    let found = case.run(device, &case.steps, &case.q, Kernel::Decode)?;
     let kernel = "attention_decode";
     let nearness = near(kernel, floats(&found), case.expected())?;
-    let again = case.run(device, &case.steps, &case.q, true)?;
+    let again = case.run(device, &case.steps, &case.q, Kernel::Decode)?;
     same(kernel, &again, &found, "when it runs again")?;
     let row = case.attention.heads * dim.size();
     for (index, step) in case.steps.iter().enumerate() {
         let range = index * row..(index + 1) * row;
         let steps = std::slice::from_ref(step);
-        let alone = case.run(device, steps, &case.q[range.clone()], true)?;
+        let alone = case.run(device, steps, &case.q[range.clone()], Kernel::Decode)?;
         same(kernel, &alone, &found[range], "alone")?;
     }
     Ok(nearness)

@@ -6,7 +6,7 @@ mod attention;
 mod rows;
 mod sample;
 
-pub use attention::{decode, gemm, prefill};
+pub use attention::{decode, gemm, prefill, rung};
 pub use rows::{embed, gate, rms_norm, rope};
 pub use sample::sample;
 

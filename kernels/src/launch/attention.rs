@@ -71,13 +71,44 @@ pub fn prefill<D: Device>(
     plan: &Plan<D::Memory>,
     out: &mut Tensor<D::Memory, Bf16>,
 ) -> Result<(), LaunchError> {
+    let rung = Rung::Shipped;
+    prefill_by(device, rung, attention, q, cache, sinks, plan, out)
+}
+
+/// A version of prefill in `ladder/`, for heads of 128.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// A thread for each row, three passes over memory.
+    Naive,
+    /// One pass over tiles in shared memory.
+    Tiled,
+    /// What [`prefill`] launches.
+    Shipped,
+}
+
+/// [`prefill`] by one of the versions that teach. No cubin holds the others than the shipped one.
+#[allow(clippy::too_many_arguments)] // they are the operation's tensors
+pub fn prefill_by<D: Device>(
+    device: &D,
+    rung: Rung,
+    attention: Attention,
+    q: &Tensor<D::Memory, Bf16>,
+    cache: &Cache<D::Memory>,
+    sinks: Option<&Tensor<D::Memory, f32>>,
+    plan: &Plan<D::Memory>,
+    out: &mut Tensor<D::Memory, Bf16>,
+) -> Result<(), LaunchError> {
     let dim = cache.shape.dim;
     let [heads, kv_heads] = attention.check(cache, plan)?;
+    let fits = rung == Rung::Shipped || dim == HeadDim::D128;
+    size("the ladder's head", dim.size(), fits)?;
     let shape = [plan.tokens, attention.heads, dim.size()];
     expect("q", q, &shape)?;
     expect("out", out, &shape)?;
     sinks.map_or(Ok(()), |sinks| expect("sinks", sinks, &shape[1..2]))?;
     let (kernel, columns) = match dim {
+        _ if rung == Rung::Naive => ("ladder_prefill_1", 64),
+        _ if rung == Rung::Tiled => ("ladder_prefill_2", 64),
         HeadDim::D64 => ("attention_prefill_64", 64),
         HeadDim::D80 => ("attention_prefill_80", 64),
         HeadDim::D96 => ("attention_prefill_96", 64),

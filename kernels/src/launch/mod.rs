@@ -8,7 +8,7 @@ mod gemm;
 mod rows;
 mod sample;
 
-pub use attention::{Attention, Scratch, decode, prefill};
+pub use attention::{Attention, Rung, Scratch, decode, prefill, prefill_by};
 pub use gemm::{Gemm, GemmOutput, gemm};
 pub use rows::{Activation, HeadNorms, Norm, Rope, embed, gate, rms_norm, rope};
 pub use sample::{Choice, sample};
