@@ -1,6 +1,6 @@
 //! Compares a device's results with the references, on random shapes: a GPU's when there is one,
-//! its emulation's in every test run. Each case runs twice and must give the same bits, and
-//! whatever a kernel says about batches is compared bit for bit.
+//! its emulation's in every test run. What is not compared with a reference bit for bit runs twice
+//! and must give the same bits, and what a kernel says about batches is compared bit for bit.
 
 mod attention;
 mod rows;
