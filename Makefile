@@ -86,6 +86,12 @@ image:
 image-nix:
 	nix/build.sh --profile $(PROFILE) --output build/image-nix/$(PROFILE)
 
+# The GPU's kernels as cubins, bit for bit those of kernels/cubins.sha256. The image has none of them
+# yet.
+.PHONY: kernels
+kernels:
+	kernels/build.sh --output build/kernels
+
 # Makes image/deb.lock anew from the archive of today and prints what changed.
 relock:
 	image/relock.sh

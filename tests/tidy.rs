@@ -32,6 +32,7 @@ const ROOT: &[&str] = &[
     "flake.nix",
     "image",
     "inference",
+    "kernels",
     "mkosi.conf",
     "nix",
     "release",
@@ -55,6 +56,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &["attest", "carrier", "channel", "cloister-sigstore"],
     ),
     ("inference", &[]),
+    ("kernels", &[]),
     ("release", &["attest", "cloister-sigstore", "verity"]),
     (
         "release/publish",
@@ -85,6 +87,10 @@ const UNSAFE: &[(&str, &str)] = &[
     (
         "inference/src/cpu/level.rs",
         "calling what is compiled for AVX needs proof that the processor has it",
+    ),
+    (
+        "kernels/src/cuda.rs",
+        "starting a kernel hands addresses to a driver",
     ),
 ];
 
