@@ -224,6 +224,7 @@ mod tests {
                 ..SnpEvidence::default()
             }),
             configuration: b"version = 2".to_vec(),
+            gpu: Default::default(),
             release: b"{}".to_vec(),
         };
         let handshake = Purpose::Handshake {

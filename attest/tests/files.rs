@@ -205,7 +205,7 @@ fn files_that_are_nothing_are_named_so() {
     }
     let mut machine = Machine::new();
     let outcome = (1..=70u8).map(|serial| {
-        machine.leaf.serial = serial;
+        machine.leaf.serial = vec![serial];
         files.add(&machine.evidence().certificates[0])
     });
     assert_eq!(outcome.last(), Some(Err(FileError::TooMany)));
