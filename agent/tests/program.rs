@@ -180,7 +180,8 @@ fn a_developer_is_served_on_this_machine_alone() {
     let body = r#"{"model":"bf16-sharded","prompt":[5,6,7],"max_tokens":3,"temperature":0}"#;
     write!(
         stream,
-        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .unwrap();

@@ -58,6 +58,20 @@ struct Row<'a> {
     sink: Option<f32>,
 }
 
+impl Row<'_> {
+    /// Leaves nothing of the scores, from position `start` on, that the row does not see.
+    #[inline(always)]
+    fn hide(&self, start: usize, scores: &mut Lanes) {
+        if self.first > start || self.end < start + LANES {
+            for (lane, score) in scores.iter_mut().enumerate() {
+                if !(self.first..self.end).contains(&(start + lane)) {
+                    *score = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+}
+
 /// `out[token][head] = softmax(q · k * scale) · v` over the positions of the window that ends with
 /// the token. `sinks` hold one more score for each head.
 pub(crate) fn attend(
@@ -191,13 +205,7 @@ fn tile<V: Isa, const N: usize>(
         let start = (first + index) * LANES;
         for (row, sums) in rows.iter().zip(sums) {
             let mut lanes = V::store(V::mul(sums, V::splat(layout.scale)));
-            if row.first > start || row.end < start + LANES {
-                for (lane, score) in lanes.iter_mut().enumerate() {
-                    if !(row.first..row.end).contains(&(start + lane)) {
-                        *score = f32::NEG_INFINITY;
-                    }
-                }
-            }
+            row.hide(start, &mut lanes);
             scores.push(lanes);
         }
     }
@@ -208,11 +216,7 @@ fn tile<V: Isa, const N: usize>(
 
     let mut dim = 0;
     while dim < head_dim {
-        let count = match head_dim - dim {
-            left if left >= 4 * LANES => 4,
-            left if left >= LANES => 1,
-            _ => 0,
-        };
+        let count = if head_dim - dim >= 4 * LANES { 4 } else { 1 };
         let values = || {
             blocks[first..last]
                 .iter()
@@ -227,10 +231,9 @@ fn tile<V: Isa, const N: usize>(
         };
         match count {
             4 => mix::<V, N, 4>(scores, values(), head_dim, dim, &mut write),
-            1 => mix::<V, N, 1>(scores, values(), head_dim, dim, &mut write),
             _ => mix::<V, N, 1>(scores, values(), head_dim, dim, &mut write),
         }
-        dim += count.max(1) * LANES;
+        dim += count * LANES;
     }
     N
 }

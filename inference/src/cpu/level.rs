@@ -36,9 +36,8 @@ impl Level {
 }
 
 /// Makes `fn name(level, arguments)` run its body compiled for that level. In the body `V` is the
-/// level's
-/// [`Isa`](super::vector::Isa). The body is the same source each time, and Rust neither reorders nor fuses
-/// floating-point operations by itself: AVX2 and AVX-512 agree in every bit.
+/// level's [`Isa`](super::vector::Isa). The body is the same source each time, and Rust neither
+/// reorders nor fuses floating-point operations by itself: AVX2 and AVX-512 agree in every bit.
 macro_rules! leveled {
     (
         $(#[$attribute:meta])*

@@ -48,7 +48,9 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Box<dyn Erro
         "bytes_per_token": model.bytes_per_token(),
         "memory_bytes_per_s": bandwidth,
         "decode_roofline_tokens_per_s": roofline,
-        "prefill": {"tokens": prompt_tokens, "tokens_per_s": best.speed, "tokens_per_cpu_s": best.cpu},
+        "prefill": {
+            "tokens": prompt_tokens, "tokens_per_s": best.speed, "tokens_per_cpu_s": best.cpu,
+        },
         "decode": decodes.iter().map(|(batch, best)| json!({
             "batch": batch, "tokens_per_s": best.speed, "tokens_per_cpu_s": best.cpu,
         })).collect::<Vec<_>>(),
