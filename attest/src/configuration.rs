@@ -38,8 +38,8 @@
 //! switches = 4                # between them
 //! ```
 
+use core::net::SocketAddr;
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;

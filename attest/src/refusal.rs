@@ -331,7 +331,7 @@ impl Refusal {
             Self::Version { .. } => "the operator must deploy a newer release",
             Self::Rollback { .. } => "the operator went back to an older release: ask why",
             Self::OtherRelease { .. } => {
-                "the signer made two releases of one version: keep your state folder as proof, and ask"
+                "the signer made two releases of one version: keep your state folder as proof"
             }
             Self::Revoked(_) => "the operator must deploy a release that is not revoked",
             Self::Stale { .. } => {

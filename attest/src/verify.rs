@@ -173,8 +173,8 @@ pub fn verify_release_with(
     Ok(release)
 }
 
-/// What `bundle` teaches a client that remembers `ratchet`, though its release is not accepted: to be
-/// kept after [`verify_release_with`] has refused it. What is not of the policy's makers teaches
+/// What `bundle` teaches a client that remembers `ratchet`, though its release is not accepted: to
+/// be kept after [`verify_release_with`] has refused it. What is not of the policy's makers teaches
 /// nothing.
 #[must_use]
 pub fn learn(

@@ -187,8 +187,8 @@ impl Expected {
         Ok(evidence)
     }
 
-    /// Verifies. What is accepted is remembered; and what a refused release teaches: who saw a revocation is not
-    /// shown an older bundle without it.
+    /// Verifies. What is accepted is remembered; and what a refused release teaches: who saw a
+    /// revocation is not shown an older bundle without it.
     fn judge(
         &self,
         evidence: &Evidence,

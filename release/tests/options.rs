@@ -91,8 +91,8 @@ fn contradictions_are_refused_with_the_next_step() {
     );
 }
 
-/// An option that is of no use to a platform is refused by it, and by none that it is of use to; what
-/// describes a machine is taken by all.
+/// An option that is of no use to a platform is refused by it, and by none that it is of use to;
+/// what describes a machine is taken by all.
 #[test]
 fn no_option_is_ignored() {
     let folder = Folder::new();

@@ -441,7 +441,8 @@ fn a_full_disk_leaves_the_log_whole() {
          {program} statement {states} --version $version --output statement.json >/dev/null; \
          {program} sign --statement statement.json --key log.pem --output envelope.json \
          >/dev/null; \
-         {program} log append {to} --signer {public} --envelope envelope.json >/dev/null 2>said || break; done; \
+         {program} log append {to} --signer {public} --envelope envelope.json >/dev/null 2>said \
+         || break; done; \
          cat said; {program} log show --log small/log --origin {ORIGIN} --log-key {public}"
     );
     let mut command = Command::new("unshare");

@@ -2,7 +2,8 @@
 //!
 //! An entry holds a digest, a signature, and who signed: a certificate, or a key. What was signed
 //! does not stand there. It is ours if it is the entry of a bundle that was published, whose
-//! release has its tag; or, without the bundle, if its certificate names a tag and commit of our sources.
+//! release has its tag; or, without the bundle, if its certificate names a tag and commit of our
+//! sources.
 
 use attest::release::envelope::PAYLOAD_TYPE;
 use attest::release::{Statement, StatementError};

@@ -87,8 +87,9 @@ pub(super) struct CreateArguments {
   cloister-release log append --log releases --origin log.example.org/cloister --key log.pem \\
       --signer ed25519:BASE64 --envelope envelope.json --output bundle.json
 
-A log cannot forget: it takes releases and statuses of the keys that --signer names, rebuilds of those
-that --rebuilder names, and nothing else. Appending the same envelope again changes nothing and writes its bundle anew.")]
+A log cannot forget: it takes releases and statuses of the keys that --signer names, rebuilds of
+those that --rebuilder names, and nothing else. Appending the same envelope again changes nothing
+and writes its bundle anew.")]
 pub(super) struct AppendArguments {
     #[command(flatten)]
     to: WriteArguments,
@@ -174,8 +175,8 @@ pub(super) struct ServeArguments {
 
 Answers POST /add-checkpoint. It signs a checkpoint only if it continues the one that it signed
 last, and remembers that in --state before it answers. Keep the state as long as the key: a witness
-that forgets what it signed signs a log with two faces. A witness whose state is lost takes a new key.
-TLS, and a limit on how often one may ask, are for the web server before it.")]
+that forgets what it signed signs a log with two faces. A witness whose state is lost takes a new
+key. TLS, and a limit on how often one may ask, are for the web server before it.")]
 pub(super) struct WitnessArguments {
     /// Name of the witness.
     #[arg(long, value_name = "NAME", value_parser = origin)]

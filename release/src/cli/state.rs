@@ -163,9 +163,9 @@ pub(super) struct StatusArguments {
   cloister-release sign --statement rebuild.json --key rebuilder.pem --output envelope.json
 
 It states the revision, the lock, the configuration, the digests that came out and the values that
-machines show which run them, whatever they are. With --release it says whether they are those of the
-release: exit code 4 if not, and nothing is written. A release that states machines is confirmed by
-who measured the same ones: give the firmware and the shapes that the release was stated with.")]
+machines show which run them, whatever they are. With --release it says whether they are those of
+the release: exit code 4 if not, and nothing is written. A release that states machines is confirmed
+by who measured the same ones: give the firmware and the shapes that it was stated with.")]
 pub(super) struct RebuildArguments {
     #[command(flatten)]
     built: BuiltArguments,

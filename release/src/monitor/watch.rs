@@ -27,9 +27,9 @@ pub const UNTOLD: u8 = 7;
       --source cloister --memory seen.note --webhook https://alarm.example.org/ || alarm
   cloister-release monitor --log releases …      a folder, fetched by something else
 
-The whole log is checked, and compared with the checkpoint in the memory, which is made by a run with
---first, and never by itself again. A log at an address (C2SP tlog-tiles) is copied into --copy: what
-is there is not fetched again, and nothing is kept that does not lead to the root that the log
+The whole log is checked, and compared with the checkpoint in the memory, which is made by a run
+with --first, and never by itself again. A log at an address (C2SP tlog-tiles) is copied to --copy:
+what is there is not fetched again, and nothing is kept that does not lead to the root that the log
 signed. Releases in Sigstore: `cloister-release sigstore monitor`.
 
 Exit codes:
