@@ -1,8 +1,8 @@
 //! The KV cache: one fixed allocation cut into blocks of [`BLOCK_TOKENS`] tokens.
 //!
 //! A block holds, for all layers, keys as `[kv_head][head_dim][token]` and values as
-//! `[kv_head][token][head_dim]`. Memory is taken from the system at the first touch, and zeroed when
-//! its owner gives it back.
+//! `[kv_head][token][head_dim]`. Memory is taken from the system at the first touch, and zeroed
+//! when its owner gives it back.
 
 use zeroize::Zeroize;
 
