@@ -144,7 +144,10 @@ fn misuse_is_refused() {
         "8 or 4",
     );
     refused(&mut program("generate", model), "--prompt");
-    refused(&mut program("score", "no-such-model"), "config.json");
+    refused(
+        program("score", "no-such-model").args(["--tokens", "1"]),
+        "config.json",
+    );
 }
 
 /// A server that ends with the test.

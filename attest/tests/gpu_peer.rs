@@ -126,7 +126,7 @@ fn version_3_of_a_configuration_counts_the_devices() {
     let read = |text: &str| Configuration::parse(text.as_bytes());
     assert_eq!(read(&plain).unwrap().devices(), DeviceCounts::default());
     let version = |number: u8| plain.replacen("version = 1", &format!("version = {number}"), 1);
-    let source = "[evidence]\nplatform = \"snp\"\n";
+    let source = "[evidence]\nplatform = \"snp\"\n[snp]\nproxy = \"none\"\n";
     let gpus = |gpus: u32, switches: u32| format!("[gpu]\ngpus = {gpus}\nswitches = {switches}\n");
     let whole = format!("{}{source}{}", version(3), gpus(8, 4));
     let devices = read(&whole).unwrap().devices();

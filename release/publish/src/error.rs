@@ -58,6 +58,9 @@ pub enum SignError {
     /// The identity token's time is over.
     #[error("identity token: expired")]
     TokenExpired,
+    /// The certificate authority would be told the token in the clear.
+    #[error("the certificate authority is asked in plain HTTP: who reads the token signs as you")]
+    InTheClear,
     /// The key cannot sign.
     #[error("signature")]
     Key(#[source] sigstore_sign::crypto::Error),
@@ -122,6 +125,7 @@ impl SignError {
                 "in a workflow, allow `id-token: write`; elsewhere give a fresh one with \
                  --identity-token, or sign in with --interactive"
             }
+            Self::InTheClear => "give an https:// address",
             Self::Key(_) => "give an ECDSA P-256 or Ed25519 key",
             Self::Module(error) => error.hint(),
             Self::KeyForLog => "give an ECDSA P-256 key, or a log of --rekor-version 1",

@@ -135,6 +135,9 @@ impl Publisher {
     ) -> Result<DerCertificate, SignError> {
         let url = self.services.fulcio.as_ref();
         let url = url.ok_or(SignError::NoService(Service::Authority))?;
+        if !is_private(url) {
+            return Err(SignError::InTheClear);
+        }
         if token.is_expired() {
             return Err(SignError::TokenExpired);
         }
@@ -325,5 +328,46 @@ async fn logged_before(log: &RekorClient, answer: rekor::Error) -> rekor::Result
     match uuid {
         Some(uuid) => log.get_entry_by_uuid(&EntryUuid::new(uuid)).await,
         None => Err(answer),
+    }
+}
+
+/// Whether nobody on the way reads what is sent there: whoever reads an identity token signs as
+/// its owner.
+fn is_private(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else {
+        return url.starts_with("https://");
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    ["127.0.0.1", "localhost", "[::1]"].iter().any(|own| {
+        let port = authority.strip_prefix(own);
+        port.is_some_and(|port| port.is_empty() || port.starts_with(':') && !port.contains('@'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_private;
+
+    #[test]
+    fn a_token_goes_to_nobody_in_the_clear() {
+        for good in [
+            "https://fulcio.example.org",
+            "http://127.0.0.1:8080/api",
+            "http://localhost",
+            "http://[::1]:80",
+        ] {
+            assert!(is_private(good), "{good}");
+        }
+        for bad in [
+            "http://fulcio.example.org",
+            "http://127.0.0.1.example.org",
+            "http://localhost:1@example.org/",
+            "http://127.0.0.1@example.org/",
+            "ftp://localhost",
+            "localhost",
+            "",
+        ] {
+            assert!(!is_private(bad), "{bad}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Fetches the authorities and services of today, by The Update Framework: a chain of signatures
-//! from a root that is known, with dates, so that neither a mirror nor an old copy goes unnoticed.
+//! from a root that is known, with dates, so that a mirror cannot change them. Each run begins from
+//! that root: of copies that have not expired, a mirror may show an older one.
 
 use sigstore_tuf::{HttpRepository, Updater};
 

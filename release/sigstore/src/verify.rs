@@ -351,7 +351,8 @@ pub(crate) fn verify_parsed(
             .map_or_else(|| "key".to_owned(), ToString::to_string),
         issuer: result.issuer().map(str::to_owned),
         log: checkpoint.map_or_else(String::new, |note| note.origin().to_owned()),
-        index: first.log_index.get(),
+        // What the log signed, where it signed any: the entry's own field may say anything.
+        index: proof.map_or(first.log_index, |proof| proof.log_index).get(),
         signed_at: seconds.map(|time| time.as_second()).collect(),
         checkpoint: checkpoint.map(|note| LogState {
             log: Digest::sha256(first.log_id.key_id.as_bytes()),
