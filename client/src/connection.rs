@@ -331,7 +331,7 @@ pub(crate) fn broken(error: &hyper::Error) -> Failure {
 pub(crate) fn read_file(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     let shown = path.display();
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
+    open(path)
         .and_then(|file| file.take(limit as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             let cause = reason(&error);
@@ -344,4 +344,13 @@ pub(crate) fn read_file(what: &str, path: &Path, limit: usize) -> Result<Vec<u8>
         )));
     }
     Ok(bytes)
+}
+
+/// A pipe would be waited for without end.
+fn open(path: &Path) -> std::io::Result<std::fs::File> {
+    let kind = std::fs::metadata(path)?.file_type();
+    match kind.is_file() || kind.is_dir() {
+        true => std::fs::File::open(path),
+        false => Err(std::io::ErrorKind::InvalidInput.into()),
+    }
 }

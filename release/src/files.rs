@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a file.
 pub(crate) fn digest_of_file(path: &Path) -> io::Result<Digest<32>> {
-    digest_of(File::open(path)?)
+    digest_of(open(path)?)
 }
 
 /// SHA-256 of everything that a reader gives.
@@ -24,10 +24,19 @@ pub(crate) fn digest_of(mut reader: impl Read) -> io::Result<Digest<32>> {
     }
 }
 
+/// Opens a file. A pipe would be waited for, and a device be read, without end.
+pub fn open(path: &Path) -> io::Result<File> {
+    let kind = std::fs::metadata(path)?.file_type();
+    match kind.is_file() || kind.is_dir() {
+        true => File::open(path),
+        false => Err(io::Error::other("a pipe or a device, not a file")),
+    }
+}
+
 /// Reads a file of at most `limit` bytes.
-pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let count = File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    let count = open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     match count as u64 > limit {
         true => Err(io::ErrorKind::FileTooLarge.into()),
         false => Ok(bytes),

@@ -1,6 +1,6 @@
 //! Ed25519 signing keys in PKCS#8 PEM files.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ impl SigningKey {
 
     /// Reads a key file.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let file = File::open(path).map_err(access(path))?;
+        let file = crate::files::open(path).map_err(access(path))?;
         let metadata = file.metadata().map_err(access(path))?;
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {

@@ -106,16 +106,18 @@ pub enum LogError {
     #[error("the envelope: {0}")]
     Statement(#[from] StatementError),
     /// Signed by nobody whose envelopes the log's keeper takes.
-    #[error("the envelope, of a {kind}: {source}", kind = match .kind {
-        Kind::Release => "release",
-        Kind::Status => "status",
-        Kind::Rebuild => "rebuild",
-    })]
-    Signer {
-        /// What it states.
+    #[error("the envelope holds a {0}, and nobody signed it whose {0} this log takes")]
+    Signer(Kind),
+    /// A signature in the name of somebody whose envelopes are taken is none of theirs.
+    #[error("the envelope: {0}")]
+    Envelope(EnvelopeError),
+    /// A bundle is of a release.
+    #[error("entry {index} is a {kind}, and a bundle is of a release")]
+    NoRelease {
+        /// The entry.
+        index: u64,
+        /// What it is.
         kind: Kind,
-        /// Why it was not taken.
-        source: EnvelopeError,
     },
     /// A status takes a revocation back.
     #[error(
@@ -175,6 +177,16 @@ pub enum Kind {
     Status,
     /// What came out of a rebuild.
     Rebuild,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Release => "release",
+            Self::Status => "status",
+            Self::Rebuild => "rebuild",
+        })
+    }
 }
 
 /// What an entry states.
@@ -361,7 +373,13 @@ impl Log {
     /// last status, which holds all that was revoked before, and each rebuilder's last rebuild.
     pub fn bundle(&self, index: u64, history: usize) -> Result<Bundle, LogError> {
         let (envelope, proof) = self.prove(index)?;
-        let release = Statement::decode(&envelope.payload)?;
+        let release = match Stated::decode(&envelope.payload)? {
+            Stated::Release(release) => *release,
+            other => {
+                let kind = other.kind();
+                return Err(LogError::NoRelease { index, kind });
+            }
+        };
         let subject = Digest::sha256(&envelope.payload);
         let (mut status, mut rebuilds) = (None, BTreeMap::new());
         for (index, stated) in (0..).zip(self.stated()) {
@@ -452,8 +470,10 @@ impl Log {
             Kind::Release | Kind::Status => accepted.signers,
             Kind::Rebuild => accepted.rebuilders,
         };
-        let signed = envelope.verify(keys);
-        signed.map_err(|source| LogError::Signer { kind, source })?;
+        envelope.verify(keys).map_err(|error| match error {
+            EnvelopeError::UnknownSigner => LogError::Signer(kind),
+            error => LogError::Envelope(error),
+        })?;
         match &stated {
             Stated::Release(release) => self.check_version(&release.predicate),
             Stated::Status(status) => self.check_revocations(status),

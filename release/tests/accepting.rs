@@ -3,8 +3,10 @@
 
 mod common;
 
+use std::process::Command;
+
 use attest::release::statement::{MAX_NUMBER, StatusStatement};
-use attest::release::{Bundle, EnvelopeError, MAX_BUNDLE_BYTES, Statement};
+use attest::release::{Bundle, MAX_BUNDLE_BYTES, Statement};
 use common::{Logged, Site};
 use release::key::SigningKey;
 use release::log::{Accepted, HISTORY_ENTRIES, Kind, Log, LogError};
@@ -53,8 +55,7 @@ fn a_log_takes_nothing_of_strangers() {
     ] {
         let error = append(statement, key).unwrap_err();
         assert!(
-            matches!(error, LogError::Signer { kind, source: EnvelopeError::UnknownSigner }
-                if kind == expected),
+            matches!(error, LogError::Signer(kind) if kind == expected),
             "{error}"
         );
         assert_eq!(size(), 1);
@@ -147,4 +148,68 @@ fn a_bundle_larger_than_clients_read_is_not_written() {
         logged.try_append(&rebuilt, &rebuilder).unwrap();
     };
     assert!(bytes > MAX_BUNDLE_BYTES);
+}
+
+#[test]
+fn a_bundle_is_of_a_release_and_of_nothing_else() {
+    let (_site, logged, release) = logged();
+    let said = status(&release, 1, Vec::new()).encode();
+    let (log, index) = logged.try_append(&said, &logged.signer).unwrap();
+    let error = log.bundle(index, HISTORY_ENTRIES).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            LogError::NoRelease {
+                index: 1,
+                kind: Kind::Status
+            }
+        ),
+        "{error}"
+    );
+}
+
+/// What cannot be written is found before anything is logged, and a pipe is waited for by nobody.
+#[test]
+fn the_program_logs_nothing_that_it_cannot_finish() {
+    let (site, logged, release) = logged();
+    let mut next = release.clone();
+    next.predicate.version += 1;
+    let envelope = sign(&next.encode(), &logged.signer).encode();
+    std::fs::write(site.path("envelope.json"), envelope).unwrap();
+    SigningKey::create(&site.path("other.pem")).unwrap();
+    let pipe = Command::new("mkfifo").arg(site.path("pipe")).status();
+    assert!(pipe.unwrap().success());
+    let append = |key: &str, envelope: &str, output: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cloister-release"))
+            .args([
+                "log",
+                "append",
+                "--log",
+                "releases",
+                "--origin",
+                common::ORIGIN,
+            ])
+            .args([
+                "--signer",
+                &logged.signer.public().to_string(),
+                "--key",
+                key,
+            ])
+            .args(["--envelope", envelope, "--output", output])
+            .current_dir(site.path(""))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = append("other.pem", "envelope.json", "no/such/bundle.json");
+    assert!(said.contains("make the folder of --output first"), "{said}");
+    for said in [
+        append("other.pem", "pipe", "bundle.json"),
+        append("pipe", "envelope.json", "bundle.json"),
+        append("other.pem", "/dev/zero", "bundle.json"),
+    ] {
+        assert!(said.contains("a pipe or a device, not a file"), "{said}");
+    }
+    assert_eq!(logged.open().unwrap().checkpoint().size, 1);
 }

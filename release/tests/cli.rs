@@ -306,3 +306,20 @@ fn a_bundle_of_either_kind_is_verified_by_its_policy_and_attached() {
          hint: if you trust who signed, name them in release.sigstore\n",
     );
 }
+
+/// No policy would count a log that is its own witness.
+#[test]
+fn a_log_is_not_its_own_witness() {
+    let site = Site::new();
+    let (_, log) = release(&site);
+    fails(
+        &site,
+        &format!(
+            "log cosign --log releases --origin {ORIGIN} --log-key {log} --key log.pem \
+             --name witness.example.org/w --memory seen.note --first"
+        ),
+        1,
+        "error: the witness has the log's own key: no policy counts it\n \
+         hint: make the witness a key of its own: `keygen`\n",
+    );
+}

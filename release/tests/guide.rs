@@ -24,7 +24,8 @@ fn the_guides_commands_are_taken_with_all_their_options() {
         include_str!("../../docs/operate.md"),
     ] {
         for line in commands(guide) {
-            let line = line.split(" #").next().unwrap().trim_end_matches(')');
+            let line = line.split(" #").next().unwrap();
+            let line = line.split(" |").next().unwrap().trim_end_matches(')');
             let line = line
                 .replace("\"$origin\"", "log.example.org/x")
                 .replace("\"$log_key\"", KEY)

@@ -102,6 +102,6 @@ fn signing_says_which_program_it_needs() {
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         "error: cloister-publish: No such file or directory (os error 2)\n \
-         hint: signing needs it beside this program: `cargo build -p cloister-publish`\n"
+         hint: the network needs it beside this program: `cargo build -p cloister-publish`\n"
     );
 }

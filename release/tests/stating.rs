@@ -159,8 +159,8 @@ fn rtmr0_is_stated_for_machines_whose_tables_are_known_and_for_no_other() {
         let output = command.current_dir(site.path("")).output().unwrap();
         serde_json::from_slice::<Value>(&output.stdout).unwrap()
     };
-    let small = measured("--memory 8G --acpi acpi");
-    let large = measured("--memory 64G --event-log ccel");
+    let small = measured("--vmm qemu --memory 8G --acpi acpi");
+    let large = measured("--vmm qemu --memory 64G --event-log ccel");
     for order in ["interleaved", "two-passes"] {
         for form in ["unchanged", "patched"] {
             let own = machine(&format!("qemu-{order}-{form}-small"));

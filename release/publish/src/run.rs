@@ -5,7 +5,7 @@ mod rekor;
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -317,16 +317,7 @@ fn text(path: &Path) -> Result<String, Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    read_at_most(path, MAX_INPUT_BYTES).map_err(|error| access(path, error))
-}
-
-fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let count = File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    match count as u64 > limit {
-        true => Err(io::ErrorKind::FileTooLarge.into()),
-        false => Ok(bytes),
-    }
+    release::files::read_bounded(path, MAX_INPUT_BYTES).map_err(|error| access(path, error))
 }
 
 /// Whole or not at all: beside its place first, then moved there.

@@ -23,7 +23,7 @@ A release, step by step:
   cloister-release sign --statement statement.json --key signer.pem --output envelope.json
   cloister-release log create --log releases --origin log.example.org/cloister --key log.pem
   cloister-release log append --log releases --origin log.example.org/cloister --key log.pem \\
-      --envelope envelope.json --output bundle.json
+      --signer ed25519:BASE64 --envelope envelope.json --output bundle.json
   cloister-release verify --bundle bundle.json --policy policy.toml --artifacts build/site
   cloister-release attach --disk build/site/disk.img --bundle bundle.json
 

@@ -1,7 +1,6 @@
 //! The commands: read what was named, call the library, report.
 
 use std::error::Error;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::SystemTime;
@@ -107,7 +106,7 @@ pub(super) fn now() -> UnixTime {
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read =
-        File::open(path).and_then(|file| file.take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes));
+        files::open(path).and_then(|file| file.take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes));
     match read {
         Ok(count) if count as u64 > MAX_INPUT_BYTES => {
             let error = io::Error::from(io::ErrorKind::FileTooLarge);

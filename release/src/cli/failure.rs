@@ -210,7 +210,12 @@ impl From<LogError> for Failure {
                 "give an envelope that `cloister-release sign` wrote",
             ),
             E::NoEntry { .. } => (MISUSE, "see `cloister-release log show`"),
-            E::Signer { .. } => (
+            E::Envelope(_) => (SIGNATURE, "have it signed again"),
+            E::NoRelease { .. } => (
+                MISUSE,
+                "give the --index of a release: `log show` lists them",
+            ),
+            E::Signer(_) => (
                 SIGNATURE,
                 "name whom you take releases of by --signer, and rebuilds by --rebuilder",
             ),
@@ -239,6 +244,7 @@ impl From<WitnessError> for Failure {
     fn from(error: WitnessError) -> Self {
         let (code, hint) = match &error {
             WitnessError::Access { .. } => (MISUSE, ""),
+            WitnessError::Own => (MISUSE, "make the witness a key of its own: `keygen`"),
             WitnessError::Forgotten(_) => (
                 LOG,
                 "give the memory of last time; --first if this never looked at this log",

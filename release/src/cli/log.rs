@@ -97,7 +97,11 @@ pub(super) struct AppendArguments {
     #[arg(long, value_name = "FILE")]
     envelope: PathBuf,
     /// Whose releases and statuses are taken; may be repeated.
-    #[arg(long = "signer", value_name = "KEY", required = true)]
+    #[arg(
+        long = "signer",
+        value_name = "KEY",
+        required_unless_present = "rebuilders"
+    )]
     signers: Vec<PublicKey>,
     /// Whose rebuilds are taken; may be repeated.
     #[arg(long = "rebuilder", value_name = "KEY")]
@@ -263,6 +267,18 @@ fn append(arguments: &AppendArguments) -> Outcome {
         let hint = "give an envelope that `cloister-release sign` wrote";
         Failure::input(&arguments.envelope, &error, hint)
     })?;
+    if let Some(folder) = arguments.output.as_deref().and_then(Path::parent)
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        // Before anything is logged: a log cannot forget.
+        let error = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(Failure::input(
+            folder,
+            &error,
+            "make the folder of --output first",
+        ));
+    }
     let accepted = Accepted {
         signers: &arguments.signers,
         rebuilders: &arguments.rebuilders,
@@ -313,6 +329,9 @@ fn cosign(arguments: &CosignArguments) -> Outcome {
     } = &arguments.from.log;
     let key = SigningKey::read(&arguments.key)?;
     let (memory, log_key) = (&arguments.memory, &arguments.from.log_key);
+    if key.public() == *log_key {
+        return Err(release::log::witness::WitnessError::Own.into());
+    }
     let lock = release::log::witness::lock(memory)?;
     let log = arguments.from.open()?;
     release::log::witness::check(memory, arguments.first, &log, (origin, log_key))?;

@@ -27,6 +27,9 @@ pub enum WitnessError {
     /// There is no memory, and it is not the first time.
     #[error("{0} is not there: who forgot what they saw would believe a second face of the log")]
     Forgotten(PathBuf),
+    /// The log would be its own witness.
+    #[error("the witness has the log's own key: no policy counts it")]
+    Own,
     /// The memory holds no checkpoint of this log.
     #[error("{path}: {source}")]
     Memory {

@@ -14,9 +14,22 @@ use super::{COLLATERAL, Failure, LOG, MISUSE, Report, write};
 use crate::arguments::CollectArguments;
 use crate::chain;
 
+/// More are demanded than are named, or none.
+#[derive(Debug, thiserror::Error)]
+#[error("1 to {0}, as many as are named, can be demanded")]
+struct MinimumError(usize);
+
 pub(super) async fn collect(arguments: &CollectArguments) -> Result<Report, Failure> {
     let asked = &arguments.witness;
     let minimum = arguments.minimum.unwrap_or(asked.len());
+    if !(1..=asked.len()).contains(&minimum) {
+        let error = MinimumError(asked.len());
+        return Err(Failure::input(
+            "--minimum",
+            error,
+            "demand as many, or name more --witness",
+        ));
+    }
     let collected = publish::collect::collect(
         folder(&arguments.log),
         &arguments.origin,

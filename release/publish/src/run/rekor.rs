@@ -121,7 +121,7 @@ fn report(
 
 fn remembered(arguments: &RekorArguments) -> Result<Option<State>, Failure> {
     let path = &arguments.state;
-    let bytes = match super::read_at_most(path, MAX_STATE_BYTES) {
+    let bytes = match release::files::read_bounded(path, MAX_STATE_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(super::access(path, error)),
