@@ -148,7 +148,7 @@ impl VerifyError {
             Class::Form => "give a bundle that `cloister-release sigstore sign` wrote",
             Class::Signature => "do not use it: fetch it again from where it was published",
             Class::Collateral => {
-                "it is older or younger than what vouches for it, or that is in another --trusted-root"
+                "it is older or younger than what vouches for it; or give its own --trusted-root"
             }
             Class::Policy => "this is not the release that you asked for",
             Class::Log => "a release that no log shows is not to be used",
