@@ -50,11 +50,6 @@ SECONDS ?= 10
 fuzz:
 	tests/fuzzer/run.sh $(SECONDS) $(TARGETS)
 
-# How long verifying evidence takes on one core, beside openssl's signature checks in the same run.
-.PHONY: bench
-bench:
-	image/cargo.sh run --release --locked -p cloister-attest --example bench
-
 # What takes too long for every change: the image built a second way in Nix's sandbox, twice, to the
 # same bits.
 test-reproduce:
@@ -101,10 +96,16 @@ relock:
 licences:
 	release/licences.py
 
-# The engine's speed beside its peers', in turn; docs/performance.md has the last table. SIZE=1b for
-# the larger model. LLAMA_BENCH names llama.cpp's llama-bench; CLOISTER_PYTHON a Python with torch.
-.PHONY: bench bench-engine
-bench: bench-engine
+# Speed, always beside a peer in the same run; docs/performance.md has the last tables.
+.PHONY: bench bench-verify bench-engine
+bench: bench-verify bench-engine
+
+# How long verifying evidence takes on one core, beside openssl's signature checks.
+bench-verify:
+	image/cargo.sh run --release --locked -p cloister-attest --example bench
+
+# The engine beside torch and llama.cpp, in turn. SIZE=1b for the larger model. LLAMA_BENCH names
+# llama.cpp's llama-bench; CLOISTER_PYTHON a Python with torch.
 SIZE ?= 254m
 bench-engine:
 	image/cargo.sh build --release --locked -p cloister-agent --bin cloister-inference
