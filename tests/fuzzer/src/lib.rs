@@ -67,8 +67,8 @@ targets! {
     b4 "attest-checkpoint" "../../../attest/fuzz/fuzz_targets/checkpoint.rs" checkpoint;
     b5 "attest-configuration" "../../../attest/fuzz/fuzz_targets/configuration.rs" configuration;
     b6 "attest-eventlog" "../../../attest/fuzz/fuzz_targets/eventlog.rs" event_log;
-    b7 "attest-file" "../../../attest/fuzz/fuzz_targets/file.rs" file;
-    b8 "attest-evidence" "../../../attest/fuzz/fuzz_targets/evidence.rs" evidence;
+    b7 "attest-evidence" "../../../attest/fuzz/fuzz_targets/evidence.rs" evidence;
+    b8 "attest-file" "../../../attest/fuzz/fuzz_targets/file.rs" file;
     b9 "attest-google_certificate" "../../../attest/fuzz/fuzz_targets/google_certificate.rs"
         google_certificate;
     b10 "attest-gpu_file" "../../../attest/fuzz/fuzz_targets/gpu_file.rs" gpu_file;
