@@ -245,7 +245,9 @@ impl<'a> EventLog<'a> {
     pub fn replay(&self, bank: Bank, register: u32) -> Option<Vec<u8>> {
         let size = bank.bytes();
         let mut value = vec![0; size];
-        let mut notes = self.events.iter().filter(|event| event.kind == NO_ACTION);
+        // Of PCR 0 alone: in another register it is a note like any other.
+        let is_note = |event: &&Event<'_>| event.kind == NO_ACTION && event.register == 0;
+        let mut notes = self.events.iter().filter(is_note);
         let locality = notes.find_map(|event| event.data.strip_prefix(STARTUP_LOCALITY));
         if let (0, Some([locality])) = (register, locality) {
             value[size - 1] = *locality;
