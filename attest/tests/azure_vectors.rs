@@ -9,7 +9,6 @@
 )]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use attest::azure::{
@@ -29,30 +28,13 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 use signer::azure::{POLICY, azure_policy, tpmt};
 use signer::{amd, intel};
+use signer::{read_vector as read, vectors};
 use x509_cert::Certificate;
 use x509_cert::der::Encode as _;
 
 const JANUARY_2026: UnixTime = UnixTime::from_secs(1_768_262_400);
 const NOVEMBER_2026: UnixTime = UnixTime::from_secs(1_795_219_200);
 const YEAR_2100: UnixTime = UnixTime::from_secs(4_102_444_800);
-
-/// The folder with the vectors, or nothing, and that is said.
-fn vectors() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: no vectors of real hardware at {}",
-        folder.display()
-    );
-    None
-}
-
-fn read(path: &str) -> Vec<u8> {
-    fs::read(vectors().unwrap().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 fn certificates(path: &str) -> Vec<Vec<u8>> {
     let chain = match read(path) {

@@ -9,7 +9,6 @@
 )]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use attest::certificate::{ChainFault, Position};
@@ -20,29 +19,12 @@ use attest::gpu::{
 use attest::policy::{Demand, GpuPolicy};
 use attest::{Class, Digest, Refusal, UnixTime};
 use signer::nvidia;
+use signer::{read_vector as read, vectors};
 
 /// While the signers of all manifests were certified.
 const JANUARY_2025: UnixTime = UnixTime::from_secs(1_736_000_000);
 const NOVEMBER_2026: UnixTime = UnixTime::from_secs(1_795_219_200);
 const YEAR_2020: UnixTime = UnixTime::from_secs(1_590_000_000);
-
-/// The folder with the vectors, or nothing, and that is said.
-fn vectors() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: no vectors of real hardware at {}",
-        folder.display()
-    );
-    None
-}
-
-fn read(path: &str) -> Vec<u8> {
-    fs::read(vectors().unwrap().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 fn devices(path: &str) -> Vec<DeviceEvidence> {
     DeviceEvidence::from_file(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

@@ -7,7 +7,6 @@
 )]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use attest::certificate::{ChainFault, Position};
@@ -18,29 +17,12 @@ use attest::snp::{
 };
 use attest::{Digest, UnixTime};
 use signer::{NOW, amd};
+use signer::{read_vector as read, vectors};
 use x509_cert::Certificate;
 use x509_cert::der::{Encode as _, pem};
 
 /// 2025-07-01: within the dates of the key of a cloud and of both revocation lists.
 const JULY_2025: UnixTime = UnixTime::from_secs(1_751_328_000);
-
-/// The folder with the vectors, or nothing, and that is said.
-fn vectors() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: no vectors of real hardware at {}",
-        folder.display()
-    );
-    None
-}
-
-fn read(path: &str) -> Vec<u8> {
-    fs::read(vectors().unwrap().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 /// The report, wherever it stands in the file.
 fn report(path: &str) -> Vec<u8> {

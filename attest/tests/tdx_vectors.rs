@@ -7,7 +7,6 @@
 )]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use attest::certificate::ChainFault;
@@ -21,6 +20,7 @@ use attest::tdx::{
 use attest::tpm::Register;
 use attest::{Digest, UnixTime};
 use signer::intel;
+use signer::{read_vector as read, vectors};
 use x509_cert::Certificate;
 use x509_cert::der::Encode as _;
 
@@ -29,24 +29,6 @@ const JULY_2025: UnixTime = UnixTime::from_secs(1_751_328_000);
 const JANUARY_2026: UnixTime = UnixTime::from_secs(1_768_262_400);
 const FEBRUARY_2026: UnixTime = UnixTime::from_secs(1_772_000_000);
 const OCTOBER_2026: UnixTime = UnixTime::from_secs(1_792_000_000);
-
-/// The folder with the vectors, or nothing, and that is said.
-fn vectors() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: no vectors of real hardware at {}",
-        folder.display()
-    );
-    None
-}
-
-fn read(path: &str) -> Vec<u8> {
-    fs::read(vectors().unwrap().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 /// The quote, in binary, in hexadecimal, or as a field of JSON.
 fn quote(path: &str) -> Vec<u8> {

@@ -5,13 +5,13 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
 
 use attest::capsule::Capsule;
 use common::{Behaviour, Outcome, Person, Server};
 use serde_json::{Value, json};
 use signer::amd::{self, Machine};
 use signer::intel::{self, Domain};
+use signer::vectors;
 use signer::{NOW, World};
 
 fn run(person: &Person, line: &str) -> Outcome {
@@ -304,19 +304,6 @@ fn evidence_for_a_nonce_is_verified_for_that_nonce() {
         1,
         "64 hexadecimal digits",
     );
-}
-
-/// The folder with the vectors, or nothing, and that is said.
-fn vectors() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!(
-        "SKIPPED: no vectors of real hardware at {}",
-        folder.display()
-    );
-    None
 }
 
 /// Everything is relaxed that can be; the roots are AMD's and Intel's.

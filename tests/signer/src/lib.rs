@@ -22,6 +22,8 @@ pub mod log;
 pub mod nvidia;
 pub mod release;
 pub mod tpm;
+mod vectors;
 mod world;
 
+pub use vectors::{read_vector, vectors};
 pub use world::{ISSUED, NOW, SUITE, World};
