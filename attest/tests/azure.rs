@@ -95,6 +95,53 @@ fn the_hardware_vouches_for_the_runtime_data_or_nothing_is_believed() {
     }
 }
 
+/// Who is no paravisor could name a key of its own, also where the policy takes other levels.
+#[test]
+fn a_report_that_the_paravisor_did_not_ask_for_is_refused() {
+    let mut machine = Machine::new();
+    machine.set(signer::amd::at::VMPL, &[2]);
+    let mut vm = Vm::new();
+    vm.hardware = Hardware::Snp(Box::new(machine));
+    let mut snp = Machine::new().policy();
+    snp.vmpls = vec![0, 2];
+    let evidence = vm.evidence(NONCE);
+    let error = verify(&evidence, NONCE, &vm.policy(), (Some(&snp), None), NOW).unwrap_err();
+    assert_eq!(error, AzureError::PrivilegeLevel { found: 2 });
+    let sound = Vm::new().evidence(NONCE);
+    assert!(verify(&sound, NONCE, &vm.policy(), (Some(&snp), None), NOW).is_ok());
+}
+
+/// Registers that nothing pins are shown as such, and the log's claim names what it explains.
+#[test]
+fn claims_of_registers_say_what_was_checked() {
+    let mut vm = Vm::new();
+    vm.selection[9] = 0;
+    let own = vm.registers[4];
+    let pins = format!("pcrs = [{{ register = 4, values = \"{own}\" }}]");
+    let policy = azure_policy(&POLICY.replace("pcrs = []", &pins));
+    let verified = verdict(&vm.evidence(NONCE), &policy).unwrap();
+    let claim = |what: &str| {
+        let mut claims = verified.claims().iter().filter(|claim| claim.what == what);
+        let (one, none) = (claims.next().unwrap(), claims.next());
+        assert!(none.is_none(), "{what}");
+        (one.expected.clone(), one.found.clone())
+    };
+    assert_eq!(
+        claim(&Register(4).to_string()),
+        (own.to_string(), own.to_string())
+    );
+    let any = "any (not pinned by the policy)".to_owned();
+    assert_eq!(
+        claim(&Register(9).to_string()),
+        (any, vm.registers[9].to_string())
+    );
+    let (_, found) = claim("event log");
+    let explained = "events explain PCR 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15";
+    assert!(found.ends_with(explained), "{found}");
+    let mut claims = verified.claims().iter();
+    assert!(claims.all(|claim| claim.what != Register(16).to_string()));
+}
+
 #[test]
 fn reports_of_a_paravisor_that_are_none_are_refused() {
     type Change = fn(&mut Vm);

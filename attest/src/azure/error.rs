@@ -25,6 +25,12 @@ pub enum AzureError {
     /// SEV-SNP does not vouch for the runtime data.
     #[error("SEV-SNP: {0}")]
     Snp(Box<SnpError>),
+    /// The report was not asked for by the paravisor, whatever the policy accepts elsewhere.
+    #[error("SEV-SNP: asked for at VMPL {found}, the paravisor asks at 0")]
+    PrivilegeLevel {
+        /// Level that asked.
+        found: u32,
+    },
     /// TDX does not vouch for the runtime data.
     #[error("TDX: {0}")]
     Tdx(Box<TdxError>),

@@ -99,6 +99,11 @@ pub fn verify_hardware<'a>(
             let mut given = given.clone();
             given.report = report.hardware.to_vec();
             let verified = snp::verify(&given, data, policy, now)?;
+            // The paravisor alone asks from there: anyone else may vouch for a key of their own.
+            match verified.report().vmpl {
+                0 => {}
+                found => return Err(AzureError::PrivilegeLevel { found }),
+            }
             (verified.root().to_owned(), verified.claims().to_vec())
         }
         (AzureKind::Tdx, AzureHardware::Tdx(given)) => {
@@ -178,6 +183,12 @@ impl Judge<'_> {
             };
             self.pin(AzureField::Register(register), &pinned.values, *found)?;
         }
+        for (register, found) in quoted {
+            let mut pinned = self.policy.pcrs.iter();
+            if !pinned.any(|pinned| pinned.register() == *register) {
+                self.claim(register, "any (not pinned by the policy)", found);
+            }
+        }
         Ok(())
     }
 
@@ -199,6 +210,7 @@ impl Judge<'_> {
         }
         let log = EventLog::parse(log)?;
         let numbers = 0..u8::try_from(REGISTERS).unwrap_or(u8::MAX);
+        let mut explained = Vec::new();
         for register in numbers.map(Register) {
             let events = log.count(register);
             let mut all = quoted.iter();
@@ -215,6 +227,9 @@ impl Judge<'_> {
                     });
                 }
                 None if events > 0 => return Err(AzureError::NotQuoted { register }),
+                Some(_) if register.0 < 16 && register.0 != 10 => {
+                    explained.push(register.0.to_string());
+                }
                 _ => {}
             }
         }
@@ -222,8 +237,13 @@ impl Judge<'_> {
         if enabled != secure_boot {
             return Err(AzureError::SecureBoot);
         }
-        let found = format!("{} events", log.events().len());
-        self.claim("event log", "explains PCR 0 to 9 and 11 to 15", found);
+        let (events, explained) = (log.events().len(), explained.join(", "));
+        let found = format!("{events} events explain PCR {explained}");
+        self.claim(
+            "event log",
+            "explains what was quoted of PCR 0 to 9 and 11 to 15",
+            found,
+        );
         Ok(())
     }
 }
