@@ -9,7 +9,8 @@
 use attest::certificate::{ChainFault, Position};
 use attest::crl::RevocationFault;
 use attest::gpu::{
-    DeviceCounts, DeviceFault, DeviceKind, GpuError, ManifestKind, Mode, Report, Topology, verify,
+    DeviceCounts, DeviceFault, DeviceKind, GpuError, ManifestKind, Mode, Report, Topology,
+    VerifiedDevices, verify,
 };
 use attest::policy::{Demand, Pin};
 use attest::{Class, Digest, Refusal, UnixTime};
@@ -196,6 +197,14 @@ fn revocation_lists_are_demanded_where_a_certificate_names_a_place() {
     let missing = device(|rack| drop(rack.lists.remove(0)));
     let position = Position::Intermediate(3);
     assert_eq!(missing, DeviceFault::NoRevocationList { position });
+    // A place that cannot be read is a place.
+    let garbled = device(|rack| {
+        rack.lists.remove(0);
+        let place = &mut rack.devices[0].chain[3].0.extensions[2];
+        assert_eq!(place.0, [0x55, 0x1d, 0x1f]);
+        place.2 = vec![4, 0];
+    });
+    assert_eq!(garbled, DeviceFault::NoRevocationList { position });
     let revoked = device(|rack| rack.lists[1].0.revoked.push((2, Vec::new())));
     let position = Position::Intermediate(2);
     assert_eq!(revoked, DeviceFault::Revoked { position });
@@ -224,7 +233,26 @@ fn revocation_lists_are_demanded_where_a_certificate_names_a_place() {
     policy.revocation_lists = Demand::NotRequired;
     let verdict = |rack: &Rack| verify(&rack.evidence(&NONCE), &NONCE, rack.counts(), &policy, NOW);
     rack.lists.remove(0);
-    assert!(verdict(&rack).is_ok());
+    let verified = verdict(&rack).unwrap();
+    let relaxed = "not required (relaxed by the policy)";
+    let shown = |verified: &VerifiedDevices| {
+        let claims = verified.claims().iter();
+        let claims = claims.filter(|claim| claim.what.ends_with(": revocation"));
+        let shown =
+            claims.map(|claim| (claim.expected.clone(), claim.found.starts_with("no list")));
+        shown.collect::<Vec<_>>()
+    };
+    let own = |expected: &str, missing: bool| (expected.to_owned(), missing);
+    let found = shown(&verified);
+    assert!(found.contains(&own(relaxed, true)), "{found:?}");
+    assert!(
+        found.iter().all(|(expected, _)| expected == relaxed),
+        "{found:?}"
+    );
+    let found = shown(&judge(&Rack::new()).unwrap());
+    assert_eq!(found.len(), 1 + Rack::new().manifests.len());
+    let required = own("a list for each certificate that names one", false);
+    assert!(found.iter().all(|one| *one == required), "{found:?}");
     rack.lists[0].0.revoked.push((2, Vec::new()));
     assert!(verdict(&rack).is_err());
 }

@@ -78,8 +78,8 @@ pub fn verify(
     judge.counts(&found, counts)?;
     let mut manifests = Vec::new();
     for (index, bytes) in evidence.manifests.iter().enumerate() {
-        let manifest = judge.manifest(bytes, &mut lists, now);
         let place = index + 1;
+        let manifest = judge.manifest(place, bytes, &mut lists, now);
         manifests.push((
             manifest.map_err(|fault| GpuError::Manifest {
                 manifest: place,
@@ -120,6 +120,8 @@ struct Device<'a> {
     identity: Identity,
     report: Report,
     chain: Chain<'a>,
+    /// Certificates without a revocation list.
+    without: Vec<Position>,
 }
 
 impl Device<'_> {
@@ -189,7 +191,20 @@ impl<'a> Judge<'a> {
             identity,
             report,
             chain,
+            without,
         })
+    }
+
+    fn revocation(&mut self, what: String, without: &[Position], root: &TrustAnchor) {
+        let expected = match self.policy.revocation_lists {
+            Demand::Required => "a list for each certificate that names one",
+            Demand::NotRequired => "not required (relaxed by the policy)",
+        };
+        let found = match without.first() {
+            None => "not revoked, by a list for each certificate that names one".to_owned(),
+            Some(position) => format!("no list for the {position}"),
+        };
+        self.claim(what, expected, found, root);
     }
 
     /// A certificate without a revocation list, where the policy demands one.
@@ -224,6 +239,7 @@ impl<'a> Judge<'a> {
 
     fn manifest(
         &mut self,
+        place: usize,
         bytes: &[u8],
         lists: &mut Lists,
         now: UnixTime,
@@ -237,6 +253,8 @@ impl<'a> Judge<'a> {
         if let Some(position) = self.demanded(&without) {
             return Err(ManifestError::NoRevocationList { position });
         }
+        let what = format!("manifest {place}: revocation");
+        self.revocation(what, &without, manifest.chain.root);
         Ok(manifest)
     }
 
@@ -267,6 +285,7 @@ impl<'a> Judge<'a> {
         self.claim(own("device"), &policy.devices, device.identity.device, root);
         let nonce = Digest(device.report.nonce);
         self.claim(own("nonce"), nonce, nonce, root);
+        self.revocation(own("revocation"), &device.without, root);
         match device.kind {
             DeviceKind::Gpu => self.gpu(own, device)?,
             DeviceKind::Switch => self.switch(own, device)?,
