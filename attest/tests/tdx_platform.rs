@@ -179,6 +179,59 @@ fn statuses_and_advisories_are_accepted_by_name_only() {
     );
 }
 
+/// Intel's rule for parts that it judges apart: who accepts each by itself has not accepted both.
+#[test]
+fn statuses_of_all_parts_are_taken_together() {
+    let own = "\"tcbDate\":\"2024-11-13T00:00:00Z\",\"tcbStatus\":\"UpToDate\"},\
+               {\"tcb\":{\"sgx";
+    for status in ["ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"] {
+        let mut domain = Domain::new();
+        // The platform's own level, before another one; not that of the TDX module.
+        let other = own.replace("\"UpToDate\"", &format!("\"{status}\""));
+        domain.edit(0, own, &other);
+        domain.set_enclave(enclave::SVN, &[3]);
+        let mut policy = domain.policy();
+        policy.tcb_statuses.extend([
+            TcbStatus::OutOfDate,
+            TcbStatus::ConfigurationNeeded,
+            TcbStatus::ConfigurationAndSwHardeningNeeded,
+        ]);
+        let part = Evaluated::Together;
+        let found = TcbStatus::OutOfDateConfigurationNeeded;
+        let error = judge(&domain, &policy, NOW).unwrap_err();
+        assert_eq!(error, TdxError::Status { part, found });
+        assert_eq!(Refusal::from(error).class(), Class::Policy);
+        policy.tcb_statuses.push(found);
+        let verified = judge(&domain, &policy, NOW).unwrap();
+        let mut claims = verified.claims().iter();
+        let claim = claims.find(|claim| claim.what == part.to_string());
+        assert_eq!(claim.unwrap().found, "OutOfDateConfigurationNeeded");
+        // Each by itself is what it is.
+        domain.set_enclave(enclave::SVN, &[4]);
+        policy.tcb_statuses.pop();
+        assert!(judge(&domain, &policy, NOW).is_ok(), "{status}");
+    }
+}
+
+/// A claim never shows a value that the quote does not hold.
+#[test]
+fn service_domains_are_shown_only_where_the_quote_holds_them() {
+    let shown = |domain: &Domain| {
+        let verified = judge(domain, &domain.policy(), NOW).unwrap();
+        let field = TdxField::MrServiceTd.to_string();
+        let mut claims = verified.claims().iter();
+        claims
+            .find(|claim| claim.what == field)
+            .unwrap()
+            .found
+            .clone()
+    };
+    let unknown = "not in a quote of TDX 1.0: not checked";
+    assert_eq!(shown(&Domain::new()), unknown);
+    assert_eq!(shown(&Domain::of_version_5(2)), unknown);
+    assert_eq!(shown(&Domain::of_version_5(3)), "0".repeat(96));
+}
+
 #[test]
 fn a_quote_for_something_else_is_refused() {
     let evidence = Domain::new().evidence();

@@ -252,6 +252,8 @@ pub enum Evaluated {
     CurrentModule,
     /// The quoting enclave.
     QuotingEnclave,
+    /// All of these, as one.
+    Together,
 }
 
 /// A part of an identity.
@@ -422,6 +424,7 @@ impl fmt::Display for Evaluated {
             Self::LaunchModule => "TDX module at launch",
             Self::CurrentModule => "TDX module now",
             Self::QuotingEnclave => "quoting enclave",
+            Self::Together => "platform, TDX module and quoting enclave together",
         })
     }
 }

@@ -70,11 +70,13 @@ pub fn verify(
         policy,
         root: &root,
         claims,
+        statuses: Vec::new(),
     };
     judge.report_data(report_data)?;
     let (info, identity) = judge.documents(evidence, &certified, now)?;
     judge.enclave(&signed.enclave, &identity)?;
     judge.tcb(&certified.platform, &info)?;
+    judge.together()?;
     judge.platform(&certified.platform)?;
     judge.attributes()?;
     judge.pins()?;
@@ -114,6 +116,8 @@ struct Judge<'a> {
     policy: &'a TdxPolicy,
     root: &'a str,
     claims: Vec<Claim>,
+    /// Intel's verdicts so far.
+    statuses: Vec<TcbStatus>,
 }
 
 impl Judge<'_> {
@@ -294,6 +298,7 @@ impl Judge<'_> {
             let found = found.clone();
             return Err(TdxError::Advisory { part, found });
         }
+        self.statuses.push(found);
         let names = |names: Vec<String>| match names.is_empty() {
             true => "no advisory".to_owned(),
             false => names.join(", "),
@@ -312,6 +317,28 @@ impl Judge<'_> {
             format!("{}; {listed}", statuses.join(" or ")),
             format!("{found}, level of {}; {applying}", level.tcb_date.0),
         );
+        Ok(())
+    }
+
+    /// Where one part is out of date and another has to be configured, Intel's own verdict is both.
+    fn together(&mut self) -> Result<(), TdxError> {
+        let accepted = &self.policy.tcb_statuses;
+        let any = |of: &[TcbStatus]| self.statuses.iter().any(|status| of.contains(status));
+        let both = TcbStatus::OutOfDateConfigurationNeeded;
+        let out_of_date = any(&[TcbStatus::OutOfDate, both]);
+        let configuration = any(&[
+            TcbStatus::ConfigurationNeeded,
+            TcbStatus::ConfigurationAndSwHardeningNeeded,
+            both,
+        ]);
+        if out_of_date && configuration {
+            if !accepted.contains(&both) {
+                let (part, found) = (Evaluated::Together, both);
+                return Err(TdxError::Status { part, found });
+            }
+            let statuses: Vec<_> = accepted.iter().map(ToString::to_string).collect();
+            self.claim(Evaluated::Together, statuses.join(" or "), both);
+        }
         Ok(())
     }
 
@@ -434,14 +461,10 @@ impl Judge<'_> {
                 &policy.mr_owner_configs,
                 quote.mr_owner_config,
             ),
-            (
-                TdxField::MrServiceTd,
-                &policy.mr_service_tds,
-                quote.mr_service_td,
-            ),
         ] {
             self.pin(field, pin, &found)?;
         }
+        self.service_domains()?;
         // Said apart only where the attribute for it is on: zero otherwise.
         match quote.current_service_td {
             Some(found) if found != Digest::ZERO && found != quote.mr_service_td => {
@@ -450,6 +473,18 @@ impl Judge<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A quote of TDX 1.0 does not hold them, and counts as one of a domain that has none: the claim
+    /// says so. Those that migrate it can be bound only where the attribute for that is on.
+    fn service_domains(&mut self) -> Result<(), TdxError> {
+        let (pin, found) = (&self.policy.mr_service_tds, self.quote.mr_service_td);
+        if self.quote.current_tcb.is_some() || !pin.admits(&found) {
+            return self.pin(TdxField::MrServiceTd, pin, &found);
+        }
+        let found = "not in a quote of TDX 1.0: not checked";
+        self.claim(TdxField::MrServiceTd, pin, found);
+        Ok(())
     }
 
     fn pin<const N: usize>(
