@@ -28,6 +28,8 @@ pub const MAX_ITEMS: usize = 64;
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// Most pairs of certificates that are tried for one report.
 const MAX_PAIRS: usize = 32;
+/// Header and the shortest body.
+const LEAST_QUOTE_BYTES: usize = 48 + 384;
 const HCL_MAGIC: &[u8] = b"HCLA";
 const HCL_HEAD_BYTES: usize = 32;
 const SIGNER: &str = "CN=Intel SGX TCB Signing";
@@ -310,7 +312,8 @@ pub fn report(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), FileError> {
         false => bytes.get(REPORT_BYTES..).unwrap_or_default(),
     };
     match report {
-        [2..=5, 0, 0, 0, ..] => Ok((report.to_vec(), table.to_vec())),
+        // Of whatever version: which are known says who verifies it.
+        [1..=255, 0, 0, 0, ..] => Ok((report.to_vec(), table.to_vec())),
         _ => Err(FileError::Report),
     }
 }
@@ -329,7 +332,10 @@ pub fn quote(bytes: &[u8]) -> Result<Vec<u8>, FileError> {
     let bytes = plain(bytes);
     let quote = Quote::unpadded(&bytes);
     match quote {
-        [4 | 5, 0, 2, 0, 0x81, ..] => Ok(quote.to_vec()),
+        // Of whatever version and key: which are known says who verifies it.
+        [1..=255, 0, _, 0, _, 0, 0, 0, ..] if quote.len() >= LEAST_QUOTE_BYTES => {
+            Ok(quote.to_vec())
+        }
         _ => Err(FileError::Quote),
     }
 }

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::files::{self, FileError, Files, MAX_FILE_BYTES};
-use attest::snp::{Product, SnpError};
+use attest::snp::{self, Product, ReportError, SnpError};
 use attest::supply::{self, Answer, AnswerError, Item, RequestError};
-use attest::tdx::{self, TdxError};
+use attest::tdx::{self, QuoteError, TdxError};
 use attest::{Class, Refusal, ReportData, UnixTime};
 use signer::amd::{self, Machine};
 use signer::fuzz::{self, mutate};
@@ -212,6 +212,34 @@ fn files_that_are_nothing_are_named_so() {
     for nothing in [&b""[..], &[2; 1184], b"HCLA", &[0; 4000]] {
         assert_eq!(files::report(nothing), Err(FileError::Report));
         assert_eq!(files::quote(nothing), Err(FileError::Quote));
+    }
+}
+
+/// A version that is not known is refused as what it is, not as a file that is nothing.
+#[test]
+fn reports_and_quotes_of_unknown_versions_are_refused_by_their_version() {
+    let (machine, domain) = (Machine::new(), Domain::new());
+    let mut shown = machine.evidence();
+    for found in [1, 6] {
+        shown.report[0] = found;
+        let (report, _) = files::report(&shown.report).unwrap();
+        shown.report = report;
+        let error = snp::verify(&shown, &[0; 64], &machine.policy(), NOW).unwrap_err();
+        let found = found.into();
+        assert_eq!(error, SnpError::Report(ReportError::Version { found }));
+    }
+    let mut shown = domain.evidence();
+    for (place, value) in [(0, 3), (0, 6), (2, 3), (4, 0)] {
+        let mut quote = domain.quote();
+        quote[place] = value;
+        shown.quote = files::quote(&quote).unwrap();
+        let error = tdx::verify(&shown, &[0; 64], &domain.policy(), NOW).unwrap_err();
+        let expected = match (place, u16::from(value)) {
+            (0, found) => QuoteError::Version { found },
+            (2, found) => QuoteError::KeyType { found },
+            _ => QuoteError::Tee { found: 0 },
+        };
+        assert_eq!(error, TdxError::Quote(expected));
     }
 }
 
