@@ -5,11 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 34] = [
+const ERRORS: [&str; 33] = [
     "AnswerError",
     "AzureError",
     "CapsuleError",
-    "FileError",
     "RequestError",
     "BundleError",
     "CborError",
@@ -71,6 +70,12 @@ fn variants(text: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
+/// A name of which this one is only the beginning is another.
+fn names_it(tests: &str, name: &str) -> bool {
+    let mut after = tests.split(name).skip(1);
+    after.any(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
+}
+
 #[test]
 fn each_has_a_test_that_provokes_it() {
     let room = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -100,7 +105,7 @@ fn each_has_a_test_that_provokes_it() {
             .collect();
         assert!(!variants.is_empty(), "{error} was not found");
         let names = variants.iter().map(|variant| format!("{error}::{variant}"));
-        missing.extend(names.filter(|name| !tests.contains(name)));
+        missing.extend(names.filter(|name| !names_it(&tests, name)));
     }
     assert!(missing.is_empty(), "no test provokes {missing:?}");
 }
