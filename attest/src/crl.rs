@@ -1,6 +1,8 @@
 //! Certificate revocation lists (RFC 5280, section 5): complete ones, signed by the issuer of the
 //! certificates, with a number and a next update.
 
+use std::collections::BTreeSet;
+
 use x509_cert::crl::CertificateList;
 use x509_cert::der::asn1::{ObjectIdentifier, Uint};
 use x509_cert::der::oid::AssociatedOid as _;
@@ -14,6 +16,13 @@ use crate::certificate::{Certificate, Scheme, extension};
 
 /// Longest revocation list.
 pub const MAX_CRL_BYTES: usize = 64 << 10;
+
+/// deltaCRLIndicator and issuingDistributionPoint, here by number: `x509-cert` has another one for
+/// the second.
+const PARTIAL: [ObjectIdentifier; 2] = [
+    ObjectIdentifier::new_unwrap("2.5.29.27"),
+    ObjectIdentifier::new_unwrap("2.5.29.28"),
+];
 
 /// What can be wrong with a revocation list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +39,18 @@ pub enum RevocationFault {
     /// A critical extension that this program does not process: the list may not be complete.
     #[error("unknown critical extension {found}")]
     CriticalExtension {
+        /// The extension.
+        found: ObjectIdentifier,
+    },
+    /// An extension occurs twice.
+    #[error("extension {found} occurs twice")]
+    DuplicateExtension {
+        /// The extension.
+        found: ObjectIdentifier,
+    },
+    /// By itself it is not complete, whether that is marked as critical or not.
+    #[error("extension {found} says that the list is a part of another")]
+    Partial {
         /// The extension.
         found: ObjectIdentifier,
     },
@@ -162,13 +183,18 @@ fn check_signature(
 /// No extension says that the list is partial, or that an entry means something else.
 fn check_extensions(list: &CertificateList) -> Result<(), RevocationFault> {
     let known = [CrlNumber::OID, AuthorityKeyIdentifier::OID];
-    let of_list = list.tbs_cert_list.crl_extensions.iter().flatten();
-    if let Some(found) = of_list
-        .filter(|extension| extension.critical && !known.contains(&extension.extn_id))
-        .map(|extension| extension.extn_id)
-        .next()
-    {
-        return Err(RevocationFault::CriticalExtension { found });
+    let mut seen = BTreeSet::new();
+    for extension in list.tbs_cert_list.crl_extensions.iter().flatten() {
+        let found = extension.extn_id;
+        if !seen.insert(found) {
+            return Err(RevocationFault::DuplicateExtension { found });
+        }
+        if PARTIAL.contains(&found) {
+            return Err(RevocationFault::Partial { found });
+        }
+        if extension.critical && !known.contains(&found) {
+            return Err(RevocationFault::CriticalExtension { found });
+        }
     }
     let entries = list.tbs_cert_list.revoked_certificates.iter().flatten();
     let mut of_entries = entries.flat_map(|entry| entry.crl_entry_extensions.iter().flatten());
