@@ -40,6 +40,7 @@
 use serde::{Deserialize, Deserializer, de};
 
 use crate::PlatformKind;
+use crate::snp::Product;
 use crate::tpm::chain::TrustAnchor;
 use crate::tpm::google;
 
@@ -56,7 +57,7 @@ pub use release::{
     LogPolicy, Publication, Rebuilder, ReleasePolicy, SignerError, SigstorePolicy,
     SigstoreRebuilder, TrustedRoot,
 };
-pub use snp::{ProductPolicy, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
+pub use snp::{ProductPolicy, SigningKeys, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
 pub use tdx::{TdxAttributesPolicy, TdxPolicy};
 pub use value::{Demand, MaximumAge, Pin, Tolerance};
 
@@ -297,6 +298,9 @@ pub enum PolicyError {
         Quorum::Rebuilders => "a rebuilder is the signer of releases",
     })]
     Own(Quorum),
+    /// Two say different things of the same machines: the first would count.
+    #[error("two entries of snp.products have the name {0} and the same root")]
+    SameProduct(Product),
     /// A platform is accepted, and nothing says what is demanded of it.
     #[error("evidence.platforms names {kind}, and there is no table [{kind}]", kind = .0.as_str())]
     MissingTable(PlatformKind),
@@ -340,10 +344,11 @@ impl MachinePolicy {
 
     fn check(self) -> Result<Self, PolicyError> {
         let lists = platform_lists(self.snp.as_ref(), self.tdx.as_ref());
-        match lists.into_iter().find(|(_, empty)| *empty) {
-            Some((list, _)) => Err(PolicyError::Empty(list)),
-            None => Ok(self),
+        if let Some((list, _)) = lists.into_iter().find(|(_, empty)| *empty) {
+            return Err(PolicyError::Empty(list));
         }
+        check_products(self.snp.as_ref())?;
+        Ok(self)
     }
 }
 
@@ -373,6 +378,7 @@ impl Policy {
         policy.check_lists()?;
         policy.release.check_quorums()?;
         policy.check_tables()?;
+        check_products(policy.snp.as_ref())?;
         Ok(policy)
     }
 
@@ -416,6 +422,17 @@ impl Policy {
             None => Ok(()),
         }
     }
+}
+
+fn check_products(snp: Option<&SnpPolicy>) -> Result<(), PolicyError> {
+    let products = snp.map_or(&[][..], |snp| &snp.products);
+    for (index, one) in products.iter().enumerate() {
+        let mut before = products[..index].iter();
+        if before.any(|other| (other.name, &other.root) == (one.name, &one.root)) {
+            return Err(PolicyError::SameProduct(one.name));
+        }
+    }
+    Ok(())
 }
 
 /// Lists of the platforms' tables, and whether they are empty.

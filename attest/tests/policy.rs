@@ -6,6 +6,7 @@ use attest::policy::{
     Later, List, MAX_REATTEST_SECONDS, MaximumAge, PolicyError, Quorum, REATTEST_SECONDS,
     ReleasePolicy, SecureBootPolicy,
 };
+use attest::snp::Product;
 use attest::{Configuration, PlatformKind, Policy};
 use signer::{World, amd, release};
 
@@ -403,6 +404,23 @@ fn values_of_the_tables_for_snp_are_checked() {
     let without = [&text[..start], &text[end..]].concat();
     let without = without.replacen("[snp]\n", "[snp]\nproducts = []\n", 1);
     assert_eq!(policy(&without), Err(PolicyError::Empty(List::SnpProducts)));
+    // The second would never count.
+    let product = &text[start..end];
+    let twice = [
+        &text[..end],
+        &product.replace("snp = 22", "snp = 24"),
+        &text[end..],
+    ]
+    .concat();
+    let same = Err(PolicyError::SameProduct(Product::Genoa));
+    assert_eq!(policy(&twice), same);
+    let other = [
+        &text[..end],
+        &product.replace("genoa", "milan"),
+        &text[end..],
+    ]
+    .concat();
+    assert!(policy(&other).is_ok());
     let id = "ab".repeat(32);
     for good in [
         format!("\"{id}\""),
@@ -429,6 +447,8 @@ fn values_of_the_tables_for_snp_are_checked() {
         ("name = \"genoa\"", "name = \"naples\""),
         ("root = \"amd\"", "root = \"intel\""),
         ("[\"vcek\"]", "[\"none\"]"),
+        ("[\"vcek\"]", "[\"vlek:\"]"),
+        ("[\"vcek\"]", "[\"vcek:CN=cloud\"]"),
         ("cxl = \"refused\"", "cxl = \"required\""),
         ("ecc = \"required\"", "ecc = \"accepted\""),
         ("vmpls = [0]", "vmpls = [-1]"),

@@ -81,7 +81,13 @@ fn reports_of_versions_2_to_5_are_read_and_no_others() {
     machine.set(at::LAUNCH_MITIGATIONS, &[0; 16]);
     for version in [4, 3] {
         machine.set(at::VERSION, &[version]);
-        assert!(judge(&machine, &policy, NOW).is_ok(), "{version}");
+        let verified = judge(&machine, &policy, NOW).unwrap();
+        let claim = verified.claims().last().unwrap();
+        let found = format!("not in a report of version {version}");
+        assert_eq!(
+            (claim.what.as_str(), &claim.found),
+            ("mitigations now", &found)
+        );
     }
     machine.set(at::VERSION, &[2]).set(at::CPUID, &[0; 3]);
     assert!(judge(&machine, &policy, NOW).is_ok());
@@ -394,9 +400,12 @@ fn revocation_lists_are_demanded_and_must_be_sound() {
     assert_eq!(list(none), RevocationFault::Number);
     let endless = |machine: &mut Machine| machine.list.until = None;
     assert_eq!(list(endless), RevocationFault::NoNextUpdate);
-    let unknown = (vec![0x55, 0x1d, 0x1c], true, vec![0x30, 0]);
-    let partial = list(|machine| machine.list.extensions.push(unknown.clone()));
-    assert!(matches!(partial, RevocationFault::CriticalExtension { .. }));
+    let unknown = (vec![0x55, 0x1d, 0x21], true, vec![0x30, 0]);
+    let critical = list(|machine| machine.list.extensions.push(unknown.clone()));
+    assert!(matches!(
+        critical,
+        RevocationFault::CriticalExtension { .. }
+    ));
     let entry = list(|machine| machine.list.revoked[0].1.push(unknown));
     assert!(matches!(entry, RevocationFault::CriticalExtension { .. }));
     let past = list(|machine| machine.list.until = Some("261120000000Z".to_owned()));
@@ -518,6 +527,8 @@ fn a_clouds_key_is_taken_only_if_the_policy_names_it() {
     let mut claims = verified.claims().iter();
     let claim = claims.find(|claim| claim.what == "signing key").unwrap();
     assert_eq!(claim.found, "CN=cloud.example.org");
+    let any = "VLEK of any cloud (not pinned by the policy)";
+    assert_eq!(claim.expected, any);
     // A certificate of a chip and of a cloud at once is one of neither.
     machine.leaf.extensions.push(amd::amd(&[4], &amd::CHIP));
     let error = judge(&machine, &policy, NOW).unwrap_err();

@@ -8,12 +8,14 @@
 
 mod common;
 
+use attest::crl::RevocationFault;
 use attest::policy::{Demand, Pin, SnpPolicy, Tolerance};
 use attest::snp::{SnpError, SnpField, SnpSetting, Tcb, TcbPart, verify};
 use attest::{Class, Digest, Refusal};
 use common::{Verdict, fault, judge, set};
 use signer::NOW;
 use signer::amd::{self, Machine, TCB, at};
+use signer::authority::der;
 
 /// The verdict on a sound machine under a policy after `change`.
 fn under(change: impl FnOnce(&mut SnpPolicy)) -> Verdict {
@@ -295,4 +297,57 @@ fn settings_are_as_the_policy_demands() {
     }
     let debug = set(at::POLICY + 2, &[read(at::POLICY, 19)]);
     assert_eq!(debug, SnpError::Debug);
+}
+
+/// Every cloud has such keys: which one answers is what the policy names.
+#[test]
+fn the_key_of_another_cloud_is_refused() {
+    let mut machine = Machine::new();
+    machine.leaf.extensions = amd::vcek("Genoa", &TCB, &amd::CHIP);
+    machine.leaf.extensions[9] = amd::amd(&[5], &der(0x16, &[b"CN=cloud.example.org"]));
+    machine.set(at::FLAGS, &[4]);
+    let under = |keys: &str| {
+        let tables = machine.policy_toml();
+        let policy = amd::snp_policy(&tables.replace("[\"vcek\"]", keys));
+        judge(&machine, &policy, NOW)
+    };
+    let verified = under("[\"vlek:CN=other\", \"vlek:CN=cloud.example.org\"]").unwrap();
+    let mut claims = verified.claims().iter();
+    let claim = claims.find(|claim| claim.what == "signing key").unwrap();
+    assert_eq!(claim.expected, "VLEK of CN=other or CN=cloud.example.org");
+    for keys in [
+        "[\"vlek:CN=other\"]",
+        "[\"vcek\", \"vlek:CN=cloud.example.or\"]",
+    ] {
+        let error = under(keys).unwrap_err();
+        let found = "CN=cloud.example.org".parse().unwrap();
+        assert_eq!(error, SnpError::Cloud { found });
+        assert_eq!(Refusal::from(error).class(), Class::Policy);
+    }
+    assert!(under("[\"vlek:CN=other\", \"vlek\"]").is_ok());
+    // A name that could deceive who reads it is none.
+    machine.leaf.extensions[9] = amd::amd(&[5], &der(0x16, &[b"CN=cloud\x1b[2J"]));
+    let error = judge(&machine, &machine.policy(), NOW).unwrap_err();
+    assert!(
+        matches!(error, SnpError::CertificateField { .. }),
+        "{error}"
+    );
+}
+
+/// A list that holds a part only is none, marked as critical or not; and which number counts is not
+/// left to the order of extensions.
+#[test]
+fn a_revocation_list_is_whole_and_says_everything_once() {
+    let list = |extension: (Vec<u8>, bool, Vec<u8>)| match fault(|machine| {
+        machine.list.extensions.push(extension)
+    }) {
+        SnpError::RevocationList(fault) => fault,
+        other => panic!("{other}"),
+    };
+    for (arc, critical) in [(0x1c, true), (0x1c, false), (0x1b, true), (0x1b, false)] {
+        let partial = list((vec![0x55, 0x1d, arc], critical, vec![0x30, 0]));
+        assert!(matches!(partial, RevocationFault::Partial { .. }), "{arc}");
+    }
+    let twice = list((vec![0x55, 0x1d, 0x14], false, vec![2, 1, 3]));
+    assert!(matches!(twice, RevocationFault::DuplicateExtension { .. }));
 }

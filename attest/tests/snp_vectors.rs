@@ -213,7 +213,7 @@ fn reports_of_real_machines_are_refused_for_what_they_are() {
         error.to_string().contains("not valid before 2024-12-10"),
         "{error}"
     );
-    lenient.signing_keys = vec![SigningKey::Vcek];
+    lenient.signing_keys = vec![SigningKey::Vcek].into();
     let error = judge(&cloud(), &lenient, JULY_2025).unwrap_err();
     assert_eq!(
         error,

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! [snp]
-//! signing_keys = ["vcek"]                 # "vlek": a key of the cloud's, not of one chip
+//! signing_keys = ["vcek"]                 # "vlek:NAME": that cloud's, not of one chip; or "vlek"
 //! revocation_lists = "required"           # or "not-required"
 //! update_after_launch = "refused"         # firmware committed since the guest was launched
 //! vmpls = [0]
@@ -49,6 +49,7 @@
 use serde::{Deserialize, Deserializer, de};
 
 use super::{Demand, Pin, Tolerance};
+use crate::Text;
 use crate::certificate::TrustAnchor;
 use crate::snp::{Product, SigningKey, TcbVersion};
 
@@ -58,8 +59,8 @@ use crate::snp::{Product, SigningKey, TcbVersion};
 pub struct SnpPolicy {
     /// Products that are accepted, each with its root and its minimums.
     pub products: Vec<ProductPolicy>,
-    /// Kinds of key that may sign a report.
-    pub signing_keys: Vec<SigningKey>,
+    /// Keys that may sign a report.
+    pub signing_keys: SigningKeys,
     /// Whether a revocation list of the product's root must be at hand.
     pub revocation_lists: Demand,
     /// Whether firmware may have been committed since the guest was launched.
@@ -92,6 +93,18 @@ pub struct SnpPolicy {
     pub guest: SnpGuestPolicy,
     /// What the machine is set to.
     pub platform: SnpPlatformPolicy,
+}
+
+/// Keys that may sign a report: by kind, and those of clouds by the cloud as well.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SigningKeys(Vec<KeyName>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+enum KeyName {
+    Kind(SigningKey),
+    Cloud(Text),
 }
 
 /// A product that is accepted.
@@ -176,5 +189,59 @@ impl<'de> Deserialize<'de> for ProductPolicy {
             minimum_tcb: fields.minimum_tcb,
             minimum_revocation_list: fields.minimum_revocation_list,
         })
+    }
+}
+
+impl SigningKeys {
+    /// Whether nothing is accepted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Accepts all keys of a kind.
+    pub fn push(&mut self, kind: SigningKey) {
+        self.0.push(KeyName::Kind(kind));
+    }
+
+    /// Whether a key of this kind may be accepted.
+    #[must_use]
+    pub fn contains(&self, kind: &SigningKey) -> bool {
+        self.0.iter().any(|name| match name {
+            KeyName::Kind(named) => named == kind,
+            KeyName::Cloud(_) => *kind == SigningKey::Vlek,
+        })
+    }
+
+    /// The clouds whose keys are accepted; nothing if those of any are.
+    pub(crate) fn clouds(&self) -> Option<Vec<&Text>> {
+        let named = self.0.iter().filter_map(|name| match name {
+            KeyName::Kind(SigningKey::Vcek) => None,
+            KeyName::Kind(SigningKey::Vlek) => Some(None),
+            KeyName::Cloud(cloud) => Some(Some(cloud)),
+        });
+        named.collect()
+    }
+}
+
+impl From<Vec<SigningKey>> for SigningKeys {
+    fn from(kinds: Vec<SigningKey>) -> Self {
+        Self(kinds.into_iter().map(KeyName::Kind).collect())
+    }
+}
+
+impl TryFrom<String> for KeyName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match (text.as_str(), text.strip_prefix("vlek:")) {
+            ("vcek", _) => Ok(Self::Kind(SigningKey::Vcek)),
+            ("vlek", _) => Ok(Self::Kind(SigningKey::Vlek)),
+            (_, Some(cloud)) => cloud
+                .parse()
+                .map(Self::Cloud)
+                .map_err(|_| "\"vlek:\" without a cloud's name in printable ASCII"),
+            _ => Err("neither \"vcek\" nor \"vlek\" nor \"vlek:NAME\""),
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::{Product, SigningKey, SnpError, SnpEvidence, TcbVersion};
 use crate::certificate::{self, Certificate, ChainFault, Position, Scheme, extension};
 use crate::crl::{self, RevocationList};
 use crate::policy::{Demand, ProductPolicy, SnpPolicy};
-use crate::{Claim, UnixTime};
+use crate::{Claim, Text, UnixTime};
 
 const SCHEME: Scheme = Scheme::RsaPssSha384;
 
@@ -45,7 +45,7 @@ pub(super) enum Owner {
     /// A chip, by its id.
     Chip(Vec<u8>),
     /// A cloud, by its name.
-    Cloud(String),
+    Cloud(Text),
 }
 
 impl Owner {
@@ -195,7 +195,8 @@ fn owner_of(leaf: &Certificate) -> Result<Owner, SnpError> {
         (Some(chip), None) => chip_of(chip).map(Owner::Chip),
         (None, Some(cloud)) => {
             let cloud = Ia5StringRef::from_der(cloud).ok();
-            cloud.map(|name| Owner::Cloud(name.as_str().to_owned()))
+            let name = cloud.and_then(|name| name.as_str().parse().ok());
+            name.map(Owner::Cloud)
         }
         _ => None,
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Firmware, Product, ReportError, SigningKey, TcbVersion};
 use crate::certificate::{ChainError, Position};
 use crate::crl::RevocationFault;
-use crate::{Digest, Hex};
+use crate::{Digest, Hex, Text};
 
 /// A claim about SEV-SNP evidence that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,12 @@ pub enum SnpError {
     SigningKey {
         /// What signed.
         found: SigningKey,
+    },
+    /// The key of a cloud that the policy does not name.
+    #[error("signing key: of the cloud \"{found}\", which the policy does not name")]
+    Cloud {
+        /// The cloud.
+        found: Text,
     },
     /// The certificate is of another product than its root.
     #[error("product: {expected} by the root, found {found:?} in the certificate")]

@@ -8,7 +8,7 @@ use super::{
     Firmware, Product, Report, SnpError, SnpEvidence, SnpField, SnpSetting, Tcb, TcbVersion, report,
 };
 use crate::policy::{Demand, Pin, SnpPolicy, Tolerance};
-use crate::{Claim, Digest, Hex, UnixTime};
+use crate::{Claim, Digest, Hex, Text, UnixTime};
 
 const DEBUG: u32 = 19;
 
@@ -137,8 +137,25 @@ impl Judge<'_> {
                 }
                 self.claim("signing key", "VCEK of the report's chip", found);
             }
-            Owner::Cloud(name) => self.claim("signing key", "VLEK", name),
+            Owner::Cloud(name) => self.cloud(name)?,
         }
+        Ok(())
+    }
+
+    /// A cloud's key says nothing of the chip: whose it is must be what the policy names.
+    fn cloud(&mut self, found: &Text) -> Result<(), SnpError> {
+        let expected = match self.policy.signing_keys.clouds() {
+            None => "VLEK of any cloud (not pinned by the policy)".to_owned(),
+            Some(clouds) if clouds.contains(&found) => {
+                let clouds: Vec<_> = clouds.into_iter().map(Text::as_str).collect();
+                format!("VLEK of {}", clouds.join(" or "))
+            }
+            Some(_) => {
+                let found = found.clone();
+                return Err(SnpError::Cloud { found });
+            }
+        };
+        self.claim("signing key", expected, found);
         Ok(())
     }
 
@@ -382,7 +399,11 @@ impl Judge<'_> {
                 });
             }
             let (what, expected) = (format!("mitigations {when}"), format!("{expected:#x}"));
-            self.claim(what, expected, format!("{found:#x}"));
+            let found = match self.report.mitigations {
+                Some(_) => format!("{found:#x}"),
+                None => format!("not in a report of version {}", self.report.version),
+            };
+            self.claim(what, expected, found);
         }
         Ok(())
     }
