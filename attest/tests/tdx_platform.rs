@@ -270,6 +270,9 @@ fn attributes_that_are_wrong_or_unknown_are_refused() {
         [0xe5, 2, 6, 0],
         [0xef, 2, 6, 0],
         [0xe7, 2, 6, 1],
+        [0xe7, 6, 6, 0],    // PASID, which no module lets a domain use
+        [0xe7, 0x22, 6, 0], // HDC
+        [0xe7, 2, 7, 0],    // HWP
     ] {
         let error = fault(|domain| done(domain.set(at::XFAM, &xfam)));
         assert!(matches!(error, TdxError::Xfam { .. }), "{error}");

@@ -18,8 +18,8 @@ use crate::{Claim, Digest, Hex, UnixTime};
 const UNDER_DEBUG: u64 = 0xff;
 /// x87 and SSE: always there.
 const XFAM_ALWAYS: u64 = 0b11;
-/// x87, SSE, AVX, AVX-512, PT, PKRU, PASID, CET, HDC, UINTR, LBR, HWP, AMX.
-const XFAM_KNOWN: u64 = 0x7_ffe7;
+/// x87, SSE, AVX, AVX-512, PT, PKRU, CET, UINTR, LBR, AMX: no module lets a domain use more.
+const XFAM_KNOWN: u64 = 0x6_dbe7;
 const REGISTERS: u8 = 4;
 
 /// A quote that a certified platform signed and that is as the policy demands.
