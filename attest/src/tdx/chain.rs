@@ -166,7 +166,7 @@ impl Chain<'_> {
         let mut found = [None, None];
         for der in lists {
             let encoding = |fault| TdxError::RevocationList {
-                authority: Authority::Root,
+                authority: Authority::Unknown,
                 fault,
             };
             let list = crl::decode(der).map_err(encoding)?;
@@ -198,8 +198,8 @@ impl Chain<'_> {
 
     fn check_list(&self, authority: Authority, list: &RevocationList) -> Result<(), TdxError> {
         let (position, certificate) = match authority {
-            Authority::Root => (Position::Intermediate(1), self.issuer),
             Authority::Pck => (Position::Leaf, self.leaf),
+            Authority::Root | Authority::Unknown => (Position::Intermediate(1), self.issuer),
         };
         if list.revokes(certificate) {
             return Err(TdxError::Revoked {

@@ -237,6 +237,8 @@ pub enum Authority {
     Root,
     /// The authority of the platforms' keys.
     Pck,
+    /// One that cannot be told: its list cannot be read.
+    Unknown,
 }
 
 /// What Intel gives a verdict on.
@@ -412,6 +414,7 @@ impl fmt::Display for Authority {
         f.write_str(match self {
             Self::Root => "root",
             Self::Pck => "authority of platform keys",
+            Self::Unknown => "authority that cannot be told",
         })
     }
 }
