@@ -107,6 +107,7 @@ pub fn verify_with(
             claims.extend_from_slice(quote.claims());
             check_domain(&quote, stated.tdx.as_ref(), &mut claims)?;
         }
+        Platform::Azure(_) | Platform::Google(_) => return Err(not_accepted),
     }
     check_gpus(
         evidence,
