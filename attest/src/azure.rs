@@ -32,6 +32,7 @@ mod verify;
 
 pub use error::{AzureError, AzureField, AzureSetting};
 pub use report::{HclError, HclReport, MAX_HCL_BYTES};
+pub(crate) use verify::appraise;
 pub use verify::{Endorsed, VerifiedVm, verify, verify_hardware};
 
 /// What a confidential VM in Azure gives.
