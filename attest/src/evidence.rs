@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {1: version = 1,
-//!  2: platform = "tpm", "snp" or "tdx",
+//!  2: platform = "tpm", "snp", "tdx", "azure-snp", "azure-tdx" or "google-vtpm",
 //!  3: what the platform gave; for "tpm":
 //!     {1: TPMS_ATTEST, 2: TPMT_SIGNATURE, 3: [15 register values of 48 bytes],
 //!      4: event log, 5: [certificates, leaf first, root not included]};
@@ -11,15 +11,24 @@
 //!     for "tdx":
 //!     {1: quote, 2: event log, 3: TCB info, 4: its signature, 5: identity of the quoting enclave,
 //!      6: its signature, 7: certificate of the key that signed both, 8: [revocation lists]},
+//!     for "azure-snp" (the report stands in the paravisor's; the TPM has no certificates):
+//!     {1: paravisor's report, 2: [VCEK, ASK], 3: [revocation lists], 4: as for "tpm"},
+//!     for "azure-tdx" (the TPM alone has an event log):
+//!     {1: paravisor's report, 2: as for "tdx", 3: as for "tpm"},
+//!     for "google-vtpm": as for "tpm", with Google's certificates,
 //!  4: configuration file,
 //!  5: [], or of a machine with GPUs
 //!     [[[report, [certificates, leaf first]], …], [manifests], [revocation lists]],
 //!  6: release bundle, may be empty}
 //! ```
+//!
+//! A platform that is added later is another value of item 2 under the same version: what was
+//! evidence before stays it, byte for byte, and who does not know a platform refuses it by name.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
+use crate::azure::{AzureHardware, AzureMachine};
 use crate::cbor::{CborError, Decoder, Encoder};
 use crate::configuration::MAX_CONFIGURATION_BYTES;
 use crate::crl::MAX_CRL_BYTES;
@@ -29,6 +38,8 @@ use crate::release::MAX_BUNDLE_BYTES;
 use crate::snp::{self, SnpEvidence};
 use crate::tdx::{self, TdxEvidence};
 use crate::tpm::{MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, MAX_STRUCTURE_BYTES, TpmEvidence};
+
+mod azure;
 
 /// Longest encoding of evidence.
 pub const MAX_EVIDENCE_BYTES: usize = 1 << 20;
@@ -63,6 +74,10 @@ pub enum Platform {
     Snp(SnpEvidence),
     /// A quote of Intel TDX.
     Tdx(TdxEvidence),
+    /// A confidential VM in Azure: hardware, paravisor and virtual TPM.
+    Azure(AzureMachine),
+    /// A quote by a virtual TPM of Google's cloud.
+    Google(TpmEvidence),
 }
 
 /// A platform by name.
@@ -76,6 +91,12 @@ pub enum PlatformKind {
     Snp,
     /// Intel TDX.
     Tdx,
+    /// A confidential VM in Azure on AMD SEV-SNP.
+    AzureSnp,
+    /// A confidential VM in Azure on Intel TDX.
+    AzureTdx,
+    /// A virtual TPM of Google's cloud.
+    GoogleVtpm,
 }
 
 impl PlatformKind {
@@ -86,6 +107,9 @@ impl PlatformKind {
             Self::Tpm => "tpm",
             Self::Snp => "snp",
             Self::Tdx => "tdx",
+            Self::AzureSnp => "azure-snp",
+            Self::AzureTdx => "azure-tdx",
+            Self::GoogleVtpm => "google-vtpm",
         }
     }
 }
@@ -114,6 +138,10 @@ pub enum EvidenceError {
     /// Item 5 is neither an empty list nor devices, manifests and revocation lists.
     #[error("GPU evidence of another form")]
     Gpu,
+    /// A virtual TPM in Azure has certificates, or its domain an event log: what is believed of
+    /// them stands elsewhere.
+    #[error("a part that this platform does not have")]
+    Stray,
     /// Not as many register values as are quoted.
     #[error("{found} register values, {expected} expected")]
     Registers {
@@ -136,6 +164,8 @@ impl Evidence {
             Platform::Tpm(tpm) => encode_tpm(&mut encoder, tpm),
             Platform::Snp(snp) => encode_snp(&mut encoder, snp),
             Platform::Tdx(tdx) => encode_tdx(&mut encoder, tdx),
+            Platform::Azure(machine) => azure::encode(&mut encoder, machine),
+            Platform::Google(tpm) => encode_tpm(&mut encoder, tpm),
         }
         encoder.uint(4).bytes(&self.configuration);
         encode_gpu(encoder.uint(5), &self.gpu);
@@ -162,6 +192,9 @@ impl Evidence {
             "tpm" => Platform::Tpm(decode_tpm(&mut decoder)?),
             "snp" => Platform::Snp(decode_snp(&mut decoder)?),
             "tdx" => Platform::Tdx(decode_tdx(&mut decoder)?),
+            "azure-snp" => Platform::Azure(azure::decode_snp(&mut decoder)?),
+            "azure-tdx" => Platform::Azure(azure::decode_tdx(&mut decoder)?),
+            "google-vtpm" => Platform::Google(decode_tpm(&mut decoder)?),
             _ => return Err(EvidenceError::Platform),
         };
         decoder.key(4)?;
@@ -201,6 +234,11 @@ impl Platform {
             Self::Tpm(_) => PlatformKind::Tpm,
             Self::Snp(_) => PlatformKind::Snp,
             Self::Tdx(_) => PlatformKind::Tdx,
+            Self::Azure(machine) => match machine.hardware {
+                AzureHardware::Snp(_) => PlatformKind::AzureSnp,
+                AzureHardware::Tdx(_) => PlatformKind::AzureTdx,
+            },
+            Self::Google(_) => PlatformKind::GoogleVtpm,
         }
     }
 }
@@ -331,6 +369,10 @@ fn decode_tpm(decoder: &mut Decoder<'_>) -> Result<TpmEvidence, EvidenceError> {
 fn encode_snp(encoder: &mut Encoder, snp: &SnpEvidence) {
     encoder.map(3);
     encoder.uint(1).bytes(&snp.report);
+    encode_endorsements(encoder, snp);
+}
+
+fn encode_endorsements(encoder: &mut Encoder, snp: &SnpEvidence) {
     for (key, items) in [(2, &snp.certificates), (3, &snp.revocation_lists)] {
         encoder.uint(key).array(items.len());
         for item in items {
@@ -340,10 +382,15 @@ fn encode_snp(encoder: &mut Encoder, snp: &SnpEvidence) {
 }
 
 fn decode_snp(decoder: &mut Decoder<'_>) -> Result<SnpEvidence, EvidenceError> {
-    let mut snp = SnpEvidence::default();
     decoder.map(3)?;
     decoder.key(1)?;
-    snp.report = decoder.bytes(snp::REPORT_BYTES)?.to_vec();
+    let report = decoder.bytes(snp::REPORT_BYTES)?.to_vec();
+    let snp = decode_endorsements(decoder)?;
+    Ok(SnpEvidence { report, ..snp })
+}
+
+fn decode_endorsements(decoder: &mut Decoder<'_>) -> Result<SnpEvidence, EvidenceError> {
+    let mut snp = SnpEvidence::default();
     decoder.key(2)?;
     for _ in 0..decoder.array(snp::MAX_CERTIFICATES)? {
         let certificate = decoder.bytes(snp::MAX_CERTIFICATE_BYTES)?;

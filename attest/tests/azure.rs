@@ -11,7 +11,7 @@ use attest::azure::{
 };
 use attest::certificate::{ChainFault, Position, TrustAnchor};
 use attest::eventlog::EventLogError;
-use attest::policy::{AzurePolicy, PolicyError};
+use attest::policy::{AzurePolicy, MachinePolicy, PolicyError};
 use attest::snp::SnpError;
 use attest::tdx::TdxError;
 use attest::tpm::vtpm::{VtpmError, VtpmKey};
@@ -106,7 +106,7 @@ fn a_report_that_the_paravisor_did_not_ask_for_is_refused() {
     snp.vmpls = vec![0, 2];
     let evidence = vm.evidence(NONCE);
     let error = verify(&evidence, NONCE, &vm.policy(), (Some(&snp), None), NOW).unwrap_err();
-    assert_eq!(error, AzureError::PrivilegeLevel { found: 2 });
+    assert_eq!(error, AzureError::Vmpl { found: 2 });
     let sound = Vm::new().evidence(NONCE);
     assert!(verify(&sound, NONCE, &vm.policy(), (Some(&snp), None), NOW).is_ok());
 }
@@ -354,8 +354,8 @@ fn the_event_log_explains_the_registers_in_the_bank_that_was_quoted() {
 #[test]
 fn the_table_for_azure_is_complete_or_refused() {
     let read = |table: &str| {
-        let text = format!("{}\n{table}", World::new().policy_toml());
-        Policy::parse(text.as_bytes())
+        let text = format!("version = 2\n{table}");
+        MachinePolicy::parse(text.as_bytes())
     };
     assert!(read(POLICY).is_ok());
     for line in POLICY.lines().skip(1) {
