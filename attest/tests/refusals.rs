@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 34] = [
+const ERRORS: [&str; 36] = [
     "AnswerError",
     "AzureError",
     "CapsuleError",
@@ -29,6 +29,7 @@ const ERRORS: [&str; 34] = [
     "PolicyError",
     "QuoteError",
     "Refusal",
+    "RegisterFault",
     "ReleaseError",
     "ReportError",
     "RevocationFault",
@@ -38,6 +39,7 @@ const ERRORS: [&str; 34] = [
     "TableError",
     "TdxError",
     "Topology",
+    "TpmQuoteError",
     "VtpmError",
     "XmlError",
 ];
