@@ -33,7 +33,7 @@ mod verify;
 pub use error::{AzureError, AzureField, AzureSetting};
 pub use report::{HclError, HclReport, MAX_HCL_BYTES};
 pub(crate) use verify::appraise;
-pub use verify::{Endorsed, VerifiedVm, verify, verify_hardware};
+pub use verify::{Endorsed, VerifiedVm, verify, verify_alone, verify_hardware};
 
 /// What a confidential VM in Azure gives.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 //!     for "tdx":
 //!     {1: quote, 2: event log, 3: TCB info, 4: its signature, 5: identity of the quoting enclave,
 //!      6: its signature, 7: certificate of the key that signed both, 8: [revocation lists]},
-//!     for "azure-snp" (the report stands in the paravisor's; the TPM has no certificates):
+//!     for "azure-snp" (the report stands in the paravisor's, the TPM has no certificates):
 //!     {1: paravisor's report, 2: [VCEK, ASK], 3: [revocation lists], 4: as for "tpm"},
 //!     for "azure-tdx" (the TPM alone has an event log):
 //!     {1: paravisor's report, 2: as for "tdx", 3: as for "tpm"},
@@ -22,8 +22,8 @@
 //!  6: release bundle, may be empty}
 //! ```
 //!
-//! A platform that is added later is another value of item 2 under the same version: what was
-//! evidence before stays it, byte for byte, and who does not know a platform refuses it by name.
+//! A platform that is added is another value of item 2 under the same version: what was evidence
+//! before stays it, and who does not know the platform refuses it.
 
 use sha2::{Digest as _, Sha256};
 
@@ -135,11 +135,10 @@ pub enum EvidenceError {
     /// A platform that this program does not know.
     #[error("unknown platform")]
     Platform,
-    /// Item 5 is neither an empty list nor devices, manifests and revocation lists.
+    /// Item 5 is neither empty nor devices, manifests and revocation lists.
     #[error("GPU evidence of another form")]
     Gpu,
-    /// A virtual TPM in Azure has certificates, or its domain an event log: what is believed of
-    /// them stands elsewhere.
+    /// A virtual TPM in Azure has certificates, or its domain an event log.
     #[error("a part that this platform does not have")]
     Stray,
     /// Not as many register values as are quoted.
@@ -490,8 +489,7 @@ mod tests {
             platform: Platform::Snp(snp),
             ..evidence()
         };
-        let bytes = evidence.encode();
-        assert_eq!(Evidence::decode(&bytes), Ok(evidence));
+        assert_eq!(Evidence::decode(&evidence.encode()), Ok(evidence));
     }
 
     #[test]
@@ -512,8 +510,7 @@ mod tests {
             platform: Platform::Tdx(tdx),
             ..evidence()
         };
-        let bytes = evidence.encode();
-        assert_eq!(Evidence::decode(&bytes), Ok(evidence));
+        assert_eq!(Evidence::decode(&evidence.encode()), Ok(evidence));
     }
 
     #[test]

@@ -19,9 +19,18 @@ use crate::azure::AzureHardware;
 use crate::certificate;
 use crate::certificate::Certificate;
 use crate::crl;
+use crate::gpu::{self, DeviceEvidence, GpuEvidence};
 use crate::snp::{self, REPORT_BYTES, SnpEvidence};
 use crate::supply::{self, SignedDocument};
 use crate::tdx::{self, Collateral, Document, Quote, TdxEvidence};
+use crate::tpm::google;
+
+mod vtpm;
+
+pub use vtpm::{
+    AzureFile, QuoteFile, azure, quote as tpm_quote, registers as tpm_registers,
+    signature as tpm_signature,
+};
 
 /// Most things of one kind that are kept.
 pub const MAX_ITEMS: usize = 64;
@@ -48,7 +57,9 @@ pub enum FileError {
     #[error("more than {MAX_ITEMS} certificates, lists or documents")]
     TooMany,
     /// Of no known form.
-    #[error("no certificate, revocation list or document of AMD's or Intel's")]
+    #[error(
+        "no certificate, revocation list, document of AMD's or Intel's, or manifest of NVIDIA's"
+    )]
     Unknown,
     /// No report of SEV-SNP.
     #[error("no report of SEV-SNP")]
@@ -56,6 +67,15 @@ pub enum FileError {
     /// No quote of TDX.
     #[error("no quote of TDX")]
     Quote,
+    /// No quote of a TPM.
+    #[error("no quote of a TPM (TPMS_ATTEST, or JSON that holds one)")]
+    TpmQuote,
+    /// Not the values of registers.
+    #[error("not 32-byte values of the registers that the quote selects, and no print of them")]
+    Registers,
+    /// No report of Azure's paravisor.
+    #[error("no report of Azure's paravisor (HCLA, or JSON that holds one)")]
+    Paravisor,
 }
 
 /// What was found in files.
@@ -64,6 +84,7 @@ pub struct Files {
     certificates: Vec<Vec<u8>>,
     lists: Vec<Vec<u8>>,
     documents: Vec<(Document, SignedDocument)>,
+    manifests: Vec<Vec<u8>>,
 }
 
 impl Files {
@@ -77,11 +98,13 @@ impl Files {
             || self.add_pem(bytes)
             || self.add_der(bytes)
             || unhex(bytes).is_some_and(|bytes| self.add_der(&bytes))
-            || self.add_table(bytes);
+            || self.add_table(bytes)
+            || self.add_manifest(bytes);
         let most = [
             self.certificates.len(),
             self.lists.len(),
             self.documents.len(),
+            self.manifests.len(),
         ];
         match known {
             _ if most.into_iter().any(|count| count > MAX_ITEMS) => Err(FileError::TooMany),
@@ -153,6 +176,98 @@ impl Files {
         };
         let all = [given.certificates, given.revocation_lists].concat();
         all.iter().all(|der| self.add_der(der))
+    }
+
+    /// By the name of its first element: what follows is read when it is verified.
+    fn add_manifest(&mut self, bytes: &[u8]) -> bool {
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        let is_one = text.trim_start().starts_with('<') && text.contains("SoftwareIdentity");
+        if is_one && bytes.len() <= gpu::MAX_MANIFEST_BYTES {
+            keep(&mut self.manifests, bytes);
+        }
+        is_one && bytes.len() <= gpu::MAX_MANIFEST_BYTES
+    }
+
+    /// What these files say of the versions and authorities that devices name, beside what they
+    /// show.
+    pub fn supplement_gpus(&self, shown: &mut GpuEvidence) {
+        let mut versions = Vec::new();
+        let mut issuers = Vec::new();
+        for device in &shown.devices {
+            if let Ok(report) = gpu::Report::parse(&device.report) {
+                let driver = report.opaque.driver.map(|driver| driver.to_string());
+                versions.extend(driver);
+                versions.push(report.opaque.vbios.to_string());
+            }
+            let decoded = device.certificates.iter();
+            let decoded = decoded.filter_map(|der| certificate::decode(der).ok());
+            issuers.extend(decoded.map(|one| one.tbs_certificate().issuer().clone()));
+        }
+        let attributes: Vec<_> = versions
+            .iter()
+            .map(|version| format!("colloquialversion=\"{version}\"").to_lowercase())
+            .collect();
+        if shown.manifests.is_empty() {
+            let fits = |manifest: &&Vec<u8>| {
+                let text = String::from_utf8_lossy(manifest).to_lowercase();
+                attributes.iter().any(|attribute| text.contains(attribute))
+            };
+            let fitting = self.manifests.iter().filter(fits);
+            shown.manifests = fitting.take(gpu::MAX_MANIFESTS).cloned().collect();
+        }
+        for manifest in &shown.manifests {
+            let text = String::from_utf8_lossy(manifest);
+            let parts = text.split("X509Certificate>").skip(1).step_by(2);
+            let ders = parts.filter_map(|part| {
+                let digits: String = part.split('<').next()?.split_whitespace().collect();
+                STANDARD.decode(digits).ok()
+            });
+            let decoded = ders.filter_map(|der| certificate::decode(&der).ok());
+            issuers.extend(decoded.map(|one| one.tbs_certificate().issuer().clone()));
+        }
+        if shown.revocation_lists.is_empty() {
+            for list in issuers.iter().flat_map(|issuer| self.lists_by(issuer)) {
+                keep(&mut shown.revocation_lists, &list);
+            }
+            shown.revocation_lists.truncate(gpu::MAX_REVOCATION_LISTS);
+        }
+    }
+
+    /// A report of a device with these certificates, in the order in which they were found.
+    #[must_use]
+    pub fn with_device(&self, report: &[u8]) -> DeviceEvidence {
+        let certificates = self.certificates.iter().take(gpu::MAX_CERTIFICATES);
+        DeviceEvidence {
+            report: report.to_vec(),
+            certificates: certificates.cloned().collect(),
+        }
+    }
+
+    /// The chain of a TPM's key, leaf first: of those certificates that certify a key of Google's
+    /// cloud, and the ones above them.
+    #[must_use]
+    pub fn with_quote(&self) -> Vec<Vec<Vec<u8>>> {
+        let decoded = self.certificates.iter().filter_map(|der| {
+            let certificate = certificate::decode(der).ok()?;
+            Some((der, certificate))
+        });
+        let decoded: Vec<(&Vec<u8>, Certificate)> = decoded.collect();
+        let mut chains = Vec::new();
+        for (der, leaf) in decoded.iter().filter(|(_, one)| google::is_instance(one)) {
+            let above = leaf.tbs_certificate().issuer();
+            let mut alone = true;
+            for (issuer, one) in &decoded {
+                let tbs = one.tbs_certificate();
+                if tbs.subject() == above && tbs.issuer() != above && chains.len() < MAX_PAIRS {
+                    chains.push(vec![der.to_vec(), issuer.to_vec()]);
+                    alone = false;
+                }
+            }
+            if alone && chains.len() < MAX_PAIRS {
+                chains.push(vec![der.to_vec()]);
+            }
+        }
+        chains
     }
 
     /// Every way in which a report can be shown with these certificates, at least one.
@@ -334,6 +449,16 @@ pub fn report(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), FileError> {
         [1..=255, 0, 0, 0, ..] => Ok((report.to_vec(), table.to_vec())),
         _ => Err(FileError::Report),
     }
+}
+
+/// A report of a GPU or a switch, bare or in hexadecimal; one zero may stand behind it.
+#[must_use]
+pub fn device_report(bytes: &[u8]) -> Option<Vec<u8>> {
+    let bytes = plain(bytes);
+    let shorter = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
+    let mut forms = [bytes.as_slice(), shorter].into_iter();
+    let report = forms.find(|form| gpu::Report::parse(form).is_ok());
+    report.map(<[u8]>::to_vec)
 }
 
 /// A quote of TDX, without what pads it.

@@ -34,7 +34,7 @@ pub use file::{FileError, MAX_FILE_BYTES};
 pub use manifest::{MAX_MANIFEST_BYTES, ManifestError};
 pub use opaque::{DriverVersion, Mode, Opaque, OpaqueError, VbiosVersion, VersionError};
 pub use spdm::{MAX_REPORT_BYTES, Report, SpdmError};
-pub use verify::{VerifiedDevice, VerifiedDevices, verify};
+pub use verify::{VerifiedDevice, VerifiedDevices, verify, verify_alone};
 pub use xml::XmlError;
 
 /// Most devices of a machine.

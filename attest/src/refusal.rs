@@ -11,6 +11,7 @@ use crate::release::{CheckpointError, ReleaseError};
 use crate::snp::SnpError;
 use crate::tdx::{TdxError, TdxField};
 use crate::tpm::Register;
+use crate::tpm::alone::TpmQuoteError;
 use crate::tpm::chain::ChainError;
 use crate::tpm::google::GoogleField;
 use crate::tpm::quote::QuoteError;
@@ -219,6 +220,9 @@ pub enum Refusal {
         /// Its number.
         found: u64,
     },
+    /// A quote of a TPM alone that is not believed.
+    #[error("TPM: {0}")]
+    TpmQuote(Box<TpmQuoteError>),
     /// GPUs or switches that are not believed.
     #[error("GPUs: {0}")]
     Gpu(Box<GpuError>),
@@ -296,6 +300,8 @@ impl Refusal {
             Self::Tdx(error) if error.is_forged() => Class::Signature,
             Self::Azure(error) if error.is_date() => Class::Collateral,
             Self::Azure(error) if error.is_forged() => Class::Signature,
+            Self::TpmQuote(error) if error.is_date() => Class::Collateral,
+            Self::TpmQuote(error) if error.is_forged() => Class::Signature,
             Self::Gpu(error) if error.is_date() => Class::Collateral,
             Self::Gpu(error) if error.is_forged() => Class::Signature,
             Self::Evidence(_)
@@ -326,6 +332,7 @@ impl Refusal {
             | Self::LaunchDigest { .. }
             | Self::Tdx(_)
             | Self::Azure(_)
+            | Self::TpmQuote(_)
             | Self::Google { .. }
             | Self::Gpu(_)
             | Self::NoGpuPolicy { .. }
@@ -381,6 +388,7 @@ impl Refusal {
             Self::Snp(error) => error.hint(),
             Self::Tdx(error) => error.hint(),
             Self::Azure(error) => error.hint(),
+            Self::TpmQuote(error) => error.hint(),
             Self::Google { .. } => "if the project is yours, name it in [google-vtpm]",
             Self::Gpu(error) => error.hint(),
             Self::NoGpuPolicy { .. } => "say in a table [gpu] which GPUs you accept",
@@ -436,6 +444,12 @@ impl From<TdxError> for Refusal {
 impl From<AzureError> for Refusal {
     fn from(error: AzureError) -> Self {
         Self::Azure(Box::new(error))
+    }
+}
+
+impl From<TpmQuoteError> for Refusal {
+    fn from(error: TpmQuoteError) -> Self {
+        Self::TpmQuote(Box::new(error))
     }
 }
 

@@ -5,10 +5,12 @@ use std::fmt;
 
 use crate::Digest;
 
+pub mod alone;
 mod appraise;
 pub mod chain;
 pub mod google;
 pub mod quote;
+pub mod registers;
 pub mod vtpm;
 
 pub(crate) use appraise::{appraise, appraise_google, appraise_virtual};

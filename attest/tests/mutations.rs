@@ -106,3 +106,32 @@ fn reports_and_quotes_of_clouds() {
     let [leaf, _, _] = GoogleChain::new().certificates();
     mutate(&leaf, 300, fuzz::google_certificate);
 }
+
+#[test]
+fn files_of_quotes_and_servers_of_clouds() {
+    let evidence = Vm::new().evidence(&[0; 32]);
+    let pcrs: Vec<_> = evidence
+        .quote
+        .registers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let file = serde_json::json!({
+        "hcl_report": hex(&evidence.hcl_report),
+        "tpm_quote": {
+            "message": hex(&evidence.quote.attest),
+            "signature": evidence.quote.signature,
+            "pcrs": pcrs,
+        },
+    });
+    mutate(file.to_string().as_bytes(), 300, fuzz::vtpm_file);
+    mutate(&evidence.quote.attest, 200, fuzz::vtpm_file);
+    mutate(b"sha256:\n  0 : 0x00\n", 200, fuzz::vtpm_file);
+    for (_, evidence) in fuzz::cloud_evidence().1 {
+        mutate(&evidence.encode(), 60, fuzz::cloud_verify);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

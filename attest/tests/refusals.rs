@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 33] = [
+const ERRORS: [&str; 35] = [
     "AnswerError",
     "AzureError",
     "CapsuleError",
@@ -28,6 +28,7 @@ const ERRORS: [&str; 33] = [
     "PolicyError",
     "QuoteError",
     "Refusal",
+    "RegisterFault",
     "ReleaseError",
     "ReportError",
     "RevocationFault",
@@ -37,6 +38,7 @@ const ERRORS: [&str; 33] = [
     "TableError",
     "TdxError",
     "Topology",
+    "TpmQuoteError",
     "VtpmError",
     "XmlError",
 ];

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use attest::policy::{Demand, MachinePolicy, Policy, SnpPolicy, TdxPolicy, Tolerance};
+use attest::policy::{Demand, MachinePolicy, Pin, Policy, SnpPolicy, TdxPolicy, Tolerance};
 use attest::snp::{self, Product, SigningKey, SnpError, SnpEvidence, SnpSetting};
 use attest::tdx::{self, Quote, TdxError, TdxField, TdxSetting};
 use attest::{Expectation, PlatformKind, Ratchet, Refusal};
@@ -56,6 +56,12 @@ fn judge(evidence: &SnpEvidence, policy: &SnpPolicy) -> Result<(), SnpError> {
     snp::verify(evidence, &data, policy, NOW).map(drop)
 }
 
+fn judge_domain(domain: &Domain, policy: &TdxPolicy) -> Result<(), TdxError> {
+    let evidence = domain.evidence();
+    let data = Quote::parse(&evidence.quote).unwrap().report_data;
+    tdx::verify(&evidence, &data, policy, NOW).map(drop)
+}
+
 #[test]
 fn each_is_complete_and_no_line_can_be_left_out() {
     for name in ALL {
@@ -100,7 +106,11 @@ fn each_is_strict_where_it_can_be() {
         }
         if let Some(tdx) = &policy.tdx {
             assert_eq!(tdx.tcb_statuses, [tdx::TcbStatus::UpToDate], "{name}");
-            assert_eq!((tdx.advisories.len(), tdx.event_log), (0, Demand::Required));
+            let log = match name {
+                "azure" => Demand::NotRequired,
+                _ => Demand::Required,
+            };
+            assert_eq!((tdx.advisories.len(), tdx.event_log), (0, log));
             assert_eq!(tdx.attributes.sept_ve_disable, Demand::Required);
             assert_eq!(tdx.attributes.migratable, Tolerance::Refused);
         }
@@ -109,14 +119,30 @@ fn each_is_strict_where_it_can_be() {
     }
 }
 
+/// The machine with the ID key that the policy for Azure pins first.
+fn paravised(mut machine: Machine) -> Machine {
+    let Pin::OneOf(keys) = parsed("azure").snp.unwrap().id_key_digests else {
+        return machine;
+    };
+    machine.set(0xe0, &keys[0].0);
+    machine
+}
+
+#[test]
+fn the_one_for_azure_pins_the_paravisor() {
+    let genoa = Machine::new();
+    let error = judge(&genoa.evidence(), &with_root("azure", &genoa)).unwrap_err();
+    assert!(matches!(error, SnpError::Pinned { .. }), "{error}");
+}
+
 #[test]
 fn those_for_snp_accept_their_machine_and_refuse_another() {
-    let genoa = Machine::new();
+    let genoa = paravised(Machine::new());
     for name in ["azure", "qemu"] {
         let policy = with_root(name, &genoa);
         judge(&genoa.evidence(), &policy).unwrap();
         // Milan is refused unless it is named.
-        let error = judge(&milan().evidence(), &policy).unwrap_err();
+        let error = judge(&paravised(milan()).evidence(), &policy).unwrap_err();
         let (expected, found) = (Product::Genoa, Some(Product::Milan));
         assert_eq!(error, SnpError::CertificateProduct { expected, found });
         let mut migrating = genoa.clone();
@@ -124,7 +150,7 @@ fn those_for_snp_accept_their_machine_and_refuse_another() {
         let error = judge(&migrating.evidence(), &policy).unwrap_err();
         let (setting, expected) = (SnpSetting::GuestMigrationAgent, false);
         assert_eq!(error, SnpError::Setting { setting, expected });
-        let old = machine("Genoa", 0x11, [8, 0, 0, 0, 0, 0, 23, 84]);
+        let old = paravised(machine("Genoa", 0x11, [8, 0, 0, 0, 0, 0, 23, 84]));
         let error = judge(&old.evidence(), &policy).unwrap_err();
         assert!(matches!(error, SnpError::Tcb { .. }), "{error}");
     }
@@ -161,12 +187,16 @@ fn those_for_tdx_accept_their_domain_and_refuse_another() {
         let (template, key) = &sound.chain[2];
         let root = authority::pem(&intel::issue(key, template));
         let text = text(name).replace("[\"intel\"]", &format!("['''\n{root}''']"));
-        let policy: TdxPolicy = MachinePolicy::parse(text.as_bytes()).unwrap().tdx.unwrap();
-        let judge = |domain: &Domain| {
-            let evidence = domain.evidence();
-            let data = Quote::parse(&evidence.quote).unwrap().report_data;
-            tdx::verify(&evidence, &data, &policy, NOW).map(drop)
-        };
+        let mut policy: TdxPolicy = MachinePolicy::parse(text.as_bytes()).unwrap().tdx.unwrap();
+        if name == "azure" {
+            // The paravisor is pinned, and the test's domain has registers of its own.
+            assert!(judge_domain(&sound, &policy).is_err());
+            policy.mr_tds = Pin::OneOf(vec![attest::Digest(intel::MR_TD)]);
+            policy.rtmr0s = Pin::Any;
+            policy.rtmr1s = Pin::Any;
+            policy.rtmr2s = Pin::Any;
+        }
+        let judge = |domain: &Domain| judge_domain(domain, &policy);
         judge(&sound).unwrap();
         let attributes = |bits: u64| {
             let mut domain = Domain::new();

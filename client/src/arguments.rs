@@ -28,6 +28,17 @@ Exit codes:
   0 all well   1 misuse   2 signature or certificate chain   3 certificates out of date
   4 policy     5 transparency log                            6 network";
 
+const OVER_FILES: &str = "\
+Over files, of any machine (a policy needs only `version` and the tables of what is judged):
+  cloister verify --tpm-quote quote.msg --tpm-signature quote.sig --tpm-registers quote.pcrs \\
+      --qualifying-data HEX --policy p.toml                        [tpm-quote]
+  cloister verify --azure evidence.json --certs folder --policy p.toml
+      paravisor's report, hardware below it, virtual TPM's quote   [azure] and [snp] or [tdx]
+  cloister verify --gpu-evidence gpus.json --rim folder --policy p.toml
+      GPUs and switches against NVIDIA's manifests                 [gpu]
+What is not asked for is not checked, and --explain says so: name the nonce by --nonce,
+--report-data or --qualifying-data, and the time of judgement by --at.";
+
 /// Talk to a model that nobody else can overhear.
 #[derive(Debug, Parser)]
 #[command(name = "cloister", version, about = ABOUT, after_help = EXAMPLES)]
@@ -46,8 +57,8 @@ pub(crate) enum Command {
     #[command(mut_arg("json", |json| json.hide(true)))]
     Chat(Chat),
     /// Verify the server, and send it nothing; or files, and ask nobody
-    #[command(mut_arg("url", in_place_of_a_server))]
-    Verify(Verify),
+    #[command(mut_arg("url", in_place_of_a_server), after_help = OVER_FILES)]
+    Verify(Box<Verify>),
 }
 
 impl Command {
@@ -82,7 +93,15 @@ pub(crate) struct Verify {
 /// and another does not: so it has a value that nobody connects to.
 fn in_place_of_a_server(url: Arg) -> Arg {
     url.required(false)
-        .required_unless_present_any(["capsule", "evidence", "snp_report", "tdx_quote"])
+        .required_unless_present_any([
+            "capsule",
+            "evidence",
+            "snp_report",
+            "tdx_quote",
+            "tpm_quote",
+            "azure",
+            "gpu_evidence",
+        ])
         .default_value("http://no.server.invalid")
         .hide_default_value(true)
 }
@@ -111,9 +130,10 @@ pub(crate) struct Peer {
     /// The release bundle, where the server brings none
     #[arg(long, value_name = "FILE")]
     pub(crate) release: Option<PathBuf>,
-    /// Certificates, revocation lists and documents of AMD's or Intel's, where the server brings
-    /// none: a file, or a folder of files, in any form and under any name
-    #[arg(long, visible_alias = "certs", value_name = "PATH")]
+    /// Certificates, revocation lists, documents of AMD's or Intel's and manifests (RIM) of
+    /// NVIDIA's, where the server brings none: a file, or a folder of files, in any form and under
+    /// any name
+    #[arg(long, visible_aliases = ["certs", "rim"], value_name = "PATH")]
     pub(crate) collateral: Vec<PathBuf>,
     /// Where to remember the highest release version seen
     #[arg(long, value_name = "DIR")]

@@ -184,6 +184,7 @@ impl Expected {
             evidence.release = release;
         }
         self.files.supplement(&mut evidence.platform);
+        self.files.supplement_gpus(&mut evidence.gpu);
         Ok(evidence)
     }
 

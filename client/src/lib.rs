@@ -61,7 +61,7 @@ fn start(command: Command) -> Result<(), Failure> {
             Command::Verify(arguments) if arguments.saved.is_given() => {
                 saved::verify(&arguments.saved, &arguments.peer)
             }
-            Command::Verify(arguments) => connection::verify(arguments).await,
+            Command::Verify(arguments) => connection::verify(*arguments).await,
         }
     });
     runtime.shutdown_background();

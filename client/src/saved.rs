@@ -5,6 +5,9 @@
 //! --evidence FILE     an answer of /.well-known/cloister/evidence, with its nonce
 //! --snp-report FILE   a machine alone: genuine, and set up as the policy demands?
 //! --tdx-quote FILE
+//! --tpm-quote FILE    a TPM's quote alone, of a key that the policy names or a root certified
+//! --azure FILE        a VM in Azure: paravisor's report, its hardware, its TPM's quote
+//! --gpu-evidence FILE GPUs and switches, as NVIDIA's tools write what they give
 //! ```
 
 use std::io::Write as _;
@@ -27,6 +30,9 @@ use crate::reattest::now;
 use crate::report;
 use crate::terminal::escape;
 
+mod devices;
+mod vtpm;
+
 /// Most files of a folder that are looked into.
 const MAX_FILES: usize = 1000;
 
@@ -35,34 +41,85 @@ const MAX_FILES: usize = 1000;
 #[group(multiple = true)]
 pub(crate) struct Saved {
     /// What `--save` kept of a server, judged at its time
-    #[arg(long, value_name = "FILE",
-          conflicts_with_all = ["url", "evidence", "snp_report", "tdx_quote"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "url", "evidence", "snp_report", "tdx_quote", "tpm_quote", "azure", "gpu_evidence"])]
     pub(crate) capsule: Option<PathBuf>,
     /// What a server answered for a nonce
-    #[arg(long, value_name = "FILE", requires = "nonce",
-          conflicts_with_all = ["url", "snp_report", "tdx_quote"])]
+    #[arg(long, value_name = "FILE", requires = "nonce", conflicts_with_all = [
+        "url", "snp_report", "tdx_quote", "tpm_quote", "azure", "gpu_evidence"])]
     pub(crate) evidence: Option<PathBuf>,
-    /// The nonce that it answered for, in hexadecimal
-    #[arg(long, value_name = "HEX", value_parser = digits::<32>, requires = "evidence")]
+    /// The nonce that it answered for, in hexadecimal; of GPUs, what they signed it for: without
+    /// it, that is not checked
+    #[arg(long, value_name = "HEX", value_parser = digits::<32>, conflicts_with_all = [
+        "url", "capsule", "snp_report", "tdx_quote", "tpm_quote", "azure"])]
     pub(crate) nonce: Option<[u8; 32]>,
     /// An attestation report of AMD SEV-SNP
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "tdx_quote"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "url", "tdx_quote", "tpm_quote", "azure", "gpu_evidence"])]
     pub(crate) snp_report: Option<PathBuf>,
-    /// A quote of Intel TDX
-    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    /// A quote of Intel TDX; with --azure, that of the VM
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "gpu_evidence"])]
     pub(crate) tdx_quote: Option<PathBuf>,
-    /// The event log (CCEL) that explains the quote
-    #[arg(long, value_name = "FILE", requires = "tdx_quote")]
+    /// The event log that explains the quote: CCEL of TDX, the firmware's of a TPM
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "url", "capsule", "evidence", "snp_report", "gpu_evidence"])]
     pub(crate) event_log: Option<PathBuf>,
     /// What report or quote must have been made for; without it, that is not checked
-    #[arg(long, value_name = "HEX", value_parser = digits::<64>, conflicts_with = "url")]
+    #[arg(long, value_name = "HEX", value_parser = digits::<64>, conflicts_with_all = [
+        "url", "tpm_quote", "azure", "gpu_evidence"])]
     pub(crate) report_data: Option<[u8; 64]>,
+    /// A quote of a TPM (SHA-256 bank, RSA key): TPMS_ATTEST as tpm2_quote -m writes it, or JSON
+    /// with message, signature and pcrs
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "gpu_evidence"])]
+    pub(crate) tpm_quote: Option<PathBuf>,
+    /// The quote's signature (tpm2_quote -s), where it is in a file of its own
+    #[arg(long, value_name = "FILE", requires = "tpm_quote")]
+    pub(crate) tpm_signature: Option<PathBuf>,
+    /// The registers' values (tpm2_quote -o FILE -F values, or what tpm2_pcrread sha256:all
+    /// prints), where they are in a file of their own
+    #[arg(long, value_name = "FILE", requires = "tpm_quote")]
+    pub(crate) tpm_registers: Option<PathBuf>,
+    /// What the TPM's quote must have been made for, of up to 64 bytes; without it, that is not
+    /// checked
+    #[arg(long, value_name = "HEX", value_parser = qualifying, conflicts_with_all = [
+        "url", "capsule", "evidence", "snp_report", "gpu_evidence"])]
+    pub(crate) qualifying_data: Option<Qualifying>,
+    /// A VM in Azure: the paravisor's report (HCLA), or JSON that holds it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "gpu_evidence"])]
+    pub(crate) azure: Option<PathBuf>,
+    /// GPUs and switches, in the JSON of NVIDIA's tools; or one report, with its certificates by
+    /// --certs
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    pub(crate) gpu_evidence: Option<PathBuf>,
     /// Judge at this time: 2026-01-13T08:00:00Z, a date, or seconds since 1970
     #[arg(long, value_name = "TIME", conflicts_with = "url")]
     pub(crate) at: Option<UnixTime>,
     /// Keep what was verified of the server, to judge it again offline
     #[arg(long, value_name = "FILE", requires = "url")]
     pub(crate) save: Option<PathBuf>,
+}
+
+/// Bytes that a TPM was asked to sign.
+#[derive(Debug, Clone)]
+pub(crate) struct Qualifying(pub(crate) Vec<u8>);
+
+fn qualifying(text: &str) -> Result<Qualifying, &'static str> {
+    let bytes = text.as_bytes();
+    let digit = |byte: &u8| {
+        char::from(*byte)
+            .to_digit(16)
+            .and_then(|one| u8::try_from(one).ok())
+    };
+    let digits: Option<Vec<u8>> = bytes.iter().map(digit).collect();
+    match digits {
+        Some(digits) if digits.len().is_multiple_of(2) && digits.len() <= 128 => {
+            let pairs = digits.chunks_exact(2);
+            Ok(Qualifying(
+                pairs.map(|pair| pair[0] << 4 | pair[1]).collect(),
+            ))
+        }
+        _ => Err("an even number of hexadecimal digits is expected, at most 128"),
+    }
 }
 
 fn digits<const N: usize>(text: &str) -> Result<[u8; N], String> {
@@ -81,6 +138,9 @@ impl Saved {
             &self.evidence,
             &self.snp_report,
             &self.tdx_quote,
+            &self.tpm_quote,
+            &self.azure,
+            &self.gpu_evidence,
         ]
         .into_iter()
         .any(Option::is_some)
@@ -107,14 +167,28 @@ pub(crate) fn verify(saved: &Saved, peer: &Peer) -> Result<(), Failure> {
         return judge_machine(capsule, saved, peer, &files);
     }
     let policy = machine_policy(peer)?;
-    let verdict = match (&saved.snp_report, &saved.tdx_quote) {
-        (Some(path), _) => judge_report(path, saved, &policy, &files)?,
-        (_, Some(path)) => judge_quote(path, saved, &policy, &files)?,
-        _ => {
-            return Err(Failure::misuse(
-                "nothing to verify: name a server or a file",
-            ));
-        }
+    let Saved {
+        gpu_evidence,
+        azure,
+        tpm_quote,
+        snp_report,
+        tdx_quote,
+        ..
+    } = saved;
+    let verdict = if let Some(path) = gpu_evidence {
+        devices::judge(path, saved, &policy, &files)?
+    } else if let Some(path) = azure {
+        vtpm::judge_vm(path, saved, &policy, &files)?
+    } else if let Some(path) = tpm_quote {
+        vtpm::judge_quote(path, saved, &policy, &files)?
+    } else if let Some(path) = snp_report {
+        judge_report(path, saved, &policy, &files)?
+    } else if let Some(path) = tdx_quote {
+        judge_quote(path, saved, &policy, &files)?
+    } else {
+        return Err(Failure::misuse(
+            "nothing to verify: name a server or a file",
+        ));
     };
     verdict.print(peer);
     Ok(())
@@ -145,6 +219,7 @@ fn judge_machine(
         capsule.evidence.release = release;
     }
     files.supplement(&mut capsule.evidence.platform);
+    files.supplement_gpus(&mut capsule.evidence.gpu);
     let time = saved.at.unwrap_or(capsule.time);
     let binding = capsule.binding(channel::SUITE);
     // What this client has seen since is no fault of what it believed then.
@@ -252,10 +327,19 @@ fn judge_report(
 fn best(
     verdicts: impl Iterator<Item = Result<VerifiedReport, SnpError>>,
 ) -> Result<VerifiedReport, SnpError> {
+    let verdict = furthest(verdicts, is_of_another);
+    verdict.unwrap_or(Err(SnpError::Certificates { found: 0 }))
+}
+
+/// As [`best`], of verdicts of any kind; nothing of none.
+fn furthest<T, E>(
+    verdicts: impl Iterator<Item = Result<T, E>>,
+    is_of_another: impl Fn(&E) -> bool,
+) -> Option<Result<T, E>> {
     let mut furthest = None;
     for verdict in verdicts {
         match (verdict, &furthest) {
-            (Ok(verified), _) => return Ok(verified),
+            (Ok(verified), _) => return Some(Ok(verified)),
             (Err(error), None) => furthest = Some(error),
             (Err(error), Some(before)) if is_of_another(before) && !is_of_another(&error) => {
                 furthest = Some(error);
@@ -263,7 +347,7 @@ fn best(
             _ => {}
         }
     }
-    Err(furthest.unwrap_or(SnpError::Certificates { found: 0 }))
+    furthest.map(Err)
 }
 
 fn is_of_another(error: &SnpError) -> bool {

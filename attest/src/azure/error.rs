@@ -7,6 +7,7 @@ use crate::eventlog::EventLogError;
 use crate::snp::SnpError;
 use crate::tdx::TdxError;
 use crate::tpm::Register;
+use crate::tpm::registers::RegisterFault;
 use crate::tpm::vtpm::VtpmError;
 use crate::{Digest, Hex};
 
@@ -158,6 +159,32 @@ pub enum AzureField {
     UserData,
     /// A register.
     Register(Register),
+}
+
+impl From<RegisterFault> for AzureError {
+    fn from(fault: RegisterFault) -> Self {
+        match fault {
+            RegisterFault::Pinned { register, found } => Self::Pinned {
+                field: AzureField::Register(register),
+                found: found.into(),
+            },
+            RegisterFault::NotQuoted { register } => Self::NotQuoted { register },
+            RegisterFault::NoEventLog => Self::NoEventLog,
+            RegisterFault::EventLog(error) => Self::EventLog(error),
+            RegisterFault::Bank => Self::Bank,
+            RegisterFault::Replay {
+                register,
+                expected,
+                found,
+                events,
+            } => Self::Replay {
+                register,
+                expected,
+                found,
+                events,
+            },
+        }
+    }
 }
 
 impl From<SnpError> for AzureError {

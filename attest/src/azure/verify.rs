@@ -5,16 +5,18 @@ use std::fmt::Display;
 use super::error::{AzureError, AzureField, AzureSetting};
 use super::report::HclReport;
 use super::{AzureEvidence, AzureHardware, AzureKind, AzureMachine};
-use crate::eventlog::{EventLog, SecureBoot};
-use crate::policy::{AzurePolicy, Demand, Pin, SecureBootPolicy, SnpPolicy, TdxPolicy, Tolerance};
+use crate::eventlog::SecureBoot;
+use crate::policy::{AzurePolicy, Pin, SecureBootPolicy, SnpPolicy, TdxPolicy, Tolerance};
 use crate::release::statement::TpmReferenceValues;
 use crate::tpm::Register;
-use crate::tpm::vtpm::REGISTERS;
+use crate::tpm::registers::{self, Quoted};
+use crate::tpm::vtpm::VtpmQuote;
 use crate::{Claim, Digest, Hex, Refusal, ReportData, UnixTime, snp, tdx, tpm};
 
 /// A VM whose virtual TPM the hardware vouches for, and that is as the policy demands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedVm {
+    root: String,
     registers: Vec<(Register, Digest<32>)>,
     user_data: Digest<64>,
     claims: Vec<Claim>,
@@ -31,6 +33,12 @@ pub struct Endorsed<'a> {
 }
 
 impl VerifiedVm {
+    /// The hardware's root.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
     /// The registers that were quoted, in the SHA-256 bank.
     #[must_use]
     pub fn registers(&self) -> &[(Register, Digest<32>)] {
@@ -63,22 +71,66 @@ pub fn verify(
     hardware: Policies<'_>,
     now: UnixTime,
 ) -> Result<VerifiedVm, AzureError> {
-    let endorsed = verify_hardware(&evidence.hcl_report, &evidence.hardware, hardware, now)?;
+    let AzureEvidence {
+        hcl_report,
+        hardware: shown,
+        quote,
+        event_log,
+    } = evidence;
+    let endorsed = verify_hardware(hcl_report, shown, hardware, now)?;
+    judge(endorsed, Some((quote, Some(nonce))), event_log, policy)
+}
+
+/// The same of files: of a paravisor's report without a quote, if there is none, and of a quote for
+/// any nonce, if none is named.
+pub fn verify_alone(
+    hcl_report: &[u8],
+    shown: &AzureHardware,
+    quote: Option<(&VtpmQuote, Option<&[u8]>)>,
+    event_log: &[u8],
+    (policy, hardware): (&AzurePolicy, Policies<'_>),
+    now: UnixTime,
+) -> Result<VerifiedVm, AzureError> {
+    let endorsed = verify_hardware(hcl_report, shown, hardware, now)?;
+    judge(endorsed, quote, event_log, policy)
+}
+
+fn judge(
+    endorsed: Endorsed<'_>,
+    quote: Option<(&VtpmQuote, Option<&[u8]>)>,
+    event_log: &[u8],
+    policy: &AzurePolicy,
+) -> Result<VerifiedVm, AzureError> {
     let report = endorsed.report;
-    let quoted = evidence.quote.verify(&report.key, nonce)?;
     let mut judge = Judge {
         policy,
         root: &endorsed.root,
         claims: endorsed.claims,
     };
-    let nonce = Hex(nonce.into());
-    judge.claim("virtual TPM: nonce", &nonce, &nonce);
+    let mut registers = Vec::new();
+    if let Some((quote, asked)) = quote {
+        let shown = quote.nonce().unwrap_or_default();
+        let quoted = quote.verify(&report.key, asked.unwrap_or(&shown))?;
+        let found = Hex(shown.into());
+        match asked {
+            Some(_) => judge.claim("virtual TPM: nonce", &found, &found),
+            None => judge.claim(
+                "virtual TPM: nonce",
+                "any (not checked: none was named)",
+                found,
+            ),
+        }
+        let value = |register: &Register| Some((*register, quote.value(*register)?));
+        registers = quoted.iter().filter_map(value).collect();
+    } else {
+        let expected = "any (not checked: there is no quote of it)";
+        judge.claim("virtual TPM: registers", expected, "none");
+    }
     judge.vm(&report)?;
-    let value = |register: &Register| Some((*register, evidence.quote.value(*register)?));
-    let registers: Vec<_> = quoted.iter().filter_map(value).collect();
     judge.registers(&registers)?;
-    judge.events(&evidence.event_log, &registers, report.vm.secure_boot)?;
+    judge.events(event_log, &registers, report.vm.secure_boot)?;
     Ok(VerifiedVm {
+        root: endorsed.root.clone(),
         registers,
         user_data: report.user_data,
         claims: judge.claims,
@@ -213,14 +265,14 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn registers(&mut self, quoted: &[(Register, Digest<32>)]) -> Result<(), AzureError> {
+    fn registers(&mut self, quoted: &Quoted) -> Result<(), AzureError> {
+        registers::check_pins(&self.policy.pcrs, quoted)?;
         for pinned in &self.policy.pcrs {
             let register = pinned.register();
             let mut all = quoted.iter();
-            let Some((_, found)) = all.find(|(other, _)| *other == register) else {
-                return Err(AzureError::NotQuoted { register });
-            };
-            self.pin(AzureField::Register(register), &pinned.values, *found)?;
+            if let Some((_, found)) = all.find(|(other, _)| *other == register) {
+                self.claim(AzureField::Register(register), &pinned.values, found);
+            }
         }
         for (register, found) in quoted {
             let mut pinned = self.policy.pcrs.iter();
@@ -231,58 +283,22 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// The log explains every quoted register, but for PCR 10, which the kernel goes on extending,
-    /// and no register beside them.
-    fn events(
-        &mut self,
-        log: &[u8],
-        quoted: &[(Register, Digest<32>)],
-        secure_boot: bool,
-    ) -> Result<(), AzureError> {
-        if log.is_empty() {
-            let expected = match self.policy.event_log {
-                Demand::Required => return Err(AzureError::NoEventLog),
-                Demand::NotRequired => "not required (relaxed by the policy)",
-            };
-            self.claim("event log", expected, "none");
-            return Ok(());
-        }
-        let log = EventLog::parse(log)?;
-        let numbers = 0..u8::try_from(REGISTERS).unwrap_or(u8::MAX);
-        let mut explained = Vec::new();
-        for register in numbers.map(Register) {
-            let events = log.count(register);
-            let mut all = quoted.iter();
-            let found = log.replay_sha256(register).ok_or(AzureError::Bank)?;
-            match all.find(|(other, _)| *other == register) {
-                Some((_, expected))
-                    if *expected != found && register.0 < 16 && register.0 != 10 =>
-                {
-                    return Err(AzureError::Replay {
-                        register,
-                        expected: *expected,
-                        found,
-                        events,
-                    });
-                }
-                None if events > 0 => return Err(AzureError::NotQuoted { register }),
-                Some(_) if register.0 < 16 && register.0 != 10 => {
-                    explained.push(register.0.to_string());
-                }
-                _ => {}
+    fn events(&mut self, log: &[u8], quoted: &Quoted, secure_boot: bool) -> Result<(), AzureError> {
+        match registers::check_events(log, self.policy.event_log, quoted)? {
+            Some(log) if (log.secure_boot == SecureBoot::Enabled) != secure_boot => {
+                return Err(AzureError::SecureBoot);
             }
+            Some(log) => {
+                let explained = quoted.iter().map(|(register, _)| register.0);
+                let explained = explained.filter(|number| *number < 16 && *number != 10);
+                let explained: Vec<_> = explained.map(|number| number.to_string()).collect();
+                let (events, explained) = (log.events, explained.join(", "));
+                let found = format!("{events} events explain PCR {explained}");
+                let expected = "explains what was quoted of PCR 0 to 9 and 11 to 15";
+                self.claim("event log", expected, found);
+            }
+            None => self.claim("event log", "not required (relaxed by the policy)", "none"),
         }
-        let enabled = log.secure_boot_sha256()? == SecureBoot::Enabled;
-        if enabled != secure_boot {
-            return Err(AzureError::SecureBoot);
-        }
-        let (events, explained) = (log.events().len(), explained.join(", "));
-        let found = format!("{events} events explain PCR {explained}");
-        self.claim(
-            "event log",
-            "explains what was quoted of PCR 0 to 9 and 11 to 15",
-            found,
-        );
         Ok(())
     }
 }

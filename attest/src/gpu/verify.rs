@@ -64,15 +64,43 @@ pub fn verify(
     policy: &GpuPolicy,
     now: UnixTime,
 ) -> Result<VerifiedDevices, GpuError> {
+    judge(evidence, Some(nonce), Some(counts), policy, now)
+}
+
+/// The same of files, where no configuration says how many devices there are: any number that is
+/// shown, at least one, and one nonce for all, whichever where none is named.
+pub fn verify_alone(
+    evidence: &GpuEvidence,
+    nonce: Option<&[u8; 32]>,
+    policy: &GpuPolicy,
+    now: UnixTime,
+) -> Result<VerifiedDevices, GpuError> {
+    judge(evidence, nonce, None, policy, now)
+}
+
+fn judge(
+    evidence: &GpuEvidence,
+    nonce: Option<&[u8; 32]>,
+    counts: Option<DeviceCounts>,
+    policy: &GpuPolicy,
+    now: UnixTime,
+) -> Result<VerifiedDevices, GpuError> {
+    let shown = evidence.devices.first();
+    let shown = shown.and_then(|device| Report::parse(&device.report).ok());
+    let asked = nonce
+        .copied()
+        .or(shown.map(|report| report.nonce))
+        .unwrap_or_default();
     let mut lists =
         Lists::read(&evidence.revocation_lists, now).map_err(GpuError::RevocationList)?;
     let mut judge = Judge {
         policy,
+        named: nonce.is_some(),
         claims: Vec::new(),
     };
     let mut found = Vec::new();
     for (index, given) in evidence.devices.iter().enumerate() {
-        let device = judge.device(given, nonce, &mut lists, now);
+        let device = judge.device(given, &asked, &mut lists, now);
         found.push(device.map_err(at(index))?);
     }
     judge.counts(&found, counts)?;
@@ -138,6 +166,8 @@ impl Device<'_> {
 
 struct Judge<'a> {
     policy: &'a GpuPolicy,
+    /// Whether it was named what the reports must be made for.
+    named: bool,
     claims: Vec<Claim>,
 }
 
@@ -213,26 +243,36 @@ impl<'a> Judge<'a> {
         without.first().copied().filter(|_| demanded)
     }
 
-    fn counts(&mut self, found: &[Device<'_>], counts: DeviceCounts) -> Result<(), GpuError> {
+    fn counts(
+        &mut self,
+        found: &[Device<'_>],
+        counts: Option<DeviceCounts>,
+    ) -> Result<(), GpuError> {
         let mut seen = BTreeSet::new();
         let again = |device: &Device<'_>| !seen.insert(device.identity.device);
         if let Some(index) = found.iter().position(again) {
             return Err(GpuError::SameDevice { device: index + 1 });
         }
+        let number = |kind| found.iter().filter(|device| device.kind == kind).count();
         for (kind, expected) in [
-            (DeviceKind::Gpu, counts.gpus),
-            (DeviceKind::Switch, counts.switches),
+            (DeviceKind::Gpu, counts.map(|counts| counts.gpus)),
+            (DeviceKind::Switch, counts.map(|counts| counts.switches)),
         ] {
-            let found = found.iter().filter(|device| device.kind == kind).count();
-            if found != expected {
-                return Err(GpuError::Count {
-                    kind,
-                    expected,
-                    found,
-                });
-            }
-            let claim = Claim::new(format!("{kind}: number"), expected, found, "configuration");
-            self.claims.push(claim);
+            let (what, found) = (format!("{kind}: number"), number(kind));
+            self.claims.push(match expected {
+                Some(expected) if expected != found => {
+                    return Err(GpuError::Count {
+                        kind,
+                        expected,
+                        found,
+                    });
+                }
+                Some(expected) => Claim::new(what, expected, found, "configuration"),
+                None => {
+                    let expected = "any (not checked: no configuration says it)";
+                    Claim::new(what, expected, found, "nothing")
+                }
+            });
         }
         Ok(())
     }
@@ -284,7 +324,15 @@ impl<'a> Judge<'a> {
         self.claim(own("chip"), list(chips), &device.identity.chip, root);
         self.claim(own("device"), &policy.devices, device.identity.device, root);
         let nonce = Digest(device.report.nonce);
-        self.claim(own("nonce"), nonce, nonce, root);
+        match self.named {
+            true => self.claim(own("nonce"), nonce, nonce, root),
+            false => self.claim(
+                own("nonce"),
+                "any (not checked: none was named)",
+                nonce,
+                root,
+            ),
+        }
         self.revocation(own("revocation"), &device.without, root);
         match device.kind {
             DeviceKind::Gpu => self.gpu(own, device)?,

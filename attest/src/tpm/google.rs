@@ -89,6 +89,11 @@ pub fn verify<'a>(
     })
 }
 
+/// Whether a certificate says that it is of an instance, without believing it.
+pub(crate) fn is_instance(certificate: &Certificate) -> bool {
+    instance(certificate).is_ok()
+}
+
 fn instance(leaf: &Certificate) -> Result<Instance, ChainFault> {
     let mut extensions = leaf.tbs_certificate().extensions().into_iter().flatten();
     let found = extensions.find(|extension| extension.extn_id == INSTANCE);

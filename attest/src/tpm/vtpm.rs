@@ -111,6 +111,29 @@ impl VtpmQuote {
         Ok(covered)
     }
 
+    /// Whether `key` signed it.
+    #[must_use]
+    pub(crate) fn is_signed_by(&self, key: &VtpmKey) -> bool {
+        signature(&self.signature).is_some_and(|bytes| key.0.verify_pkcs1(&self.attest, bytes))
+    }
+
+    /// What it says it was made for, without believing it.
+    #[must_use]
+    pub fn nonce(&self) -> Option<Vec<u8>> {
+        Attest::parse(&self.attest).map(|attest| attest.extra_data.to_vec())
+    }
+
+    /// The registers that a TPMS_ATTEST says it covers, without believing it.
+    #[must_use]
+    pub fn selected(attest: &[u8]) -> Vec<Register> {
+        let bits = Attest::parse(attest).map_or(0, |attest| u32::from_le_bytes(attest.bitmap));
+        let numbers = (0..).zip(0..REGISTERS).map(|(number, _)| number);
+        numbers
+            .filter(|number: &u8| bits >> number & 1 != 0)
+            .map(Register)
+            .collect()
+    }
+
     /// The value of a register that is covered.
     #[must_use]
     pub fn value(&self, register: Register) -> Option<Digest<32>> {

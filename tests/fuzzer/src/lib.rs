@@ -87,6 +87,8 @@ targets! {
     b23 "attest-tdx_quote" "../../../attest/fuzz/fuzz_targets/tdx_quote.rs" tdx_quote;
     b24 "attest-verify" "../../../attest/fuzz/fuzz_targets/verify.rs" evidence;
     b25 "attest-vtpm_quote" "../../../attest/fuzz/fuzz_targets/vtpm_quote.rs" vtpm_quote;
+    b26 "attest-cloud_verify" "../../../attest/fuzz/fuzz_targets/cloud_verify.rs" cloud_verify;
+    b27 "attest-vtpm_file" "../../../attest/fuzz/fuzz_targets/vtpm_file.rs" vtpm_file;
     c1 "channel-message_1" "../../../channel/fuzz/fuzz_targets/message_1.rs" zeros;
     c2 "channel-record" "../../../channel/fuzz/fuzz_targets/record.rs" zeros;
     c3 "channel-reply" "../../../channel/fuzz/fuzz_targets/reply.rs" zeros;

@@ -229,6 +229,22 @@ pub(crate) fn vtpm_quote() -> Seeds {
     vec![[quote.attest, quote.signature].concat()]
 }
 
+pub(crate) fn vtpm_file() -> Seeds {
+    let real = vectors(&[
+        "trustee/tpm_evidence.json",
+        "trustee/az-snp-vtpm/evidence-v1.json",
+        "trustee/az-tdx-vtpm/evidence-v0.json",
+    ]);
+    let own = Vm::new().evidence(&[0; 32]);
+    [vec![own.hcl_report, own.quote.attest], real].concat()
+}
+
+pub(crate) fn cloud_verify() -> Seeds {
+    let (_, all) = signer::fuzz::cloud_evidence();
+    let encoded = all.into_iter().map(|(_, evidence)| evidence.encode());
+    encoded.collect()
+}
+
 pub(crate) fn gpu_file() -> Seeds {
     vectors(&["nvidia-attestation-sdk/hopper_evidence_cert_hold.json"])
         .into_iter()

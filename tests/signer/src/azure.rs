@@ -302,6 +302,25 @@ fn evidence_of(world: &World, platform: Platform) -> Evidence {
     }
 }
 
+/// SubjectPublicKeyInfo of an RSA key.
+pub fn public_key(key: &RsaSigner) -> Vec<u8> {
+    const RSA: &[u8] = &[
+        0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0,
+    ];
+    let modulus = [&[0][..], &key.modulus()].concat();
+    let numbers = der(0x30, &[&der(2, &[&modulus]), &der(2, &[&[1, 0, 1]])]);
+    der(0x30, &[RSA, &der(3, &[&[0], &numbers])])
+}
+
+/// The strictest table `[tpm-quote]` that names `key` and pins nothing.
+pub fn quote_policy(key: &RsaSigner) -> String {
+    let pem = authority::pem(&public_key(key)).replace("CERTIFICATE", "PUBLIC KEY");
+    format!(
+        "version = 2\n[tpm-quote]\nkeys = [\"\"\"\n{pem}\"\"\"]\nroots = []\n\
+         secure_boot = \"required\"\nevent_log = \"required\"\npcrs = []\n"
+    )
+}
+
 /// Certificates of an attestation key as Google issues them: leaf, intermediate, root.
 pub struct GoogleChain {
     /// What the certificates say.

@@ -16,13 +16,13 @@ use attest::release::{Bundle, Checkpoint, SignedCheckpoint, Statement};
 use attest::snp::{self, Report, SnpEvidence};
 use attest::supply::{self, Item};
 use attest::tdx::{self, TdxEvidence};
-use attest::tpm::vtpm::VtpmKey;
+use attest::tpm::vtpm::{VtpmKey, VtpmQuote};
 use attest::tpm::{Register, TpmEvidence, chain, google, quote};
-use attest::{Claim, Configuration, Evidence, Expectation, Policy, Ratchet, verify};
+use attest::{Claim, Configuration, Evidence, Expectation, PlatformKind, Policy, Ratchet, verify};
 
 use crate::amd::Machine;
 use crate::authority;
-use crate::azure::{GoogleChain, Vm};
+use crate::azure::{GoogleChain, Vm, cloud_world, google_evidence, vm_evidence};
 use crate::intel::Domain;
 use crate::nvidia::{Rack, rack_evidence, rack_world};
 use crate::{NOW, World};
@@ -61,12 +61,43 @@ static GOOGLE: LazyLock<([Vec<u8>; 3], TrustAnchor)> = LazyLock::new(|| {
     let root = TrustAnchor::from_pem(&authority::pem(&certificates[2]));
     (certificates, root.expect("a certificate"))
 });
+type Clouds = (World, Vec<(PlatformKind, Policy, Vec<Claim>)>);
+static CLOUDS: LazyLock<Clouds> = LazyLock::new(|| {
+    let (world, all) = cloud_evidence();
+    let binding = world.nonce_binding([0; 32]);
+    let expectation = Expectation { binding };
+    let judged = all.into_iter().map(|(policy, evidence)| {
+        let peer = verify(&evidence, &expectation, &policy, &Ratchet::UNSEEN, NOW);
+        let claims = peer.expect("sound evidence").claims().to_vec();
+        (evidence.platform.kind(), policy, claims)
+    });
+    let judged = judged.collect();
+    (world, judged)
+});
 static CHECKPOINT: LazyLock<Checkpoint> = LazyLock::new(|| {
     let note = WORLD.logged(WORLD.envelope()).log.checkpoint;
     let signed = SignedCheckpoint::parse(&note).expect("a checkpoint");
     signed.unverified().clone()
 });
 static POLICY: LazyLock<Policy> = LazyLock::new(|| WORLD.policy());
+
+/// Sound evidence of a server in each cloud for a nonce of zeros, with the policy that accepts it.
+pub fn cloud_evidence() -> (World, Vec<(Policy, Evidence)>) {
+    let read = |text: String| Policy::parse(text.as_bytes()).expect("a policy");
+    let (snp, tdx) = (Vm::new(), Vm::with_tdx());
+    let (world, policy) = cloud_world(&snp);
+    let binding = world.nonce_binding([0; 32]);
+    let google = google_evidence(&world, &GoogleChain::new(), &binding);
+    let all = vec![
+        (read(policy.clone()), vm_evidence(&world, &snp, &binding)),
+        (
+            read(cloud_world(&tdx).1),
+            vm_evidence(&world, &tdx, &binding),
+        ),
+        (read(policy), google),
+    ];
+    (world, all)
+}
 
 /// Calls `check` with `valid` and with `count` mutations of it, the same ones at every call.
 pub fn mutate(valid: &[u8], count: u64, check: fn(&[u8])) {
@@ -307,6 +338,64 @@ pub fn vtpm_quote(bytes: &[u8]) {
     (quote.attest, quote.signature) = (bytes[..half].to_vec(), bytes[half..].to_vec());
     if quote.verify(&VM.1, &[0; 32]).is_ok() {
         assert_eq!(quote, VM.0.quote);
+    }
+}
+
+/// Files of quotes and of VMs in Azure are read or refused; what is read has its form.
+pub fn vtpm_file(bytes: &[u8]) {
+    if let Ok(file) = files::azure(bytes) {
+        assert!(file.hcl_report.starts_with(b"HCLA"));
+    }
+    let attest = &VM.0.quote.attest;
+    for attest in [attest.as_slice(), bytes] {
+        if let Ok(read) = files::tpm_registers(attest, bytes) {
+            assert_eq!(read.len(), 24);
+        }
+    }
+    if let Ok(file) = files::tpm_quote(bytes) {
+        let quote = VtpmQuote {
+            signature: files::tpm_signature(&file.signature.unwrap_or_default()),
+            registers: file.registers.unwrap_or_default(),
+            attest: file.attest,
+        };
+        let genuine = VM.0.quote.attest == quote.attest;
+        assert!(genuine || quote.verify(&VM.1, &[0; 32]).is_err());
+    }
+    if let Some(report) = files::device_report(bytes) {
+        assert!(gpu::Report::parse(&report).is_ok());
+    }
+}
+
+/// Whatever verifies of servers in clouds says what the genuine evidence says.
+pub fn cloud_verify(bytes: &[u8]) {
+    let Ok(evidence) = Evidence::decode(bytes) else {
+        return;
+    };
+    let (world, policies) = &*CLOUDS;
+    let binding = world.nonce_binding([0; 32]);
+    let own = policies
+        .iter()
+        .find(|(kind, ..)| *kind == evidence.platform.kind());
+    let Some((_, policy, claims)) = own else {
+        return;
+    };
+    let verdict = verify(
+        &evidence,
+        &Expectation { binding },
+        policy,
+        &Ratchet::UNSEEN,
+        NOW,
+    );
+    if let Ok(peer) = verdict {
+        let without_log = |claims: &[Claim]| -> Vec<String> {
+            let lines = claims
+                .iter()
+                .filter(|claim| !claim.found.contains("explained by"));
+            lines
+                .map(|claim| format!("{} {}", claim.what, claim.found))
+                .collect()
+        };
+        assert_eq!(without_log(peer.claims()), without_log(claims));
     }
 }
 
