@@ -115,13 +115,11 @@ fn check_signed(
             found: attest.extra_data.into(),
         });
     }
-    if attest.selection != selection() {
+    let found = registers_digest(&evidence.registers);
+    if attest.selection != selection() || attest.pcr_digest.len() != found.0.len() {
         return Err(QuoteError::Selection);
     }
-    let (expected, found) = (
-        Hex(attest.pcr_digest.into()),
-        registers_digest(&evidence.registers),
-    );
+    let expected = Hex(attest.pcr_digest.into());
     if expected == found {
         Ok(())
     } else {
