@@ -56,6 +56,7 @@ fn judge(evidence: &QuoteAlone, policy: &str) -> Result<VerifiedTpmQuote, TpmQuo
     let verdict = verify(evidence, Some(NONCE), &read(policy), NOW);
     if let Err(error) = &verdict {
         let refusal = Refusal::from(error.clone());
+        assert!(matches!(refusal, Refusal::TpmQuote(_)));
         assert!(!refusal.to_string().is_empty() && !refusal.hint().is_empty());
     }
     verdict

@@ -88,9 +88,9 @@ pub(crate) struct Saved {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "gpu_evidence"])]
     pub(crate) azure: Option<PathBuf>,
     /// GPUs and switches, in the JSON of NVIDIA's tools; or one report, with its certificates by
-    /// --certs
+    /// --certs; several files are of one machine
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
-    pub(crate) gpu_evidence: Option<PathBuf>,
+    pub(crate) gpu_evidence: Vec<PathBuf>,
     /// Judge at this time: 2026-01-13T08:00:00Z, a date, or seconds since 1970
     #[arg(long, value_name = "TIME", conflicts_with = "url")]
     pub(crate) at: Option<UnixTime>,
@@ -140,10 +140,10 @@ impl Saved {
             &self.tdx_quote,
             &self.tpm_quote,
             &self.azure,
-            &self.gpu_evidence,
         ]
         .into_iter()
         .any(Option::is_some)
+            || !self.gpu_evidence.is_empty()
     }
 }
 
@@ -175,8 +175,8 @@ pub(crate) fn verify(saved: &Saved, peer: &Peer) -> Result<(), Failure> {
         tdx_quote,
         ..
     } = saved;
-    let verdict = if let Some(path) = gpu_evidence {
-        devices::judge(path, saved, &policy, &files)?
+    let verdict = if !gpu_evidence.is_empty() {
+        devices::judge(gpu_evidence, saved, &policy, &files)?
     } else if let Some(path) = azure {
         vtpm::judge_vm(path, saved, &policy, &files)?
     } else if let Some(path) = tpm_quote {

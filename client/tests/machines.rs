@@ -422,15 +422,23 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
         "milan",
         "--gpu-evidence nvidia-attestation-sdk/multi_gpu_hopper.json",
         "2026-01-13",
-        4,
-        "refused",
+        2,
+        "switches stand between the GPUs, and none gave evidence",
     ),
     (
         "milan",
-        "--gpu-evidence nvidia-attestation-sdk/hopper_evidence.json",
+        "--gpu-evidence nvidia-attestation-sdk/multi_gpu_hopper.json \
+         --gpu-evidence nvidia-attestation-sdk/multi_switch_ls10.json",
+        "2026-01-13",
+        2,
+        "device 5: report: made for another nonce",
+    ),
+    (
+        "milan",
+        "--gpu-evidence nvtrust/gpu_evidence.json --gpu-evidence nvtrust/switch_evidence.json",
         "2026-01-13",
         0,
-        "GPU GH100",
+        "12 devices: GPU GH100",
     ),
     (
         "milan",

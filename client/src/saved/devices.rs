@@ -1,6 +1,6 @@
 //! GPUs and switches, without the machine that they are in.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use attest::Refusal;
 use attest::files::{self, Files};
@@ -13,22 +13,27 @@ use crate::failure::Failure;
 use crate::reattest::now;
 
 pub(super) fn judge(
-    path: &Path,
+    paths: &[PathBuf],
     saved: &Saved,
     policy: &MachinePolicy,
     files: &Files,
 ) -> Result<Verdict, Failure> {
     let policy = policy.gpu.as_ref().ok_or_else(|| no_table("gpu"))?;
-    let bytes = read_file("GPU evidence", path, gpu::MAX_FILE_BYTES)?;
-    let devices = match files::device_report(&bytes) {
-        Some(report) => vec![files.with_device(&report)],
-        None => DeviceEvidence::from_file(&bytes)
-            .map_err(|error| not_one("GPU evidence", path, &error))?,
-    };
-    let mut evidence = GpuEvidence {
-        devices,
-        ..GpuEvidence::default()
-    };
+    let mut evidence = GpuEvidence::default();
+    for path in paths {
+        let bytes = read_file("GPU evidence", path, gpu::MAX_FILE_BYTES)?;
+        let devices = match files::device_report(&bytes) {
+            Some(report) => vec![files.with_device(&report)],
+            None => DeviceEvidence::from_file(&bytes)
+                .map_err(|error| not_one("GPU evidence", path, &error))?,
+        };
+        evidence.devices.extend(devices);
+    }
+    if evidence.devices.len() > gpu::MAX_DEVICES {
+        let (found, most) = (evidence.devices.len(), gpu::MAX_DEVICES);
+        let message = format_args!("{found} devices, of one machine at most {most}");
+        return Err(Failure::misuse(message));
+    }
     files.supplement_gpus(&mut evidence);
     let time = saved.at.unwrap_or_else(now);
     let verified = gpu::verify_alone(&evidence, saved.nonce.as_ref(), policy, time)
