@@ -13,7 +13,8 @@
 //!      6: its signature, 7: certificate of the key that signed both, 8: [revocation lists]},
 //!  4: configuration file,
 //!  5: [], or of a machine with GPUs
-//!     [[[report, [certificates, leaf first]], …], [manifests], [revocation lists]],
+//!     [[[report, [certificates, leaf first]], …], [manifests], [revocation lists]], and as a
+//!     fourth list status responses (OCSP), if there are any,
 //!  6: release bundle, may be empty}
 //! ```
 
@@ -25,6 +26,7 @@ use crate::configuration::MAX_CONFIGURATION_BYTES;
 use crate::crl::MAX_CRL_BYTES;
 use crate::eventlog::MAX_EVENT_LOG_BYTES;
 use crate::gpu::{self, DeviceEvidence, GpuEvidence};
+use crate::ocsp::MAX_RESPONSE_BYTES;
 use crate::release::MAX_BUNDLE_BYTES;
 use crate::snp::{self, SnpEvidence};
 use crate::tdx::{self, TdxEvidence};
@@ -111,7 +113,8 @@ pub enum EvidenceError {
     /// A platform that this program does not know.
     #[error("unknown platform")]
     Platform,
-    /// Item 5 is neither an empty list nor devices, manifests and revocation lists.
+    /// Item 5 is neither an empty list nor devices, manifests, revocation lists and, if there are
+    /// any, status responses.
     #[error("GPU evidence of another form")]
     Gpu,
     /// Not as many register values as are quoted.
@@ -185,8 +188,8 @@ impl Evidence {
         Digest::sha256(&self.configuration).0
     }
 
-    /// SHA-256 of the devices in item 5, as the envelope encodes them. Manifests and revocation
-    /// lists are not covered: NVIDIA signs them, and a client may bring its own.
+    /// SHA-256 of the devices in item 5, as the envelope encodes them. Manifests, revocation lists
+    /// and status responses are not covered: NVIDIA signs them, and a client may bring its own.
     #[must_use]
     pub fn gpu_digest(&self) -> [u8; 32] {
         devices_digest(&self.gpu.devices)
@@ -224,10 +227,14 @@ fn encode_gpu(encoder: &mut Encoder, gpu: &GpuEvidence) {
         encoder.array(0);
         return;
     }
-    encode_devices(encoder.array(3), &gpu.devices);
-    for items in [&gpu.manifests, &gpu.revocation_lists] {
+    let lists: &[_] = match gpu.statuses.is_empty() {
+        true => &[&gpu.manifests, &gpu.revocation_lists],
+        false => &[&gpu.manifests, &gpu.revocation_lists, &gpu.statuses],
+    };
+    encode_devices(encoder.array(1 + lists.len()), &gpu.devices);
+    for items in lists {
         encoder.array(items.len());
-        for item in items {
+        for item in *items {
             encoder.bytes(item);
         }
     }
@@ -246,11 +253,11 @@ fn encode_devices(encoder: &mut Encoder, devices: &[DeviceEvidence]) {
 
 fn decode_gpu(decoder: &mut Decoder<'_>) -> Result<GpuEvidence, EvidenceError> {
     let mut gpu = GpuEvidence::default();
-    match decoder.array(3)? {
+    let parts = match decoder.array(4)? {
         0 => return Ok(gpu),
-        3 => {}
+        parts @ 3..=4 => parts,
         _ => return Err(EvidenceError::Gpu),
-    }
+    };
     for _ in 0..decoder.array(gpu::MAX_DEVICES)? {
         if decoder.array(2)? != 2 {
             return Err(EvidenceError::Gpu);
@@ -276,13 +283,17 @@ fn decode_gpu(decoder: &mut Decoder<'_>) -> Result<GpuEvidence, EvidenceError> {
             gpu::MAX_REVOCATION_LISTS,
             MAX_CRL_BYTES,
         ),
-    ] {
+        (&mut gpu.statuses, gpu::MAX_STATUSES, MAX_RESPONSE_BYTES),
+    ]
+    .into_iter()
+    .take(parts - 1)
+    {
         for _ in 0..decoder.array(most)? {
             items.push(decoder.bytes(longest)?.to_vec());
         }
     }
     // Nothing has one form only.
-    match gpu == GpuEvidence::default() {
+    match gpu == GpuEvidence::default() || gpu.statuses.is_empty() == (parts == 4) {
         true => Err(EvidenceError::Gpu),
         false => Ok(gpu),
     }
@@ -480,11 +491,15 @@ mod tests {
                 devices: vec![device(1), device(2)],
                 manifests: vec![vec![3; 20_000]],
                 revocation_lists: vec![vec![4; 300]],
+                statuses: vec![vec![5; 900]; 3],
             },
             ..evidence()
         };
-        let bytes = evidence.encode();
-        assert_eq!(Evidence::decode(&bytes), Ok(evidence.clone()));
+        for statuses in [3, 0] {
+            evidence.gpu.statuses.truncate(statuses);
+            let bytes = evidence.encode();
+            assert_eq!(Evidence::decode(&bytes), Ok(evidence.clone()));
+        }
         let digest = evidence.gpu_digest();
         assert_ne!(digest, gpu_digest());
         evidence.gpu.manifests.clear();
@@ -495,7 +510,13 @@ mod tests {
         let empty = super::tests::evidence().encode();
         let head = &empty[..empty.len() - 4];
         assert_eq!(empty[head.len()..], [5, 0x80, 6, 0x40]);
-        for item in [&[0x83, 0x80, 0x80, 0x80][..], &[0x81, 0x80]] {
+        let no_statuses = [0x84, 0x80, 0x81, 0x41, 0, 0x80, 0x80];
+        for item in [
+            &[0x83, 0x80, 0x80, 0x80][..],
+            &[0x84, 0x80, 0x80, 0x80, 0x80],
+            &no_statuses,
+            &[0x81, 0x80],
+        ] {
             let other = [head, &[5], item, &[6, 0x40]].concat();
             assert_eq!(Evidence::decode(&other), Err(EvidenceError::Gpu));
         }

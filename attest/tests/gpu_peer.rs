@@ -14,7 +14,9 @@ use attest::{
     Binding, BoundPart, Class, Configuration, Evidence, Expectation, Policy, Ratchet, Refusal,
     VerifiedPeer, evidence, verify,
 };
-use signer::nvidia::{FIELDS, Rack, gpu_policy, rack_binding, rack_evidence, rack_world};
+use signer::nvidia::{
+    FIELDS, Rack, gpu_policy, rack_binding, rack_evidence, rack_world, with_table,
+};
 use signer::{NOW, World};
 
 fn judge(evidence: &Evidence, binding: Binding, policy: &Policy) -> Result<VerifiedPeer, Refusal> {
@@ -154,7 +156,7 @@ fn version_3_of_a_configuration_counts_the_devices() {
 }
 
 fn with_gpu(table: &str) -> Result<Policy, PolicyError> {
-    let text = format!("{}\n{table}", World::new().policy_toml());
+    let text = with_table(&World::new(), table);
     Policy::parse(text.as_bytes())
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 34] = [
+const ERRORS: [&str; 35] = [
     "AnswerError",
     "AzureError",
     "CapsuleError",
@@ -35,6 +35,7 @@ const ERRORS: [&str; 34] = [
     "SnpError",
     "SpdmError",
     "StatementError",
+    "StatusFault",
     "TableError",
     "TdxError",
     "Topology",

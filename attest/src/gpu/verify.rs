@@ -9,11 +9,12 @@ use super::chain::{Chain, Identity, Lists};
 use super::error::{DeviceFault, GpuError, ManifestKind, Topology, list};
 use super::manifest::Manifest;
 use super::spdm::{Report, SignedReport};
+use super::status::{Standing, Statuses};
 use super::{
     DeviceCounts, DeviceEvidence, DeviceKind, GpuEvidence, ManifestError, Mode, VbiosVersion,
 };
 use crate::certificate::{Position, TrustAnchor};
-use crate::policy::{Demand, GpuPolicy};
+use crate::policy::{Demand, GpuPolicy, GpuRevocation};
 use crate::{Claim, Digest, UnixTime};
 
 /// Measured only while the first video decoder is in use.
@@ -66,20 +67,21 @@ pub fn verify(
 ) -> Result<VerifiedDevices, GpuError> {
     let mut lists =
         Lists::read(&evidence.revocation_lists, now).map_err(GpuError::RevocationList)?;
+    let mut statuses = Statuses::read(&evidence.statuses, now).map_err(GpuError::Status)?;
     let mut judge = Judge {
         policy,
         claims: Vec::new(),
     };
     let mut found = Vec::new();
     for (index, given) in evidence.devices.iter().enumerate() {
-        let device = judge.device(given, nonce, &mut lists, now);
+        let device = judge.device(given, nonce, (&mut lists, &mut statuses), now);
         found.push(device.map_err(at(index))?);
     }
     judge.counts(&found, counts)?;
     let mut manifests = Vec::new();
     for (index, bytes) in evidence.manifests.iter().enumerate() {
-        let manifest = judge.manifest(bytes, &mut lists, now);
         let place = index + 1;
+        let manifest = judge.manifest(place, bytes, (&mut lists, &mut statuses), now);
         manifests.push((
             manifest.map_err(|fault| GpuError::Manifest {
                 manifest: place,
@@ -103,6 +105,9 @@ pub fn verify(
     if lists.has_stray() {
         return Err(GpuError::StrayRevocationList);
     }
+    if statuses.has_stray() {
+        return Err(GpuError::StrayStatus);
+    }
     let claims = judge.claims;
     Ok(VerifiedDevices { devices, claims })
 }
@@ -120,6 +125,7 @@ struct Device<'a> {
     identity: Identity,
     report: Report,
     chain: Chain<'a>,
+    standing: Standing,
 }
 
 impl Device<'_> {
@@ -145,7 +151,7 @@ impl<'a> Judge<'a> {
         &self,
         given: &DeviceEvidence,
         nonce: &[u8; 32],
-        lists: &mut Lists,
+        (lists, statuses): (&mut Lists, &mut Statuses<'_>),
         now: UnixTime,
     ) -> Result<Device<'a>, DeviceFault> {
         let signed = SignedReport::parse(&given.report)?;
@@ -157,6 +163,13 @@ impl<'a> Judge<'a> {
         })?;
         if let Some(position) = self.demanded(&without) {
             return Err(DeviceFault::NoRevocationList { position });
+        }
+        // The first certificate is made inside the device.
+        let standing = chain.check_status(1, statuses, lists);
+        let standing =
+            standing.map_err(|(position, fault)| DeviceFault::Status { position, fault })?;
+        if let Some(position) = self.unknown(&standing) {
+            return Err(DeviceFault::NoStatus { position });
         }
         let identity = chain.identity()?;
         chain
@@ -189,6 +202,7 @@ impl<'a> Judge<'a> {
             identity,
             report,
             chain,
+            standing,
         })
     }
 
@@ -196,6 +210,25 @@ impl<'a> Judge<'a> {
     fn demanded(&self, without: &[Position]) -> Option<Position> {
         let demanded = self.policy.revocation_lists == Demand::Required;
         without.first().copied().filter(|_| demanded)
+    }
+
+    /// A certificate of which no response speaks, where the policy demands one.
+    fn unknown(&self, standing: &Standing) -> Option<Position> {
+        let demanded = self.policy.revocation == GpuRevocation::Ocsp;
+        standing.without.first().copied().filter(|_| demanded)
+    }
+
+    fn status(&mut self, what: String, standing: &Standing, root: &TrustAnchor) {
+        let expected = match self.policy.revocation {
+            GpuRevocation::Ocsp => "good, by OCSP",
+            GpuRevocation::NotRequired => "not required (relaxed by the policy)",
+        };
+        let good = standing.good;
+        let found = match standing.until {
+            Some(until) => format!("{good} certificates good until {until}"),
+            None => "no response".to_owned(),
+        };
+        self.claim(what, expected, found, root);
     }
 
     fn counts(&mut self, found: &[Device<'_>], counts: DeviceCounts) -> Result<(), GpuError> {
@@ -224,8 +257,9 @@ impl<'a> Judge<'a> {
 
     fn manifest(
         &mut self,
+        place: usize,
         bytes: &[u8],
-        lists: &mut Lists,
+        (lists, statuses): (&mut Lists, &mut Statuses<'_>),
         now: UnixTime,
     ) -> Result<Manifest<'a>, ManifestError> {
         let manifest = Manifest::verify(bytes, &self.policy.manifest_roots, now)?;
@@ -237,6 +271,14 @@ impl<'a> Judge<'a> {
         if let Some(position) = self.demanded(&without) {
             return Err(ManifestError::NoRevocationList { position });
         }
+        let standing = manifest.chain.check_status(0, statuses, lists);
+        let standing =
+            standing.map_err(|(position, fault)| ManifestError::Status { position, fault })?;
+        if let Some(position) = self.unknown(&standing) {
+            return Err(ManifestError::NoStatus { position });
+        }
+        let what = format!("manifest {place}: revocation");
+        self.status(what, &standing, manifest.chain.root);
         Ok(manifest)
     }
 
@@ -265,6 +307,7 @@ impl<'a> Judge<'a> {
         };
         self.claim(own("chip"), list(chips), &device.identity.chip, root);
         self.claim(own("device"), &policy.devices, device.identity.device, root);
+        self.status(own("revocation"), &device.standing, root);
         let nonce = Digest(device.report.nonce);
         self.claim(own("nonce"), nonce, nonce, root);
         match device.kind {
