@@ -23,6 +23,7 @@ use serde::Deserialize;
 
 use crate::snp::SnpEvidence;
 use crate::tdx::TdxEvidence;
+use crate::tpm::TpmEvidence;
 use crate::tpm::vtpm::VtpmQuote;
 
 mod error;
@@ -31,6 +32,7 @@ mod verify;
 
 pub use error::{AzureError, AzureField, AzureSetting};
 pub use report::{HclError, HclReport, MAX_HCL_BYTES};
+pub(crate) use verify::appraise;
 pub use verify::{Endorsed, VerifiedVm, verify, verify_hardware};
 
 /// What a confidential VM in Azure gives.
@@ -44,6 +46,21 @@ pub struct AzureEvidence {
     pub quote: VtpmQuote,
     /// The firmware's log of what it measured; may be empty.
     pub event_log: Vec<u8>,
+}
+
+/// What a confidential VM in Azure gives that runs a release of ours: the virtual TPM quotes as any
+/// other TPM does, [`QUOTED`](crate::tpm::QUOTED) registers of the SHA-384 bank for
+/// [`qualifying_data`](crate::ReportData::qualifying_data), but that its key is RSA, signs by
+/// RSASSA-PKCS1-v1_5 with SHA-256, and is certified by the hardware instead of by certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AzureMachine {
+    /// What the paravisor keeps in the virtual TPM.
+    pub hcl_report: Vec<u8>,
+    /// What vouches for it. Of SEV-SNP without the report, which stands in the paravisor's; of TDX
+    /// without an event log, as no register of the domain holds anything.
+    pub hardware: AzureHardware,
+    /// Quote, registers and event log; no certificates.
+    pub tpm: TpmEvidence,
 }
 
 /// What vouches for the paravisor's report.

@@ -16,11 +16,15 @@ use x509_cert::der::oid::AssociatedOid as _;
 use x509_cert::der::{Decode as _, Encode, pem};
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
 use x509_cert::name::Name;
-use x509_cert::spki::AlgorithmIdentifierOwned;
+use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use x509_cert::time::Time;
 
 use crate::rsa::RsaKey;
 use crate::{Digest, UnixTime};
+
+mod walk;
+
+pub(crate) use walk::walk;
 
 /// A certificate whose dates keep the form that they were signed in: NVIDIA writes those before
 /// 2050 as RFC 5280 has only later ones.
@@ -468,11 +472,14 @@ fn rsa_key_of(certificate: &Certificate) -> Result<RsaKey, ChainFault> {
 /// The certified key, if it is an RSA key of 2,048 to 4,096 bits.
 pub(crate) fn any_rsa_key_of(certificate: &Certificate) -> Result<RsaKey, ChainFault> {
     let info = certificate.tbs_certificate().subject_public_key_info();
+    any_rsa_key_in(info).ok_or(ChainFault::AnyRsaKey)
+}
+
+/// The key, if it is an RSA key of 2,048 to 4,096 bits.
+pub(crate) fn any_rsa_key_in(info: &SubjectPublicKeyInfoOwned) -> Option<RsaKey> {
     let key = info.subject_public_key.as_bytes();
-    match key.and_then(RsaKey::from_der_of_any_length) {
-        Some(key) if info.algorithm.oid == RSA_ENCRYPTION => Ok(key),
-        _ => Err(ChainFault::AnyRsaKey),
-    }
+    let key = key.and_then(RsaKey::from_der_of_any_length);
+    key.filter(|_| info.algorithm.oid == RSA_ENCRYPTION)
 }
 
 pub(crate) fn extension<'a, T>(certificate: &'a Certificate) -> Result<Option<T>, ChainFault>

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {1: version = 1,
-//!  2: platform = "tpm", "snp" or "tdx",
+//!  2: platform = "tpm", "snp", "tdx", "azure-snp", "azure-tdx" or "google-vtpm",
 //!  3: what the platform gave; for "tpm":
 //!     {1: TPMS_ATTEST, 2: TPMT_SIGNATURE, 3: [15 register values of 48 bytes],
 //!      4: event log, 5: [certificates, leaf first, root not included]};
@@ -11,26 +11,37 @@
 //!     for "tdx":
 //!     {1: quote, 2: event log, 3: TCB info, 4: its signature, 5: identity of the quoting enclave,
 //!      6: its signature, 7: certificate of the key that signed both, 8: [revocation lists]},
+//!     for "azure-snp" (the report stands in the paravisor's; the TPM has no certificates):
+//!     {1: paravisor's report, 2: [VCEK, ASK], 3: [revocation lists], 4: as for "tpm"},
+//!     for "azure-tdx" (the TPM alone has an event log):
+//!     {1: paravisor's report, 2: as for "tdx", 3: as for "tpm"},
+//!     for "google-vtpm": as for "tpm", with Google's certificates,
 //!  4: configuration file,
 //!  5: [], or of a machine with GPUs
 //!     [[[report, [certificates, leaf first]], …], [manifests], [revocation lists]], and as a
 //!     fourth list status responses (OCSP), if there are any,
 //!  6: release bundle, may be empty}
 //! ```
+//!
+//! A platform that is added later is another value of item 2 under the same version: what was
+//! evidence before stays it, byte for byte, and who does not know a platform refuses it by name.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
+use crate::azure::{AzureHardware, AzureMachine};
 use crate::cbor::{CborError, Decoder, Encoder};
 use crate::configuration::MAX_CONFIGURATION_BYTES;
 use crate::crl::MAX_CRL_BYTES;
 use crate::eventlog::MAX_EVENT_LOG_BYTES;
-use crate::gpu::{self, DeviceEvidence, GpuEvidence};
-use crate::ocsp::MAX_RESPONSE_BYTES;
+use crate::gpu::{DeviceEvidence, GpuEvidence};
 use crate::release::MAX_BUNDLE_BYTES;
 use crate::snp::{self, SnpEvidence};
 use crate::tdx::{self, TdxEvidence};
 use crate::tpm::{MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, MAX_STRUCTURE_BYTES, TpmEvidence};
+
+mod azure;
+mod gpu;
 
 /// Longest encoding of evidence.
 pub const MAX_EVIDENCE_BYTES: usize = 1 << 20;
@@ -65,6 +76,10 @@ pub enum Platform {
     Snp(SnpEvidence),
     /// A quote of Intel TDX.
     Tdx(TdxEvidence),
+    /// A confidential VM in Azure: hardware, paravisor and virtual TPM.
+    Azure(AzureMachine),
+    /// A quote by a virtual TPM of Google's cloud.
+    Google(TpmEvidence),
 }
 
 /// A platform by name.
@@ -78,6 +93,12 @@ pub enum PlatformKind {
     Snp,
     /// Intel TDX.
     Tdx,
+    /// A confidential VM in Azure on AMD SEV-SNP.
+    AzureSnp,
+    /// A confidential VM in Azure on Intel TDX.
+    AzureTdx,
+    /// A virtual TPM of Google's cloud.
+    GoogleVtpm,
 }
 
 impl PlatformKind {
@@ -88,6 +109,9 @@ impl PlatformKind {
             Self::Tpm => "tpm",
             Self::Snp => "snp",
             Self::Tdx => "tdx",
+            Self::AzureSnp => "azure-snp",
+            Self::AzureTdx => "azure-tdx",
+            Self::GoogleVtpm => "google-vtpm",
         }
     }
 }
@@ -117,6 +141,10 @@ pub enum EvidenceError {
     /// any, status responses.
     #[error("GPU evidence of another form")]
     Gpu,
+    /// A virtual TPM in Azure has certificates, or its domain an event log: what is believed of
+    /// them stands elsewhere.
+    #[error("a part that this platform does not have")]
+    Stray,
     /// Not as many register values as are quoted.
     #[error("{found} register values, {expected} expected")]
     Registers {
@@ -139,9 +167,11 @@ impl Evidence {
             Platform::Tpm(tpm) => encode_tpm(&mut encoder, tpm),
             Platform::Snp(snp) => encode_snp(&mut encoder, snp),
             Platform::Tdx(tdx) => encode_tdx(&mut encoder, tdx),
+            Platform::Azure(machine) => azure::encode(&mut encoder, machine),
+            Platform::Google(tpm) => encode_tpm(&mut encoder, tpm),
         }
         encoder.uint(4).bytes(&self.configuration);
-        encode_gpu(encoder.uint(5), &self.gpu);
+        gpu::encode(encoder.uint(5), &self.gpu);
         encoder.uint(6).bytes(&self.release);
         encoder.finish()
     }
@@ -165,12 +195,15 @@ impl Evidence {
             "tpm" => Platform::Tpm(decode_tpm(&mut decoder)?),
             "snp" => Platform::Snp(decode_snp(&mut decoder)?),
             "tdx" => Platform::Tdx(decode_tdx(&mut decoder)?),
+            "azure-snp" => Platform::Azure(azure::decode_snp(&mut decoder)?),
+            "azure-tdx" => Platform::Azure(azure::decode_tdx(&mut decoder)?),
+            "google-vtpm" => Platform::Google(decode_tpm(&mut decoder)?),
             _ => return Err(EvidenceError::Platform),
         };
         decoder.key(4)?;
         let configuration = decoder.bytes(MAX_CONFIGURATION_BYTES)?.to_vec();
         decoder.key(5)?;
-        let gpu = decode_gpu(&mut decoder)?;
+        let gpu = gpu::decode(&mut decoder)?;
         decoder.key(6)?;
         let release = decoder.bytes(MAX_BUNDLE_BYTES)?.to_vec();
         decoder.end()?;
@@ -204,6 +237,11 @@ impl Platform {
             Self::Tpm(_) => PlatformKind::Tpm,
             Self::Snp(_) => PlatformKind::Snp,
             Self::Tdx(_) => PlatformKind::Tdx,
+            Self::Azure(machine) => match machine.hardware {
+                AzureHardware::Snp(_) => PlatformKind::AzureSnp,
+                AzureHardware::Tdx(_) => PlatformKind::AzureTdx,
+            },
+            Self::Google(_) => PlatformKind::GoogleVtpm,
         }
     }
 }
@@ -218,85 +256,8 @@ pub fn gpu_digest() -> [u8; 32] {
 #[must_use]
 pub fn devices_digest(devices: &[DeviceEvidence]) -> [u8; 32] {
     let mut encoder = Encoder::new();
-    encode_devices(&mut encoder, devices);
+    gpu::encode_devices(&mut encoder, devices);
     Sha256::digest(encoder.finish()).into()
-}
-
-fn encode_gpu(encoder: &mut Encoder, gpu: &GpuEvidence) {
-    if *gpu == GpuEvidence::default() {
-        encoder.array(0);
-        return;
-    }
-    let lists: &[_] = match gpu.statuses.is_empty() {
-        true => &[&gpu.manifests, &gpu.revocation_lists],
-        false => &[&gpu.manifests, &gpu.revocation_lists, &gpu.statuses],
-    };
-    encode_devices(encoder.array(1 + lists.len()), &gpu.devices);
-    for items in lists {
-        encoder.array(items.len());
-        for item in *items {
-            encoder.bytes(item);
-        }
-    }
-}
-
-fn encode_devices(encoder: &mut Encoder, devices: &[DeviceEvidence]) {
-    encoder.array(devices.len());
-    for device in devices {
-        encoder.array(2).bytes(&device.report);
-        encoder.array(device.certificates.len());
-        for certificate in &device.certificates {
-            encoder.bytes(certificate);
-        }
-    }
-}
-
-fn decode_gpu(decoder: &mut Decoder<'_>) -> Result<GpuEvidence, EvidenceError> {
-    let mut gpu = GpuEvidence::default();
-    let parts = match decoder.array(4)? {
-        0 => return Ok(gpu),
-        parts @ 3..=4 => parts,
-        _ => return Err(EvidenceError::Gpu),
-    };
-    for _ in 0..decoder.array(gpu::MAX_DEVICES)? {
-        if decoder.array(2)? != 2 {
-            return Err(EvidenceError::Gpu);
-        }
-        let mut device = DeviceEvidence {
-            report: decoder.bytes(gpu::MAX_REPORT_BYTES)?.to_vec(),
-            certificates: Vec::new(),
-        };
-        for _ in 0..decoder.array(gpu::MAX_CERTIFICATES)? {
-            let certificate = decoder.bytes(gpu::MAX_CERTIFICATE_BYTES)?;
-            device.certificates.push(certificate.to_vec());
-        }
-        gpu.devices.push(device);
-    }
-    for (items, most, longest) in [
-        (
-            &mut gpu.manifests,
-            gpu::MAX_MANIFESTS,
-            gpu::MAX_MANIFEST_BYTES,
-        ),
-        (
-            &mut gpu.revocation_lists,
-            gpu::MAX_REVOCATION_LISTS,
-            MAX_CRL_BYTES,
-        ),
-        (&mut gpu.statuses, gpu::MAX_STATUSES, MAX_RESPONSE_BYTES),
-    ]
-    .into_iter()
-    .take(parts - 1)
-    {
-        for _ in 0..decoder.array(most)? {
-            items.push(decoder.bytes(longest)?.to_vec());
-        }
-    }
-    // Nothing has one form only.
-    match gpu == GpuEvidence::default() || gpu.statuses.is_empty() == (parts == 4) {
-        true => Err(EvidenceError::Gpu),
-        false => Ok(gpu),
-    }
 }
 
 fn encode_tpm(encoder: &mut Encoder, tpm: &TpmEvidence) {
@@ -342,6 +303,10 @@ fn decode_tpm(decoder: &mut Decoder<'_>) -> Result<TpmEvidence, EvidenceError> {
 fn encode_snp(encoder: &mut Encoder, snp: &SnpEvidence) {
     encoder.map(3);
     encoder.uint(1).bytes(&snp.report);
+    encode_endorsements(encoder, snp);
+}
+
+fn encode_endorsements(encoder: &mut Encoder, snp: &SnpEvidence) {
     for (key, items) in [(2, &snp.certificates), (3, &snp.revocation_lists)] {
         encoder.uint(key).array(items.len());
         for item in items {
@@ -351,10 +316,15 @@ fn encode_snp(encoder: &mut Encoder, snp: &SnpEvidence) {
 }
 
 fn decode_snp(decoder: &mut Decoder<'_>) -> Result<SnpEvidence, EvidenceError> {
-    let mut snp = SnpEvidence::default();
     decoder.map(3)?;
     decoder.key(1)?;
-    snp.report = decoder.bytes(snp::REPORT_BYTES)?.to_vec();
+    let report = decoder.bytes(snp::REPORT_BYTES)?.to_vec();
+    let snp = decode_endorsements(decoder)?;
+    Ok(SnpEvidence { report, ..snp })
+}
+
+fn decode_endorsements(decoder: &mut Decoder<'_>) -> Result<SnpEvidence, EvidenceError> {
+    let mut snp = SnpEvidence::default();
     decoder.key(2)?;
     for _ in 0..decoder.array(snp::MAX_CERTIFICATES)? {
         let certificate = decoder.bytes(snp::MAX_CERTIFICATE_BYTES)?;

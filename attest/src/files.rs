@@ -15,12 +15,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use crate::Platform;
+use crate::azure::AzureHardware;
 use crate::certificate;
 use crate::certificate::Certificate;
 use crate::crl;
 use crate::snp::{self, REPORT_BYTES, SnpEvidence};
 use crate::supply::{self, SignedDocument};
-use crate::tdx::{self, Collateral, Document, Quote};
+use crate::tdx::{self, Collateral, Document, Quote, TdxEvidence};
 
 /// Most things of one kind that are kept.
 pub const MAX_ITEMS: usize = 64;
@@ -244,23 +245,40 @@ impl Files {
     pub fn supplement(&self, platform: &mut Platform) {
         match platform {
             Platform::Snp(shown) => {
-                let own = self.with_report(&shown.report).into_iter().next();
-                let own = own.unwrap_or_default();
-                if shown.certificates.is_empty() {
-                    shown.certificates = own.certificates;
-                }
-                if shown.revocation_lists.is_empty() {
-                    let above = shown.certificates.last();
-                    let above = above.and_then(|der| certificate::decode(der).ok());
-                    shown.revocation_lists = above.map_or_else(Vec::new, |above| {
-                        self.lists_by(above.tbs_certificate().issuer())
-                    });
-                }
+                let report = shown.report.clone();
+                self.supplement_snp(&report, shown);
             }
-            Platform::Tdx(shown) if shown.collateral.tcb_info.is_empty() => {
-                shown.collateral = self.for_quote(&shown.quote);
-            }
-            Platform::Tdx(_) | Platform::Tpm(_) => {}
+            Platform::Tdx(shown) => self.supplement_tdx(shown),
+            Platform::Azure(machine) => match &mut machine.hardware {
+                AzureHardware::Snp(shown) => {
+                    if let Ok((report, _)) = report(&machine.hcl_report) {
+                        self.supplement_snp(&report, shown);
+                    }
+                }
+                AzureHardware::Tdx(shown) => self.supplement_tdx(shown),
+            },
+            Platform::Tpm(_) | Platform::Google(_) => {}
+        }
+    }
+
+    fn supplement_snp(&self, report: &[u8], shown: &mut SnpEvidence) {
+        let own = self.with_report(report).into_iter().next();
+        let own = own.unwrap_or_default();
+        if shown.certificates.is_empty() {
+            shown.certificates = own.certificates;
+        }
+        if shown.revocation_lists.is_empty() {
+            let above = shown.certificates.last();
+            let above = above.and_then(|der| certificate::decode(der).ok());
+            shown.revocation_lists = above.map_or_else(Vec::new, |above| {
+                self.lists_by(above.tbs_certificate().issuer())
+            });
+        }
+    }
+
+    fn supplement_tdx(&self, shown: &mut TdxEvidence) {
+        if shown.collateral.tcb_info.is_empty() {
+            shown.collateral = self.for_quote(&shown.quote);
         }
     }
 

@@ -35,31 +35,37 @@
 //! a table `[gpu]`; else it is as version 2.
 //!
 //! A platform has its table exactly where `evidence.platforms` names it; the one of SEV-SNP is
-//! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`]. A table `[gpu]`, drawn at
-//! [`GpuPolicy`], is there where machines with GPUs are accepted.
+//! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`], the one of Google's virtual TPMs at
+//! [`GooglePolicy`]. A VM in Azure has two: `[azure]`, drawn at [`AzurePolicy`], and that of its
+//! hardware, which must pin the paravisor. A table `[gpu]`, drawn at [`GpuPolicy`], is there where
+//! machines with GPUs are accepted.
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::PlatformKind;
 use crate::tpm::chain::TrustAnchor;
-use crate::tpm::google;
+use crate::tpm::google as google_vtpm;
 
 mod azure;
+mod google;
 mod gpu;
+mod machine;
 mod release;
 mod snp;
 mod tdx;
 mod value;
 
 pub use azure::{AzurePolicy, RegisterPolicy};
+pub use google::GooglePolicy;
 pub use gpu::{GpuPolicy, GpuRevocation};
+pub use machine::{MachinePolicy, NamedKey, TpmQuotePolicy};
 pub use release::{
     LogPolicy, Publication, Rebuilder, ReleasePolicy, SignerError, SigstorePolicy,
     SigstoreRebuilder, TrustedRoot,
 };
 pub use snp::{ProductPolicy, SnpGuestPolicy, SnpPlatformPolicy, SnpPolicy};
 pub use tdx::{TdxAttributesPolicy, TdxPolicy};
-pub use value::{Demand, MaximumAge, Pin, Tolerance};
+pub use value::{Demand, MaximumAge, Numbers, Pin, Tolerance};
 
 /// Longest policy file.
 pub const MAX_POLICY_BYTES: usize = 256 << 10;
@@ -83,12 +89,14 @@ pub struct Policy {
     pub release: ReleasePolicy,
     /// Which TPMs may vouch for it; there if, and only if, the platform is accepted.
     pub tpm: Option<TpmPolicy>,
-    /// Which machines with SEV-SNP may; there if, and only if, the platform is accepted.
+    /// Which machines with SEV-SNP may; there if, and only if, it or Azure on it is accepted.
     pub snp: Option<SnpPolicy>,
-    /// Which machines with TDX may; there if, and only if, the platform is accepted.
+    /// Which machines with TDX may; there if, and only if, it or Azure on it is accepted.
     pub tdx: Option<TdxPolicy>,
-    /// Which VMs in Azure may: for [`crate::azure::verify`], as no envelope holds such evidence.
+    /// Which VMs in Azure may; there if, and only if, one of both is accepted.
     pub azure: Option<AzurePolicy>,
+    /// Which virtual TPMs of Google's may; there if, and only if, the platform is accepted.
+    pub google: Option<GooglePolicy>,
     /// Which GPUs a machine may have; none without it.
     pub gpu: Option<GpuPolicy>,
     /// Which platforms are accepted.
@@ -112,7 +120,7 @@ pub struct TpmPolicy {
 fn tpm_roots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TrustAnchor>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     let roots = names.iter().map(|name| match name.as_str() {
-        "google" => google::root(),
+        "google" => google_vtpm::root(),
         pem => TrustAnchor::from_pem(pem),
     });
     roots.collect::<Result<_, _>>().map_err(de::Error::custom)
@@ -154,6 +162,8 @@ struct Form {
     snp: Option<SnpPolicy>,
     tdx: Option<TdxPolicy>,
     azure: Option<AzurePolicy>,
+    #[serde(rename = "google-vtpm")]
+    google: Option<GooglePolicy>,
     gpu: Option<GpuPolicy>,
     evidence: EvidencePolicy,
     channel: ChannelForm,
@@ -200,6 +210,10 @@ pub enum List {
     GpuChips,
     /// `gpu.modes`
     GpuModes,
+    /// `tpm-quote.keys` and `tpm-quote.roots`
+    TpmQuoteKeys,
+    /// `google-vtpm.roots`
+    GoogleRoots,
     /// `evidence.platforms`
     Platforms,
 }
@@ -293,6 +307,8 @@ pub enum PolicyError {
         List::GpuManifestRoots => "gpu.manifest_roots",
         List::GpuChips => "gpu.chips",
         List::GpuModes => "gpu.modes",
+        List::TpmQuoteKeys => "tpm-quote.keys and tpm-quote.roots",
+        List::GoogleRoots => "google-vtpm.roots",
         List::Platforms => "evidence.platforms",
     })]
     Empty(List),
@@ -321,48 +337,19 @@ pub enum PolicyError {
     /// There is a table of a platform that is not accepted.
     #[error("table [{kind}], and evidence.platforms does not name it", kind = .0.as_str())]
     UnusedTable(PlatformKind),
-}
-
-/// What a person demands of machines, whatever they run: for evidence without a release.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MachinePolicy {
-    version: u64,
-    /// Of machines with SEV-SNP.
-    pub snp: Option<SnpPolicy>,
-    /// Of machines with TDX.
-    pub tdx: Option<TdxPolicy>,
-}
-
-impl MachinePolicy {
-    /// Reads a policy file, or one that has only `version` and the tables of platforms.
-    pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
-        if bytes.len() > MAX_POLICY_BYTES {
-            return Err(PolicyError::TooLarge { found: bytes.len() });
-        }
-        let text = std::str::from_utf8(bytes).map_err(|_| PolicyError::Text)?;
-        let fault = |error| PolicyError::Toml(Box::new(error));
-        let table: toml::Table = toml::from_str(text).map_err(fault)?;
-        if table.contains_key("release") {
-            let Policy {
-                version, snp, tdx, ..
-            } = Policy::parse(bytes)?;
-            return Ok(Self { version, snp, tdx });
-        }
-        let only: Self = toml::from_str(text).map_err(fault)?;
-        match only.version {
-            VERSION_WITHOUT_REATTESTATION..=VERSION => only.check(),
-            found => Err(PolicyError::Version { found }),
-        }
-    }
-
-    fn check(self) -> Result<Self, PolicyError> {
-        let lists = platform_lists(self.snp.as_ref(), self.tdx.as_ref());
-        match lists.into_iter().find(|(_, empty)| *empty) {
-            Some((list, _)) => Err(PolicyError::Empty(list)),
-            None => Ok(self),
-        }
-    }
+    /// A VM in Azure is accepted, and there is no table [azure]; or the other way round.
+    #[error("[azure] stands where evidence.platforms names azure-snp or azure-tdx, and only there")]
+    Azure,
+    /// Anybody could make the paravisor's report: nothing says which paravisor is believed.
+    #[error("{}", match .0 {
+        PlatformKind::AzureTdx => "azure-tdx is accepted, and tdx.mr_tds pins no paravisor",
+        _ => "azure-snp is accepted, and neither snp.launch_digests nor snp.id_key_digests pins \
+              a paravisor",
+    })]
+    Paravisor(PlatformKind),
+    /// Registers of servers are those of the release, in another bank.
+    #[error("azure.pcrs is for evidence without a release: of a server the release says them")]
+    AzureRegisters,
 }
 
 impl Policy {
@@ -385,6 +372,7 @@ impl Policy {
             snp: form.snp,
             tdx: form.tdx,
             azure: form.azure,
+            google: form.google,
             gpu: form.gpu,
             evidence: form.evidence,
         };
@@ -398,16 +386,38 @@ impl Policy {
     }
 
     fn check_tables(&self) -> Result<(), PolicyError> {
-        for (platform, table) in [
-            (PlatformKind::Tpm, self.tpm.is_some()),
-            (PlatformKind::Snp, self.snp.is_some()),
-            (PlatformKind::Tdx, self.tdx.is_some()),
+        let names = |kind: &PlatformKind| self.evidence.platforms.contains(kind);
+        let (azure_snp, azure_tdx) = (PlatformKind::AzureSnp, PlatformKind::AzureTdx);
+        for (platform, other, table) in [
+            (PlatformKind::Tpm, None, self.tpm.is_some()),
+            (PlatformKind::Snp, Some(azure_snp), self.snp.is_some()),
+            (PlatformKind::Tdx, Some(azure_tdx), self.tdx.is_some()),
+            (PlatformKind::GoogleVtpm, None, self.google.is_some()),
         ] {
-            match (self.evidence.platforms.contains(&platform), table) {
+            let is_named = names(&platform) || other.as_ref().is_some_and(names);
+            match (is_named, table) {
                 (true, false) => return Err(PolicyError::MissingTable(platform)),
                 (false, true) => return Err(PolicyError::UnusedTable(platform)),
                 _ => {}
             }
+        }
+        if self.azure.is_some() != (names(&azure_snp) || names(&azure_tdx)) {
+            return Err(PolicyError::Azure);
+        }
+        if self
+            .azure
+            .as_ref()
+            .is_some_and(|azure| !azure.pcrs.is_empty())
+        {
+            return Err(PolicyError::AzureRegisters);
+        }
+        let pins = |snp: &SnpPolicy| snp.launch_digests.is_set() || snp.id_key_digests.is_set();
+        if names(&azure_snp) && !self.snp.as_ref().is_some_and(pins) {
+            return Err(PolicyError::Paravisor(azure_snp));
+        }
+        let pins = |tdx: &TdxPolicy| tdx.mr_tds.is_set();
+        if names(&azure_tdx) && !self.tdx.as_ref().is_some_and(pins) {
+            return Err(PolicyError::Paravisor(azure_tdx));
         }
         Ok(())
     }
@@ -423,15 +433,13 @@ impl Policy {
         if let Some(tpm) = &self.tpm {
             lists.push((List::TpmRoots, tpm.roots.is_empty()));
         }
-        lists.extend(platform_lists(self.snp.as_ref(), self.tdx.as_ref()));
-        if let Some(gpu) = &self.gpu {
-            lists.extend([
-                (List::GpuDeviceRoots, gpu.device_roots.is_empty()),
-                (List::GpuManifestRoots, gpu.manifest_roots.is_empty()),
-                (List::GpuChips, gpu.chips.is_empty()),
-                (List::GpuModes, gpu.modes.is_empty()),
-            ]);
-        }
+        let tables = Tables {
+            snp: self.snp.as_ref(),
+            tdx: self.tdx.as_ref(),
+            google: self.google.as_ref(),
+            gpu: self.gpu.as_ref(),
+        };
+        lists.extend(tables.lists());
         match lists.into_iter().find(|(_, empty)| *empty) {
             Some((list, _)) => Err(PolicyError::Empty(list)),
             None => Ok(()),
@@ -439,23 +447,44 @@ impl Policy {
     }
 }
 
-/// Lists of the platforms' tables, and whether they are empty.
-fn platform_lists(snp: Option<&SnpPolicy>, tdx: Option<&TdxPolicy>) -> Vec<(List, bool)> {
-    let mut lists = Vec::new();
-    if let Some(snp) = snp {
-        lists.extend([
-            (List::SnpProducts, snp.products.is_empty()),
-            (List::SnpSigningKeys, snp.signing_keys.is_empty()),
-            (List::SnpVmpls, snp.vmpls.is_empty()),
-        ]);
+/// Tables of machines.
+struct Tables<'a> {
+    snp: Option<&'a SnpPolicy>,
+    tdx: Option<&'a TdxPolicy>,
+    google: Option<&'a GooglePolicy>,
+    gpu: Option<&'a GpuPolicy>,
+}
+
+impl Tables<'_> {
+    /// Their lists, and whether they are empty.
+    fn lists(&self) -> Vec<(List, bool)> {
+        let mut lists = Vec::new();
+        if let Some(snp) = self.snp {
+            lists.extend([
+                (List::SnpProducts, snp.products.is_empty()),
+                (List::SnpSigningKeys, snp.signing_keys.is_empty()),
+                (List::SnpVmpls, snp.vmpls.is_empty()),
+            ]);
+        }
+        if let Some(tdx) = self.tdx {
+            lists.extend([
+                (List::TdxRoots, tdx.roots.is_empty()),
+                (List::TdxStatuses, tdx.tcb_statuses.is_empty()),
+            ]);
+        }
+        if let Some(google) = self.google {
+            lists.push((List::GoogleRoots, google.roots.is_empty()));
+        }
+        if let Some(gpu) = self.gpu {
+            lists.extend([
+                (List::GpuDeviceRoots, gpu.device_roots.is_empty()),
+                (List::GpuManifestRoots, gpu.manifest_roots.is_empty()),
+                (List::GpuChips, gpu.chips.is_empty()),
+                (List::GpuModes, gpu.modes.is_empty()),
+            ]);
+        }
+        lists
     }
-    if let Some(tdx) = tdx {
-        lists.extend([
-            (List::TdxRoots, tdx.roots.is_empty()),
-            (List::TdxStatuses, tdx.tcb_statuses.is_empty()),
-        ]);
-    }
-    lists
 }
 
 impl Form {

@@ -1,6 +1,7 @@
 //! Why a peer was not believed: which claim failed, what was expected, what was found, and what to
 //! do about it.
 
+use crate::azure::AzureError;
 use crate::configuration::ConfigurationError;
 use crate::eventlog::EventLogError;
 use crate::evidence::EvidenceError;
@@ -11,6 +12,7 @@ use crate::snp::SnpError;
 use crate::tdx::{TdxError, TdxField};
 use crate::tpm::Register;
 use crate::tpm::chain::ChainError;
+use crate::tpm::google::GoogleField;
 use crate::tpm::quote::QuoteError;
 use crate::{Digest, Name, PlatformKind, UnixTime};
 
@@ -206,6 +208,17 @@ pub enum Refusal {
     /// A quote of TDX that is not believed.
     #[error("TDX: {0}")]
     Tdx(Box<TdxError>),
+    /// A VM in Azure that is not believed.
+    #[error("Azure: {0}")]
+    Azure(Box<AzureError>),
+    /// A virtual TPM of an instance that the policy does not list.
+    #[error("{field}: {found} is not listed by the policy")]
+    Google {
+        /// Project or instance.
+        field: GoogleField,
+        /// Its number.
+        found: u64,
+    },
     /// GPUs or switches that are not believed.
     #[error("GPUs: {0}")]
     Gpu(Box<GpuError>),
@@ -281,6 +294,8 @@ impl Refusal {
             Self::Snp(error) if error.is_forged() => Class::Signature,
             Self::Tdx(error) if error.is_date() => Class::Collateral,
             Self::Tdx(error) if error.is_forged() => Class::Signature,
+            Self::Azure(error) if error.is_date() => Class::Collateral,
+            Self::Azure(error) if error.is_forged() => Class::Signature,
             Self::Gpu(error) if error.is_date() => Class::Collateral,
             Self::Gpu(error) if error.is_forged() => Class::Signature,
             Self::Evidence(_)
@@ -310,6 +325,8 @@ impl Refusal {
             | Self::Snp(_)
             | Self::LaunchDigest { .. }
             | Self::Tdx(_)
+            | Self::Azure(_)
+            | Self::Google { .. }
             | Self::Gpu(_)
             | Self::NoGpuPolicy { .. }
             | Self::DomainRegister { .. } => Class::Policy,
@@ -363,6 +380,8 @@ impl Refusal {
             }
             Self::Snp(error) => error.hint(),
             Self::Tdx(error) => error.hint(),
+            Self::Azure(error) => error.hint(),
+            Self::Google { .. } => "if the project is yours, name it in [google-vtpm]",
             Self::Gpu(error) => error.hint(),
             Self::NoGpuPolicy { .. } => "say in a table [gpu] which GPUs you accept",
             Self::NoReferenceValues { .. } => {
@@ -411,6 +430,12 @@ impl From<SnpError> for Refusal {
 impl From<TdxError> for Refusal {
     fn from(error: TdxError) -> Self {
         Self::Tdx(Box::new(error))
+    }
+}
+
+impl From<AzureError> for Refusal {
+    fn from(error: AzureError) -> Self {
+        Self::Azure(Box::new(error))
     }
 }
 

@@ -11,7 +11,7 @@ pub mod google;
 pub mod quote;
 pub mod vtpm;
 
-pub(crate) use appraise::appraise;
+pub(crate) use appraise::{appraise, appraise_google, appraise_virtual};
 
 /// Registers that are quoted, in the SHA-384 bank. Register 10 belongs to the kernel's integrity
 /// measurement architecture, which goes on extending it while the machine runs.

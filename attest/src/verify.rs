@@ -3,18 +3,16 @@
 use crate::gpu::{self, DeviceCounts, GpuEvidence};
 use crate::policy::{AssurancePolicy, LogPolicy, MaximumAge, Publication, ReleasePolicy};
 use crate::refusal::BoundPart;
-use crate::release::statement::{ClientVersion, SnpReferenceValues, TdxReferenceValues};
+use crate::release::statement::ClientVersion;
 use crate::release::{
     LoggedRelease, NoSigstore, Published, SigstoreEntry, SigstoreVerifier, Statement,
     VerifiedRelease,
 };
-use crate::snp::{self, VerifiedReport};
-use crate::tdx::{self, TdxField, VerifiedQuote};
-use crate::tpm;
 use crate::{
-    Binding, Claim, Configuration, Digest, Evidence, Platform, PlatformKind, Policy, Ratchet,
-    Refusal, ReportData, UnixTime,
+    Binding, Claim, Configuration, Digest, Evidence, Policy, Ratchet, Refusal, ReportData, UnixTime,
 };
+
+mod platform;
 
 /// What evidence must be bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,34 +78,14 @@ pub fn verify_with(
     let configuration = check_configuration(evidence, release.statement(), &mut claims)?;
     let report_data = ReportData::compute(&expectation.binding);
     let stated = &release.statement().predicate.reference_values;
-    let not_accepted = Refusal::Platform {
-        found: evidence.platform.kind(),
-    };
-    match &evidence.platform {
-        Platform::Tpm(evidence) => {
-            let policy = policy.tpm.as_ref().ok_or(not_accepted)?;
-            tpm::appraise(
-                evidence,
-                &report_data,
-                &stated.tpm,
-                policy,
-                now,
-                &mut claims,
-            )?;
-        }
-        Platform::Snp(evidence) => {
-            let policy = policy.snp.as_ref().ok_or(not_accepted)?;
-            let report = snp::verify(evidence, report_data.as_bytes(), policy, now)?;
-            claims.extend_from_slice(report.claims());
-            check_launch(&report, stated.snp.as_ref(), &mut claims)?;
-        }
-        Platform::Tdx(evidence) => {
-            let policy = policy.tdx.as_ref().ok_or(not_accepted)?;
-            let quote = tdx::verify(evidence, report_data.as_bytes(), policy, now)?;
-            claims.extend_from_slice(quote.claims());
-            check_domain(&quote, stated.tdx.as_ref(), &mut claims)?;
-        }
-    }
+    platform::check(
+        &evidence.platform,
+        &report_data,
+        stated,
+        policy,
+        now,
+        &mut claims,
+    )?;
     check_gpus(
         evidence,
         &expectation.binding,
@@ -478,74 +456,6 @@ fn check_gpus(
     };
     let verified = gpu::verify(shown, &binding.gpu_nonce(), counts, policy, now)?;
     claims.extend_from_slice(verified.claims());
-    Ok(())
-}
-
-/// What was launched is one of the release's machines.
-fn check_launch(
-    verified: &VerifiedReport,
-    stated: Option<&SnpReferenceValues>,
-    claims: &mut Vec<Claim>,
-) -> Result<(), Refusal> {
-    let platform = PlatformKind::Snp;
-    let stated = stated.ok_or(Refusal::NoReferenceValues { platform })?;
-    let found = verified.report().measurement;
-    let mut machines = stated.launch_digests.iter();
-    let Some(machine) = machines.find(|machine| machine.digest == found) else {
-        let machines = stated.launch_digests.len();
-        return Err(Refusal::LaunchDigest { found, machines });
-    };
-    let expected = format!("one of the release's {}", stated.launch_digests.len());
-    let found = format!("{found} ({})", machine.machine);
-    claims.push(Claim::new(
-        "launched software",
-        expected,
-        found,
-        verified.root(),
-    ));
-    Ok(())
-}
-
-/// What was started is one of the release's machines, in every register; nothing was measured at
-/// run time.
-fn check_domain(
-    verified: &VerifiedQuote,
-    stated: Option<&TdxReferenceValues>,
-    claims: &mut Vec<Claim>,
-) -> Result<(), Refusal> {
-    let platform = PlatformKind::Tdx;
-    let stated = stated.ok_or(Refusal::NoReferenceValues { platform })?;
-    let mut fitting: Vec<_> = stated.machines.iter().collect();
-    let [rtmr0, rtmr1, rtmr2, rtmr3] = verified.quote().rtmrs;
-    for (index, (field, found)) in [
-        (TdxField::MrTd, verified.quote().mr_td),
-        (TdxField::Rtmr(0), rtmr0),
-        (TdxField::Rtmr(1), rtmr1),
-        (TdxField::Rtmr(2), rtmr2),
-        (TdxField::Rtmr(3), rtmr3),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let machines = fitting.len();
-        fitting.retain(|machine| machine.registers().get(index) == Some(&Some(found)));
-        if fitting.is_empty() {
-            return Err(Refusal::DomainRegister {
-                field,
-                found,
-                machines,
-            });
-        }
-    }
-    let names: Vec<_> = fitting.iter().map(|one| one.machine.as_str()).collect();
-    let expected = format!("one of the release's {}", stated.machines.len());
-    let found = format!("MRTD and RTMR0 to RTMR3 of {}", names.join(", "));
-    claims.push(Claim::new(
-        "launched software",
-        expected,
-        found,
-        verified.root(),
-    ));
     Ok(())
 }
 

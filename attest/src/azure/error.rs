@@ -28,6 +28,12 @@ pub enum AzureError {
     /// TDX does not vouch for the runtime data.
     #[error("TDX: {0}")]
     Tdx(Box<TdxError>),
+    /// Someone else than the paravisor may have asked for the report.
+    #[error("SEV-SNP: asked for at privilege level {found}, where the paravisor is at 0")]
+    Vmpl {
+        /// Level found.
+        found: u32,
+    },
     /// The virtual TPM's quote does not vouch for the registers and the nonce.
     #[error("quote: {0}")]
     Quote(#[from] VtpmError),
@@ -80,6 +86,56 @@ pub enum AzureError {
     /// Paravisor and event log say different things of Secure Boot.
     #[error("Secure Boot: the paravisor and the event log contradict each other")]
     SecureBoot,
+}
+
+impl AzureError {
+    /// Whether something is out of date.
+    pub(crate) fn is_date(&self) -> bool {
+        match self {
+            Self::Snp(error) => error.is_date(),
+            Self::Tdx(error) => error.is_date(),
+            _ => false,
+        }
+    }
+
+    /// Whether something is not what it says it is.
+    pub(crate) fn is_forged(&self) -> bool {
+        match self {
+            Self::Snp(error) => error.is_forged(),
+            Self::Tdx(error) => error.is_forged(),
+            Self::Hcl(_)
+            | Self::OtherHardware
+            | Self::Quote(_)
+            | Self::VmId
+            | Self::EventLog(_)
+            | Self::Bank
+            | Self::Replay { .. }
+            | Self::SecureBoot => true,
+            Self::NoPolicy
+            | Self::Vmpl { .. }
+            | Self::Setting { .. }
+            | Self::Pinned { .. }
+            | Self::NotQuoted { .. }
+            | Self::NoEventLog => false,
+        }
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Snp(error) => error.hint(),
+            Self::Tdx(error) => error.hint(),
+            Self::NoPolicy => "say in a table [snp] or [tdx] which hardware you accept",
+            Self::Quote(VtpmError::Nonce { .. }) => {
+                "the quote was made for something else: ask for one with your own nonce"
+            }
+            Self::Setting { .. } => "change the VM's settings in Azure, or relax the table [azure]",
+            Self::Pinned { .. } => "what is pinned in [azure] is another VM or state than this",
+            Self::NotQuoted { .. } => "ask for a quote over every register that is to be judged",
+            Self::NoEventLog => "give the log of the firmware, or relax azure.event_log",
+            _ => "the evidence was altered, or put together from two machines: do not trust it",
+        }
+    }
 }
 
 /// A setting of a VM.

@@ -4,12 +4,13 @@ use std::fmt::Display;
 
 use super::error::{AzureError, AzureField, AzureSetting};
 use super::report::HclReport;
-use super::{AzureEvidence, AzureHardware, AzureKind};
+use super::{AzureEvidence, AzureHardware, AzureKind, AzureMachine};
 use crate::eventlog::{EventLog, SecureBoot};
 use crate::policy::{AzurePolicy, Demand, Pin, SecureBootPolicy, SnpPolicy, TdxPolicy, Tolerance};
+use crate::release::statement::TpmReferenceValues;
 use crate::tpm::Register;
 use crate::tpm::vtpm::REGISTERS;
-use crate::{Claim, Digest, Hex, UnixTime, snp, tdx};
+use crate::{Claim, Digest, Hex, Refusal, ReportData, UnixTime, snp, tdx, tpm};
 
 /// A VM whose virtual TPM the hardware vouches for, and that is as the policy demands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,44 @@ pub fn verify(
     })
 }
 
+/// Hardware, paravisor and settings as [`verify`] has them; the virtual TPM as any other: its
+/// registers are those of the release, and the log explains all of them.
+pub(crate) fn appraise(
+    machine: &AzureMachine,
+    report_data: &ReportData,
+    stated: &TpmReferenceValues,
+    (policy, hardware): (&AzurePolicy, Policies<'_>),
+    now: UnixTime,
+    claims: &mut Vec<Claim>,
+) -> Result<(), Refusal> {
+    let endorsed = verify_hardware(&machine.hcl_report, &machine.hardware, hardware, now)?;
+    let (report, root) = (endorsed.report, endorsed.root);
+    let mut judge = Judge {
+        policy,
+        root: &root,
+        claims: endorsed.claims,
+    };
+    // What the hardware signed is the paravisor's data; what was asked for, its TPM signs.
+    for claim in judge.claims.iter_mut().filter(|one| one.what == "binding") {
+        claim.what = "binding of the paravisor".to_owned();
+    }
+    judge.vm(&report)?;
+    claims.append(&mut judge.claims);
+    let key = (&report.key, root.as_str());
+    let secure_boot = tpm::appraise_virtual(
+        &machine.tpm,
+        key,
+        report_data,
+        stated,
+        policy.secure_boot,
+        claims,
+    )?;
+    match (secure_boot == SecureBoot::Enabled) == report.vm.secure_boot {
+        true => Ok(()),
+        false => Err(AzureError::SecureBoot.into()),
+    }
+}
+
 /// Verifies that hardware which one of `policies` accepts vouches for the paravisor's report.
 pub fn verify_hardware<'a>(
     hcl_report: &'a [u8],
@@ -99,6 +138,10 @@ pub fn verify_hardware<'a>(
             let mut given = given.clone();
             given.report = report.hardware.to_vec();
             let verified = snp::verify(&given, data, policy, now)?;
+            let found = verified.report().vmpl;
+            if found != 0 {
+                return Err(AzureError::Vmpl { found });
+            }
             (verified.root().to_owned(), verified.claims().to_vec())
         }
         (AzureKind::Tdx, AzureHardware::Tdx(given)) => {

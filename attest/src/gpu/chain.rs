@@ -15,12 +15,12 @@ use p384::ecdsa::VerifyingKey;
 use x509_cert::der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, Utf8StringRef};
 use x509_cert::der::{Encode as _, Reader as _, SliceReader};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, CrlDistributionPoints, KeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{CrlDistributionPoints, SubjectAltName};
 
 use super::error::DeviceFault;
 use super::status::{Standing, Statuses};
 use crate::certificate::{
-    self, Certificate, ChainError, ChainFault, Position, Scheme, TrustAnchor, extension,
+    self, Certificate, ChainError, Position, Scheme, TrustAnchor, extension, walk,
 };
 use crate::crl::{self, RevocationFault, RevocationList};
 use crate::ocsp::StatusFault;
@@ -75,31 +75,13 @@ impl<'a> Chain<'a> {
             Some((last, below)) if is_root(last) => below,
             _ => certificates,
         };
-        let mut chain = Vec::with_capacity(certificates.len());
-        for (index, der) in certificates.iter().enumerate() {
-            let position = Position::of(index);
-            chain.push(certificate::decode(der).map_err(|fault| fault.at(position))?);
-        }
-        let at_leaf = |fault: ChainFault| fault.at(Position::Leaf);
-        let leaf = chain.first().ok_or(at_leaf(ChainFault::Missing))?;
-        check_leaf(leaf, now).map_err(at_leaf)?;
-        for (index, pair) in chain.windows(2).enumerate() {
-            let [subject, issuer] = pair else { continue };
-            certificate::check_authority(issuer, index, now)
-                .map_err(|fault| fault.at(Position::of(index + 1)))?;
-            certificate::check_issued_by(subject, issuer, SCHEME)
-                .map_err(|fault| fault.at(Position::of(index)))?;
-        }
-        let last = chain.last().unwrap_or(leaf);
-        let root = certificate::find_root(last, roots, SCHEME)
-            .map_err(|fault| fault.at(Position::of(chain.len() - 1)))?;
-        certificate::check_authority(root.certificate(), chain.len() - 1, now)
-            .map_err(|fault| fault.at(Position::Root))?;
-        let key = certificate::ec_key_of(leaf).map_err(at_leaf)?;
+        let leaf_key = |leaf: &Certificate| Ok(certificate::ec_key_of(leaf));
+        let walked = walk(certificates, roots, SCHEME, now, leaf_key)?;
+        let key = walked.leaf.map_err(|fault| fault.at(Position::Leaf))?;
         Ok(Self {
-            root,
+            root: walked.root,
             key,
-            certificates: chain,
+            certificates: walked.certificates,
         })
     }
 
@@ -208,19 +190,6 @@ impl Lists {
     /// Whether one is by none of the authorities that issued something here.
     pub(super) fn has_stray(&self) -> bool {
         self.lists.iter().any(|(_, used)| !used)
-    }
-}
-
-fn check_leaf(leaf: &Certificate, now: UnixTime) -> Result<(), ChainFault> {
-    certificate::check_common(leaf, now)?;
-    if extension::<BasicConstraints>(leaf)?.is_some_and(|constraints| constraints.ca) {
-        return Err(ChainFault::Authority);
-    }
-    match extension::<KeyUsage>(leaf)? {
-        Some(usage) if usage.digital_signature() => Ok(()),
-        _ => Err(ChainFault::KeyUsage {
-            needed: "digitalSignature",
-        }),
     }
 }
 

@@ -45,7 +45,61 @@ pub enum Pin<const N: usize> {
     OneOf(Vec<Digest<N>>),
 }
 
+/// Which numbers a field may have: `"any"`, or a list of numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// Any number, and every report says so.
+    Any,
+    /// One of these, at least one.
+    OneOf(Vec<u64>),
+}
+
+impl Numbers {
+    /// Whether `found` is one of them.
+    #[must_use]
+    pub fn admits(&self, found: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(numbers) => numbers.contains(&found),
+        }
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any (not pinned by the policy)"),
+            Self::OneOf(numbers) => {
+                let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+                f.write_str(&numbers.join(" or "))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Numbers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Values {
+            Word(String),
+            Many(Vec<u64>),
+        }
+        match Values::deserialize(deserializer)? {
+            Values::Word(text) if text == "any" => Ok(Self::Any),
+            Values::Many(numbers) if !numbers.is_empty() => Ok(Self::OneOf(numbers)),
+            _ => Err(de::Error::custom("not \"any\" and not a list of numbers")),
+        }
+    }
+}
+
 impl<const N: usize> Pin<N> {
+    /// Whether it says which values there may be.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        matches!(self, Self::OneOf(_))
+    }
+
     /// Whether `found` is one of the values.
     #[must_use]
     pub fn admits(&self, found: &Digest<N>) -> bool {

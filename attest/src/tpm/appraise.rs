@@ -1,9 +1,10 @@
 //! The verdict on what a TPM platform gives.
 
-use super::chain::{self, TrustAnchor};
-use super::{Register, TpmEvidence, quote};
+use super::google::GoogleField;
+use super::vtpm::VtpmKey;
+use super::{Register, TpmEvidence, chain, google, quote};
 use crate::eventlog::{EventLog, SecureBoot};
-use crate::policy::{SecureBootPolicy, TpmPolicy};
+use crate::policy::{GooglePolicy, SecureBootPolicy, TpmPolicy};
 use crate::release::statement::TpmReferenceValues;
 use crate::{Claim, Digest, Refusal, ReportData, UnixTime};
 
@@ -27,21 +28,100 @@ pub(crate) fn appraise(
     claims: &mut Vec<Claim>,
 ) -> Result<(), Refusal> {
     let certified = chain::verify(&evidence.certificates, &policy.roots, now)?;
-    let (root, data) = (certified.root, report_data.qualifying_data());
+    let (root, data) = (certified.root.to_string(), report_data.qualifying_data());
     quote::verify(evidence, &certified.key, &data)?;
-    claims.extend([
-        Claim::new(
-            "attestation key",
-            "certified by a root of the policy",
-            root,
-            root,
+    let expected = "certified by a root of the policy";
+    claims.push(Claim::new("attestation key", expected, &root, &root));
+    let quoted = Quoted {
+        evidence,
+        binding: Digest(data),
+        root: &root,
+    };
+    quoted.appraise(stated, policy.secure_boot, claims)?;
+    Ok(())
+}
+
+/// The same of a virtual TPM of Google's cloud, whose key Google certified for an instance.
+pub(crate) fn appraise_google(
+    evidence: &TpmEvidence,
+    report_data: &ReportData,
+    stated: &TpmReferenceValues,
+    policy: &GooglePolicy,
+    now: UnixTime,
+    claims: &mut Vec<Claim>,
+) -> Result<(), Refusal> {
+    let certified = google::verify(&evidence.certificates, &policy.roots, now)?;
+    let (root, data) = (certified.root.to_string(), report_data.qualifying_data());
+    quote::verify_virtual(evidence, &certified.key, &data)?;
+    let expected = "certified by a root of the policy";
+    claims.push(Claim::new("attestation key", expected, &root, &root));
+    let instance = &certified.instance;
+    for (field, pin, found) in [
+        (
+            GoogleField::Project,
+            &policy.project_numbers,
+            instance.project_number,
         ),
-        Claim::new("binding", Digest(data), Digest(data), root),
-    ]);
-    check_pinned(evidence, stated, root, claims)?;
-    let log = EventLog::parse(&evidence.event_log)?;
-    check_replay(evidence, &log, root, claims)?;
-    check_secure_boot(&log, policy.secure_boot, root, claims)
+        (
+            GoogleField::Instance,
+            &policy.instance_numbers,
+            instance.instance_number,
+        ),
+    ] {
+        if !pin.admits(found) {
+            return Err(Refusal::Google { field, found });
+        }
+        claims.push(Claim::new(field, pin, found, &root));
+    }
+    let quoted = Quoted {
+        evidence,
+        binding: Digest(data),
+        root: &root,
+    };
+    quoted.appraise(stated, policy.secure_boot, claims)?;
+    Ok(())
+}
+
+/// The same of a virtual TPM whose key something else vouches for; gives whether Secure Boot is on.
+pub(crate) fn appraise_virtual(
+    evidence: &TpmEvidence,
+    key: (&VtpmKey, &str),
+    report_data: &ReportData,
+    stated: &TpmReferenceValues,
+    secure_boot: SecureBootPolicy,
+    claims: &mut Vec<Claim>,
+) -> Result<SecureBoot, Refusal> {
+    let ((key, root), data) = (key, report_data.qualifying_data());
+    quote::verify_virtual(evidence, key, &data)?;
+    let quoted = Quoted {
+        evidence,
+        binding: Digest(data),
+        root,
+    };
+    quoted.appraise(stated, secure_boot, claims)
+}
+
+/// A quote that was verified, and the root that vouches for its key.
+struct Quoted<'a> {
+    evidence: &'a TpmEvidence,
+    binding: Digest<48>,
+    root: &'a str,
+}
+
+impl Quoted<'_> {
+    fn appraise(
+        &self,
+        stated: &TpmReferenceValues,
+        secure_boot: SecureBootPolicy,
+        claims: &mut Vec<Claim>,
+    ) -> Result<SecureBoot, Refusal> {
+        let (root, binding) = (self.root, self.binding);
+        claims.push(Claim::new("binding", binding, binding, root));
+        check_pinned(self.evidence, stated, root, claims)?;
+        let log = EventLog::parse(&self.evidence.event_log)?;
+        check_replay(self.evidence, &log, root, claims)?;
+        check_secure_boot(&log, secure_boot, root, claims)
+    }
 }
 
 /// Additions by the host come first, then the most telling register: a changed command line
@@ -49,7 +129,7 @@ pub(crate) fn appraise(
 fn check_pinned(
     evidence: &TpmEvidence,
     stated: &TpmReferenceValues,
-    root: &TrustAnchor,
+    root: &str,
     claims: &mut Vec<Claim>,
 ) -> Result<(), Refusal> {
     let [
@@ -96,7 +176,7 @@ fn check_pinned(
 fn check_replay(
     evidence: &TpmEvidence,
     log: &EventLog<'_>,
-    root: &TrustAnchor,
+    root: &str,
     claims: &mut Vec<Claim>,
 ) -> Result<(), Refusal> {
     for (register, expected) in evidence.registers() {
@@ -121,10 +201,11 @@ fn check_replay(
 fn check_secure_boot(
     log: &EventLog<'_>,
     policy: SecureBootPolicy,
-    root: &TrustAnchor,
+    root: &str,
     claims: &mut Vec<Claim>,
-) -> Result<(), Refusal> {
-    let (enabled, found) = match log.secure_boot()? {
+) -> Result<SecureBoot, Refusal> {
+    let is_on = log.secure_boot()?;
+    let (enabled, found) = match is_on {
         SecureBoot::Enabled => (true, "enabled"),
         SecureBoot::Disabled => (false, "disabled"),
     };
@@ -134,5 +215,5 @@ fn check_secure_boot(
         SecureBootPolicy::NotRequired => "not required (relaxed by the policy)",
     };
     claims.push(Claim::new("Secure Boot", expected, found, root));
-    Ok(())
+    Ok(is_on)
 }

@@ -10,13 +10,12 @@
 
 use x509_cert::der::asn1::{ContextSpecific, Int, ObjectIdentifier, Utf8StringRef};
 use x509_cert::der::{Reader as _, SliceReader, TagNumber};
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 use super::vtpm::VtpmKey;
 use crate::UnixTime;
 use crate::certificate::{
     self, Certificate, ChainError, ChainFault, Position, Scheme, TrustAnchor, TrustAnchorError,
-    extension,
+    walk,
 };
 
 const SCHEME: Scheme = Scheme::RsaPkcs1Sha256;
@@ -48,6 +47,24 @@ pub struct Instance {
     pub name: String,
 }
 
+/// A number that a policy can pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoogleField {
+    /// The project.
+    Project,
+    /// The instance.
+    Instance,
+}
+
+impl std::fmt::Display for GoogleField {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Project => "project number",
+            Self::Instance => "instance number",
+        })
+    }
+}
+
 /// Google's root, which a policy names by `"google"`.
 pub fn root() -> Result<TrustAnchor, TrustAnchorError> {
     TrustAnchor::from_der(include_bytes!("roots/google-ek-ak.der"))
@@ -60,44 +77,19 @@ pub fn verify<'a>(
     roots: &'a [TrustAnchor],
     now: UnixTime,
 ) -> Result<InstanceKey<'a>, ChainError> {
-    let mut chain = Vec::with_capacity(certificates.len());
-    for (index, der) in certificates.iter().enumerate() {
-        let position = Position::of(index);
-        chain.push(certificate::decode(der).map_err(|fault| fault.at(position))?);
-    }
-    let at_leaf = |fault: ChainFault| fault.at(Position::Leaf);
-    let leaf = chain.first().ok_or(at_leaf(ChainFault::Missing))?;
-    let instance = check_leaf(leaf, now).map_err(at_leaf)?;
-    for (index, pair) in chain.windows(2).enumerate() {
-        let [subject, issuer] = pair else { continue };
-        certificate::check_authority(issuer, index, now)
-            .map_err(|fault| fault.at(Position::of(index + 1)))?;
-        certificate::check_issued_by(subject, issuer, SCHEME)
-            .map_err(|fault| fault.at(Position::of(index)))?;
-    }
-    let last = chain.last().unwrap_or(leaf);
-    let root = certificate::find_root(last, roots, SCHEME)
-        .map_err(|fault| fault.at(Position::of(chain.len() - 1)))?;
-    certificate::check_authority(root.certificate(), chain.len() - 1, now)
-        .map_err(|fault| fault.at(Position::Root))?;
-    let key = certificate::any_rsa_key_of(leaf).map_err(at_leaf)?;
+    let walked = walk(certificates, roots, SCHEME, now, |leaf| {
+        Ok((instance(leaf)?, certificate::any_rsa_key_of(leaf)))
+    })?;
+    let (instance, key) = walked.leaf;
+    let key = key.map_err(|fault| fault.at(Position::Leaf))?;
     Ok(InstanceKey {
         key: VtpmKey(key),
-        root,
+        root: walked.root,
         instance,
     })
 }
 
-fn check_leaf(leaf: &Certificate, now: UnixTime) -> Result<Instance, ChainFault> {
-    certificate::check_common(leaf, now)?;
-    if extension::<BasicConstraints>(leaf)?.is_some_and(|constraints| constraints.ca) {
-        return Err(ChainFault::Authority);
-    }
-    if !extension::<KeyUsage>(leaf)?.is_some_and(|usage| usage.digital_signature()) {
-        return Err(ChainFault::KeyUsage {
-            needed: "digitalSignature",
-        });
-    }
+fn instance(leaf: &Certificate) -> Result<Instance, ChainFault> {
     let mut extensions = leaf.tbs_certificate().extensions().into_iter().flatten();
     let found = extensions.find(|extension| extension.extn_id == INSTANCE);
     let instance = found.and_then(|extension| Instance::read(extension.extn_value.as_bytes()));

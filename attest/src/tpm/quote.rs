@@ -11,11 +11,12 @@
 
 use p384::ecdsa::signature::Verifier as _;
 use p384::ecdsa::{Signature, VerifyingKey};
-use sha2::{Digest as _, Sha384};
+use sha2::{Sha256, Sha384};
 
+use super::vtpm::{self, VtpmKey};
 use super::{QUOTED, TpmEvidence};
-use crate::Digest;
 use crate::reader::Reader;
+use crate::{Digest, Hex};
 
 const GENERATED_BY_TPM: [u8; 4] = 0xff54_4347_u32.to_be_bytes();
 const ATTEST_QUOTE: [u8; 2] = 0x8018_u16.to_be_bytes();
@@ -29,6 +30,9 @@ pub enum QuoteError {
     /// Not a TPMT_SIGNATURE by ECDSA with SHA-384.
     #[error("not a TPM signature by ECDSA with SHA-384")]
     SignatureFormat,
+    /// Not a TPMT_SIGNATURE by RSASSA with SHA-256, as clouds' virtual TPMs sign.
+    #[error("not a TPM signature by RSASSA with SHA-256")]
+    VirtualSignatureFormat,
     /// Not signed by the certified key.
     #[error("the signature is not by the certified attestation key")]
     Signature,
@@ -59,9 +63,9 @@ pub enum QuoteError {
     #[error("digest of the register values: {expected} expected, found {found}")]
     Registers {
         /// Digest that the TPM signed.
-        expected: Digest<48>,
+        expected: Hex,
         /// Digest of the values that came with the quote.
-        found: Digest<48>,
+        found: Hex,
     },
 }
 
@@ -74,6 +78,30 @@ pub fn verify(
     let signature = parse_signature(&evidence.signature).ok_or(QuoteError::SignatureFormat)?;
     key.verify(&evidence.attest, &signature)
         .map_err(|_| QuoteError::Signature)?;
+    check_signed(evidence, qualifying_data, &registers_digest::<Sha384>)
+}
+
+/// Verifies the same of a cloud's virtual TPM, whose RSA key signs by RSASSA-PKCS1-v1_5 with
+/// SHA-256: then the digest of the registers is SHA-256, though they are of the SHA-384 bank.
+pub fn verify_virtual(
+    evidence: &TpmEvidence,
+    key: &VtpmKey,
+    qualifying_data: &[u8; 48],
+) -> Result<(), QuoteError> {
+    let signature =
+        vtpm::signature(&evidence.signature).ok_or(QuoteError::VirtualSignatureFormat)?;
+    if !key.0.verify_pkcs1(&evidence.attest, signature) {
+        return Err(QuoteError::Signature);
+    }
+    check_signed(evidence, qualifying_data, &registers_digest::<Sha256>)
+}
+
+/// What the key signed is a quote for `qualifying_data`, over these registers.
+fn check_signed(
+    evidence: &TpmEvidence,
+    qualifying_data: &[u8; 48],
+    registers_digest: &dyn Fn(&[Digest<48>]) -> Hex,
+) -> Result<(), QuoteError> {
     let attest = Attest::parse(&evidence.attest).ok_or(QuoteError::AttestFormat)?;
     if attest.magic != GENERATED_BY_TPM || attest.kind != ATTEST_QUOTE {
         return Err(QuoteError::NotAQuote);
@@ -87,13 +115,13 @@ pub fn verify(
             found: attest.extra_data.into(),
         });
     }
-    let Some(expected) = attest
-        .pcr_digest
-        .filter(|_| attest.selection == selection())
-    else {
+    if attest.selection != selection() {
         return Err(QuoteError::Selection);
-    };
-    let found = registers_digest(&evidence.registers);
+    }
+    let (expected, found) = (
+        Hex(attest.pcr_digest.into()),
+        registers_digest(&evidence.registers),
+    );
     if expected == found {
         Ok(())
     } else {
@@ -111,11 +139,11 @@ pub fn selection() -> [u8; 10] {
     [0, 0, 0, 1, SHA384[0], SHA384[1], 3, low, middle, high]
 }
 
-/// The digest that a quote holds: SHA-384 over the values in order.
-fn registers_digest(registers: &[Digest<48>]) -> Digest<48> {
-    let mut hash = Sha384::new();
+/// The digest that a quote holds: over the values in order.
+fn registers_digest<H: sha2::Digest>(registers: &[Digest<48>]) -> Hex {
+    let mut hash = H::new();
     registers.iter().for_each(|value| hash.update(value));
-    Digest(hash.finalize().into())
+    Hex(hash.finalize().as_slice().into())
 }
 
 struct Attest<'a> {
@@ -124,8 +152,7 @@ struct Attest<'a> {
     qualified_signer: &'a [u8],
     extra_data: &'a [u8],
     selection: &'a [u8],
-    /// Absent if it is not a SHA-384 digest.
-    pcr_digest: Option<Digest<48>>,
+    pcr_digest: &'a [u8],
 }
 
 impl<'a> Attest<'a> {
@@ -137,7 +164,7 @@ impl<'a> Attest<'a> {
         let [safe] = reader.array()?;
         let _firmware_version: [u8; 8] = reader.array()?;
         let selection = reader.take(selection().len())?;
-        let pcr_digest = reader.tpm2b()?.try_into().ok().map(Digest);
+        let pcr_digest = reader.tpm2b()?;
         let complete = reader.is_empty() && safe <= 1;
         complete.then_some(Self {
             magic,

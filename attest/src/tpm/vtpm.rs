@@ -8,8 +8,11 @@
 //! ```
 
 use sha2::{Digest as _, Sha256};
+use x509_cert::der::Decode as _;
+use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 use super::Register;
+use crate::certificate;
 use crate::reader::Reader;
 use crate::rsa::RsaKey;
 use crate::{Digest, Hex};
@@ -150,7 +153,7 @@ impl<'a> Attest<'a> {
     }
 }
 
-fn signature(bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn signature(bytes: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader(bytes);
     let known = reader.take(2)? == RSASSA && reader.take(2)? == SHA256;
     let signature = reader.tpm2b()?;
@@ -158,6 +161,13 @@ fn signature(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 impl VtpmKey {
+    /// The key in a SubjectPublicKeyInfo in DER form.
+    #[must_use]
+    pub fn from_der(der: &[u8]) -> Option<Self> {
+        let info = SubjectPublicKeyInfoOwned::from_der(der).ok()?;
+        certificate::any_rsa_key_in(&info).map(Self)
+    }
+
     /// The key of a modulus and an exponent, big-endian: 2,048 to 4,096 bits, 65,537.
     #[must_use]
     pub fn from_parts(modulus: &[u8], exponent: &[u8]) -> Option<Self> {

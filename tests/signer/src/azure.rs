@@ -1,17 +1,19 @@
 //! A confidential VM in Azure with its paravisor and virtual TPM, and attestation keys as Google
 //! certifies them. Every field can be made wrong.
 
-use attest::azure::{AzureEvidence, AzureHardware};
-use attest::policy::AzurePolicy;
+use attest::azure::{AzureEvidence, AzureHardware, AzureMachine};
+use attest::gpu::GpuEvidence;
+use attest::policy::{AzurePolicy, MachinePolicy};
+use attest::tpm::TpmEvidence;
 use attest::tpm::vtpm::VtpmQuote;
-use attest::{Digest, Policy};
+use attest::{Binding, Digest, Evidence, Platform};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use crate::World;
 use crate::amd::{self, Machine, RsaSigner};
-use crate::authority::{AUTHORITY, CERT_SIGN, DIGITAL_SIGNATURE, Extension, Template, der};
+use crate::authority::{self, AUTHORITY, CERT_SIGN, DIGITAL_SIGNATURE, Extension, Template, der};
 use crate::boot::{self, Event};
 use crate::intel::{self, Domain};
 
@@ -208,9 +210,96 @@ pub const POLICY: &str = "[azure]\nsecure_boot = \"required\"\nconsole = \"refus
 
 /// Reads the table `[azure]`.
 pub fn azure_policy(table: &str) -> AzurePolicy {
-    let text = format!("{}\n{table}", World::new().policy_toml());
-    let policy = Policy::parse(text.as_bytes()).expect("a policy");
-    policy.azure.expect("a table")
+    let policy = MachinePolicy::parse(format!("version = 2\n{table}").as_bytes());
+    policy.expect("a policy").azure.expect("a table")
+}
+
+/// A world whose release runs in VMs of clouds, and the file of the policy that accepts it on `vm`
+/// and on an instance of Google's: the hardware's tables pin the paravisor.
+pub fn cloud_world(vm: &Vm) -> (World, String) {
+    let (world, root) = (World::new(), GoogleChain::new().certificates()[2].clone());
+    let (kind, hardware) = match &vm.hardware {
+        Hardware::Snp(_) => {
+            let pin = format!("launch_digests = \"{}\"", Digest(amd::MEASUREMENT));
+            let table = Machine::new().policy_toml();
+            let pinned = table.replace("launch_digests = \"any\"", &pin);
+            ("azure-snp", pinned)
+        }
+        Hardware::Tdx(_) => {
+            let pin = format!("mr_tds = \"{}\"", Digest(intel::MR_TD));
+            let table = Domain::new().policy_toml();
+            let pinned = table.replace("mr_tds = \"any\"", &pin);
+            let log = "event_log = \"required\"";
+            (
+                "azure-tdx",
+                pinned.replace(log, "event_log = \"not-required\""),
+            )
+        }
+    };
+    let platforms = format!("[\"tpm\", \"{kind}\", \"google-vtpm\"]");
+    let policy = world.policy_toml().replace("[\"tpm\"]", &platforms);
+    let google = format!(
+        "[google-vtpm]\nroots = ['''\n{}''']\nsecure_boot = \"required\"\n\
+         project_numbers = [7]\ninstance_numbers = \"any\"\n",
+        authority::pem(&root)
+    );
+    (world, format!("{policy}\n{POLICY}\n{google}\n{hardware}"))
+}
+
+/// What a cloud's virtual TPM gives for `binding`, signed by `key`.
+fn vtpm(
+    world: &World,
+    key: &RsaSigner,
+    binding: &Binding,
+    certificates: Vec<Vec<u8>>,
+) -> TpmEvidence {
+    let registers = boot::registers(&world.events);
+    let mut quote = world.quote(binding);
+    let values: Vec<u8> = registers.iter().flat_map(|value| value.0).collect();
+    quote.pcr_digest = Sha256::digest(values).to_vec();
+    let attest = quote.encode();
+    TpmEvidence {
+        signature: tpmt(&key.sign_pkcs1(&attest)),
+        attest,
+        registers,
+        event_log: boot::encode(&world.events),
+        certificates,
+    }
+}
+
+/// Evidence of `vm`, which runs the release of `world`, made for `binding`.
+pub fn vm_evidence(world: &World, vm: &Vm, binding: &Binding) -> Evidence {
+    let AzureEvidence {
+        hcl_report,
+        mut hardware,
+        ..
+    } = vm.evidence(&[]);
+    match &mut hardware {
+        AzureHardware::Snp(snp) => snp.report.clear(),
+        AzureHardware::Tdx(tdx) => tdx.event_log.clear(),
+    }
+    let machine = AzureMachine {
+        hcl_report,
+        hardware,
+        tpm: vtpm(world, &vm.key, binding, Vec::new()),
+    };
+    evidence_of(world, Platform::Azure(machine))
+}
+
+/// Evidence of an instance of Google's, which runs the release of `world`, made for `binding`.
+pub fn google_evidence(world: &World, chain: &GoogleChain, binding: &Binding) -> Evidence {
+    let [leaf, above, _] = chain.certificates();
+    let tpm = vtpm(world, &chain.intermediate, binding, vec![leaf, above]);
+    evidence_of(world, Platform::Google(tpm))
+}
+
+fn evidence_of(world: &World, platform: Platform) -> Evidence {
+    Evidence {
+        platform,
+        configuration: world.configuration.clone(),
+        gpu: GpuEvidence::default(),
+        release: world.bundle(),
+    }
 }
 
 /// Certificates of an attestation key as Google issues them: leaf, intermediate, root.

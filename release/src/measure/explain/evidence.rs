@@ -108,7 +108,8 @@ fn enveloped(platform: &Platform) -> Result<Subject, EvidenceError> {
                 Some(tdx.event_log.clone()),
             ))
         }
-        Platform::Tpm(tpm) => log(&tpm.event_log),
+        Platform::Tpm(tpm) | Platform::Google(tpm) => log(&tpm.event_log),
+        Platform::Azure(machine) => log(&machine.tpm.event_log),
         _ => Err(EvidenceError::Platform),
     }
 }
