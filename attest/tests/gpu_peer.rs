@@ -115,7 +115,7 @@ fn the_configuration_decides_how_many_there_are_and_the_policy_whether_any() {
     assert_eq!(refusal, Refusal::NoGpuPolicy { devices: 1 });
     // With the table, a machine without GPUs is still one without.
     let table = rack.policy_toml();
-    let policy = format!("{}\n{table}", plain.policy_toml());
+    let policy = with_table(&plain, &table);
     let policy = Policy::parse(policy.as_bytes()).unwrap();
     let binding = plain.nonce_binding([7; 32]);
     assert!(judge(&plain.evidence(&binding), binding, &policy).is_ok());

@@ -155,7 +155,9 @@ impl Library {
     fn device(&self, index: u32) -> Result<Device, NvmlError> {
         let mut device = ptr::null_mut();
         // SAFETY: the library has been started, and writes one pointer into ours.
-        succeeded(Function::Handle, unsafe { (self.handle)(index, &mut device) })?;
+        succeeded(Function::Handle, unsafe {
+            (self.handle)(index, &mut device)
+        })?;
         Ok(device)
     }
 }
@@ -195,7 +197,11 @@ impl Driver for Library {
         // SAFETY: the handle is the library's own, and the structure is the one of nvml.h.
         let code = unsafe { (self.certificate)(device, &mut *raw) };
         succeeded(Function::Certificate, code)?;
-        written(Function::Certificate, &raw.attestation, raw.attestation_size)
+        written(
+            Function::Certificate,
+            &raw.attestation,
+            raw.attestation_size,
+        )
     }
 }
 

@@ -48,7 +48,10 @@ fn library(macros: &[&str]) -> (tempfile::TempDir, PathBuf) {
     std::fs::write(&source, STAND_IN).unwrap();
     let path = folder.path().join("libnvidia-ml.so.1");
     let mut compile = Command::new("cc");
-    compile.args(["-shared", "-fPIC", "-o"]).arg(&path).arg(&source);
+    compile
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&path)
+        .arg(&source);
     assert!(compile.args(macros).status().unwrap().success());
     (folder, path)
 }
@@ -68,7 +71,13 @@ fn a_library_is_found_at_run_time_and_asked_for_each_gpu() {
     assert_eq!(library.certificates(0).unwrap(), b"PEM");
     let none = library.report(2, &[7; 32]).unwrap_err();
     assert!(
-        matches!(none, NvmlError::Refused { function: Function::Handle, code: 2 }),
+        matches!(
+            none,
+            NvmlError::Refused {
+                function: Function::Handle,
+                code: 2
+            }
+        ),
         "{none}"
     );
 }
@@ -86,7 +95,13 @@ fn a_machine_without_the_library_or_with_an_old_one_does_not_start() {
     let (_folder, path) = library(&["-DINIT=9"]);
     let dead = Gpus::load(&path, TWO).unwrap_err();
     assert!(
-        matches!(dead, NvmlError::Refused { function: Function::Init, code: 9 }),
+        matches!(
+            dead,
+            NvmlError::Refused {
+                function: Function::Init,
+                code: 9
+            }
+        ),
         "{dead}"
     );
     let (_folder, path) = library(&[]);
@@ -129,7 +144,10 @@ impl Driver for Signing {
     fn certificates(&self, index: u32) -> Result<Vec<u8>, NvmlError> {
         let rack = Rack::with_switch();
         let device = rack.devices[index as usize].evidence(&[0; 32]);
-        let chain = device.certificates.iter().map(|der| signer::authority::pem(der));
+        let chain = device
+            .certificates
+            .iter()
+            .map(|der| signer::authority::pem(der));
         Ok(chain.collect::<String>().into_bytes())
     }
 }
@@ -139,7 +157,11 @@ fn there_are_as_many_gpus_as_the_measured_configuration_names() {
     let gpus = Gpus::open(Box::new(Signing(2)), TWO).unwrap();
     let devices = gpus.devices(&[9; 32]).unwrap();
     let rack = Rack::with_switch();
-    let genuine: Vec<_> = rack.devices.iter().map(|one| one.evidence(&[9; 32])).collect();
+    let genuine: Vec<_> = rack
+        .devices
+        .iter()
+        .map(|one| one.evidence(&[9; 32]))
+        .collect();
     assert_eq!(devices, genuine[..2]);
     for found in [0, 1, 3] {
         let other = Gpus::open(Box::new(Signing(found)), TWO).unwrap_err();
