@@ -1,5 +1,5 @@
-//! Where evidence comes from: made by a TPM, or by a confidential platform through the kernel, and by
-//! GPUs through their driver, for one handshake or one nonce.
+//! Where evidence comes from: made by a TPM, or by a confidential platform through the kernel, and
+//! by GPUs through their driver, for one handshake or one nonce.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};

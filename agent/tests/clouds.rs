@@ -1,4 +1,5 @@
-//! TPMs of clouds, and GPUs, as sources: against a real TPM emulator, with what a cloud puts into it.
+//! TPMs of clouds, and GPUs, as sources: against a real TPM emulator, with what a cloud puts into
+//! it.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
 
 use std::io::{Read, Write};

@@ -10,8 +10,8 @@
 //! CertID            { hash, hash of the issuer's name, hash of its key, serial number }
 //! ```
 //!
-//! A response speaks of one certificate. It is signed by that certificate's issuer, or by a key that
-//! the issuer certified for this (id-kp-OCSPSigning) and whose certificate comes with it; the
+//! A response speaks of one certificate. It is signed by that certificate's issuer, or by a key
+//! that the issuer certified for this (id-kp-OCSPSigning) and whose certificate comes with it; the
 //! issuer's own may follow. All else that RFC 6960 allows is refused.
 
 mod error;

@@ -31,8 +31,8 @@
 //! ```
 //!
 //! Releases in Sigstore have other fields, drawn at [`SigstorePolicy`]. A file of version 1 has no
-//! `reattest_seconds`: evidence is asked for anew after [`REATTEST_SECONDS`]. Only version 3 may have
-//! a table `[gpu]`; else it is as version 2.
+//! `reattest_seconds`: evidence is asked for anew after [`REATTEST_SECONDS`]. Only version 3 may
+//! have a table `[gpu]`; else it is as version 2.
 //!
 //! A platform has its table exactly where `evidence.platforms` names it; the one of SEV-SNP is
 //! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`], the one of Google's virtual TPMs at

@@ -7,18 +7,18 @@
 //! Azure    0x81000003, made by the paravisor      report of the hardware in NV 0x01400001
 //! ```
 //!
-//! A cloud's key is RSA: it signs by RSASSA-PKCS1-v1_5 with SHA-256, so that the digest of the quoted
-//! registers is one of SHA-256, though they are those of the SHA-384 bank. Azure's paravisor has its
-//! report made anew after 64 bytes are written to NV 0x01400002, and shows them in it: that is done
-//! at the start and then once an hour, with random bytes. What is fresh in each piece of evidence is
-//! the quote.
+//! A cloud's key is RSA: it signs by RSASSA-PKCS1-v1_5 with SHA-256, so that the digest of the
+//! quoted registers is one of SHA-256, though they are those of the SHA-384 bank. Azure's paravisor
+//! has its report made anew after 64 bytes are written to NV 0x01400002, and shows them in it: that
+//! is done at the start and then once an hour, with random bytes. What is fresh in each piece of
+//! evidence is the quote.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use attest::azure::{AzureHardware, AzureKind, AzureMachine, HclReport};
 use attest::snp::SnpEvidence;
-use attest::supply::{self, Item, Request};
+use attest::supply::{self, Request};
 use attest::tpm::{MAX_CERTIFICATE_BYTES, QUOTED, TpmEvidence};
 use attest::{Digest, Platform, ReportData};
 use sha2::{Digest as _, Sha256, Sha384};
@@ -136,10 +136,7 @@ impl Device {
         }
         let report = self.session()?.paravisor()?;
         let hardware = HclReport::parse(report).map_err(EvidenceError::from)?;
-        let requests = supply::for_report(hardware.hardware)?;
-        let known = [Item::Vcek, Item::Intermediate, Item::AmdList];
-        let known = requests.into_iter().filter(|one| known.contains(&one.item));
-        Ok(known.collect())
+        Ok(supply::for_report(hardware.hardware)?)
     }
 }
 

@@ -541,7 +541,8 @@ impl Rack {
 }
 
 /// All fields but the roots.
-pub const FIELDS: &str = "revocation_lists = \"required\"\nrevocation = \"ocsp\"\nchips = [\"GH100\"]\n\
+pub const FIELDS: &str = "revocation_lists = \"required\"\nrevocation = \"ocsp\"\n\
+    chips = [\"GH100\"]\n\
     switches = [\"LS_10\"]\nmodes = [\"single\", \"protected-pcie\"]\n\
     minimum_driver = \"580.95.05\"\nminimum_vbios = \"96.9F.00.01.02\"\n\
     minimum_switch_vbios = \"96.10.55.00.01\"\ndriver_manifest = \"required\"\n\

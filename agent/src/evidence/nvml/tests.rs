@@ -9,8 +9,14 @@ use super::*;
 /// What nvml.h declares, as C; each fault is switched on by a macro.
 const STAND_IN: &str = r#"
 #include <string.h>
-struct report { unsigned present, size, cec; unsigned char nonce[32], report[0x2000], more[0x1000]; };
-struct chains { unsigned size, attestation_size; unsigned char chain[0x1000], attestation[0x1400]; };
+struct report {
+    unsigned present, size, cec;
+    unsigned char nonce[32], report[0x2000], more[0x1000];
+};
+struct chains {
+    unsigned size, attestation_size;
+    unsigned char chain[0x1000], attestation[0x1400];
+};
 #ifndef INIT
 #define INIT 0
 #endif
