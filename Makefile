@@ -36,14 +36,14 @@ ifeq ($(if $(CLOISTER_LOCKED_CARGO),,$(shell command -v cargo)),)
 	@echo "SKIPPED, not checked: formatting, clippy and documentation (no Rust toolchain here)" >&2
 else
 	cargo fmt --all --check
-	image/cargo.sh clippy --workspace --all-targets --locked -- -D warnings
+	image/cargo.sh clippy --workspace --all-targets --features cloister-agent/insecure --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" image/cargo.sh doc --workspace --no-deps --locked \
 		--document-private-items
 endif
 
 unit: image
-	image/cargo.sh build --workspace --bins --locked
-	image/cargo.sh test --workspace --locked
+	image/cargo.sh build --workspace --bins --features cloister-agent/insecure --locked
+	image/cargo.sh test --workspace --features cloister-agent/insecure --locked
 
 # Each fuzz target for SECONDS, guided by coverage; TARGETS="release-pe …" for some of them.
 SECONDS ?= 10
@@ -108,6 +108,7 @@ bench-verify:
 # llama.cpp's llama-bench; CLOISTER_PYTHON a Python with torch.
 SIZE ?= 254m
 bench-engine:
-	image/cargo.sh build --release --locked -p cloister-agent --bin cloister-inference
+	image/cargo.sh build --release --locked -p cloister-agent --features insecure \
+		--bin cloister-inference
 	$${CLOISTER_PYTHON:-python3} tests/bench_engine.py --size $(SIZE) \
 		target/x86_64-unknown-linux-gnu/release/cloister-inference

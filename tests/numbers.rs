@@ -147,6 +147,32 @@ fn one_port_listens() {
     assert_eq!(promised("P93"), [1, paths, netlink]);
 }
 
+/// What serves without protection is compiled where a feature asks for it, and the image's build
+/// asks for none.
+#[test]
+fn the_image_is_built_without_what_serves_unprotected() {
+    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
+    let library = read("agent/src/lib.rs");
+    let guarded = "#[cfg(feature = \"insecure\")]\npub mod insecure;";
+    assert_eq!(library.matches("mod insecure").count(), 1);
+    assert!(library.contains(guarded));
+    let manifest: toml::Table = read("agent/Cargo.toml").parse().unwrap();
+    let features = manifest["features"].as_table().unwrap();
+    assert_eq!(features.keys().collect::<Vec<_>>(), ["insecure"]);
+    for path in [
+        "image/compile.sh",
+        "image/rust.sh",
+        "image/cargo.sh",
+        "nix/programs.sh",
+        "nix/workspace.sh",
+    ] {
+        let text = read(path);
+        for word in ["--features", "--all-features", "-F "] {
+            assert!(!text.contains(word), "{path}: {word}");
+        }
+    }
+}
+
 /// Tests in a file of their own, and what only `cloister-inference` runs.
 const NOT_IN_THE_IMAGE: [&str; 3] = [
     "tests.rs",

@@ -89,6 +89,10 @@ const UNSAFE: &[(&str, &str)] = &[
         "calling what is compiled for AVX needs proof that the processor has it",
     ),
     (
+        "agent/src/evidence/nvml/sys.rs",
+        "the driver's library is found at run time and called by its C ABI",
+    ),
+    (
         "kernels/src/cuda.rs",
         "starting a kernel hands addresses to a driver",
     ),

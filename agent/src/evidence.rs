@@ -1,30 +1,34 @@
-//! Where evidence comes from: made by a TPM, or by a confidential platform through the kernel, for
-//! one handshake or one nonce.
+//! Where evidence comes from: made by a TPM, or by a confidential platform through the kernel, and
+//! by GPUs through their driver, for one handshake or one nonce.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use attest::azure::HclError;
 use attest::configuration::Proxy;
 use attest::eventlog::{EventLog, EventLogError};
 use attest::evidence::MAX_EVIDENCE_BYTES;
+use attest::gpu::GpuEvidence;
 use attest::snp::{REPORT_BYTES, SnpEvidence, TableError};
 use attest::supply::{self, Item, Request};
 use attest::tdx::{Quote as TdxQuote, TdxEvidence};
-use attest::tpm::{MAX_CERTIFICATE_BYTES, QUOTED, TpmEvidence};
-use attest::{Binding, Digest, Evidence, Platform, ReportData};
-use sha2::{Digest as _, Sha384};
+use attest::{Binding, Digest, Evidence, Platform, ReportData, evidence};
 use tokio::sync::Mutex;
 
-use tpm::{AK_CERTIFICATE_INDEX, Bank, KeyHandle, Quote, Selection, Tpm, TpmError, Transport};
+use device::{Device, MAX_QUOTES};
+use nvml::{Gpus, NvmlError};
+use tpm::TpmError;
 use tsm::{Provider, Report, Tsm, TsmError};
 
 use crate::collateral::{CollateralError, Stock};
 
+pub use device::Owner;
+
+mod device;
+pub mod nvml;
+pub mod rtmr;
 pub mod tpm;
 pub mod tsm;
-
-/// Attempts to quote registers that nobody extends in between.
-const MAX_QUOTES: u32 = 5;
 
 /// Why there is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,21 @@ pub enum EvidenceError {
     /// The machine was never provisioned, or its certificate cannot be one.
     #[error("the attestation key's certificate in NV memory has {0} bytes")]
     Certificate(usize),
+    /// The paravisor's report is none.
+    #[error("the paravisor's report in NV memory is none")]
+    Paravisor(#[from] HclError),
+    /// The paravisor stands on other hardware than the configuration names.
+    #[error("the paravisor's report is not of SEV-SNP")]
+    Hardware,
+    /// The paravisor does not make its report anew.
+    #[error("the paravisor does not make its report anew")]
+    NotRefreshed,
+    /// No randomness.
+    #[error("no randomness for the paravisor's report")]
+    Random,
+    /// The GPUs gave no report.
+    #[error(transparent)]
+    Gpu(#[from] NvmlError),
     /// The kernel gave no report.
     #[error(transparent)]
     Tsm(#[from] TsmError),
@@ -77,6 +96,7 @@ pub struct Constants {
 #[derive(Debug, Clone)]
 pub struct Attester {
     source: Arc<Mutex<Source>>,
+    gpus: Option<Arc<std::sync::Mutex<Gpus>>>,
     constants: Arc<Constants>,
 }
 
@@ -90,10 +110,16 @@ enum Source {
 impl Attester {
     /// Makes the attestation key and reads its certificate.
     pub fn open(path: PathBuf, constants: Constants) -> Result<Self, EvidenceError> {
-        let mut device = Device {
-            path,
-            session: None,
-        };
+        Self::open_as(Owner::Own, path, constants)
+    }
+
+    /// The same of a TPM of somebody else's making.
+    pub fn open_as(
+        owner: Owner,
+        path: PathBuf,
+        constants: Constants,
+    ) -> Result<Self, EvidenceError> {
+        let mut device = Device::new(owner, path);
         device.session()?;
         Ok(Self::new(Source::Tpm(device), constants))
     }
@@ -111,8 +137,16 @@ impl Attester {
     fn new(source: Source, constants: Constants) -> Self {
         Self {
             source: Arc::new(Mutex::new(source)),
+            gpus: None,
             constants: Arc::new(constants),
         }
+    }
+
+    /// The same, with what these GPUs say.
+    #[must_use]
+    pub fn with_gpus(mut self, gpus: Option<Gpus>) -> Self {
+        self.gpus = gpus.map(|gpus| Arc::new(std::sync::Mutex::new(gpus)));
+        self
     }
 
     /// SHA-256 of the configuration.
@@ -137,16 +171,30 @@ impl Attester {
         &self.constants.stock
     }
 
-    /// Evidence bound to `binding`, encoded. Waits its turn; dropped while it waits, it costs
-    /// the platform nothing.
+    /// Evidence bound to `binding` and to what the GPUs say for it, encoded.
     pub async fn make(&self, binding: &Binding) -> Result<Vec<u8>, EvidenceError> {
-        let data = ReportData::compute(binding);
+        self.make_bound(binding).await.map(|(_, evidence)| evidence)
+    }
+
+    /// The same, with all that it is bound to. Waits its turn; dropped while it waits, it costs the
+    /// platform nothing.
+    pub async fn make_bound(&self, binding: &Binding) -> Result<(Binding, Vec<u8>), EvidenceError> {
         let mut source = self.source.clone().lock_owned().await;
-        let constants = self.constants.clone();
-        let platform = tokio::task::spawn_blocking(move || source.platform(&data, &constants));
+        let (constants, gpus, binding) = (self.constants.clone(), self.gpus.clone(), *binding);
+        let made = tokio::task::spawn_blocking(move || {
+            let mut gpu = GpuEvidence::default();
+            if let Some(gpus) = gpus {
+                let gpus = gpus.lock().unwrap_or_else(PoisonError::into_inner);
+                gpu.devices = gpus.devices(&binding.gpu_nonce())?;
+            }
+            let binding = binding.with_gpu_digest(evidence::devices_digest(&gpu.devices));
+            let platform = source.platform(&ReportData::compute(&binding), &constants)?;
+            Ok::<_, EvidenceError>((binding, gpu, platform))
+        });
+        let (binding, gpu, platform) = made.await.map_err(|_| EvidenceError::Stopped)??;
         let evidence = Evidence {
-            gpu: attest::gpu::GpuEvidence::default(),
-            platform: platform.await.map_err(|_| EvidenceError::Stopped)??,
+            gpu,
+            platform,
             configuration: self.constants.configuration.clone(),
             release: self.constants.release.clone(),
         };
@@ -154,14 +202,15 @@ impl Attester {
         if bytes.len() > MAX_EVIDENCE_BYTES {
             return Err(EvidenceError::TooLarge(bytes.len()));
         }
-        Ok(bytes)
+        Ok((binding, bytes))
     }
 }
 
 impl Source {
     fn wanted(&mut self) -> Result<Vec<Request>, CollateralError> {
-        let Self::Tsm(tsm) = self else {
-            return Ok(Vec::new());
+        let tsm = match self {
+            Self::Tsm(tsm) => tsm,
+            Self::Tpm(device) => return device.wanted(),
         };
         let report = tsm.report(&[0; 64]).map_err(EvidenceError::from)?;
         if tsm.provider() == Provider::TdxGuest {
@@ -181,16 +230,7 @@ impl Source {
         constants: &Constants,
     ) -> Result<Platform, EvidenceError> {
         match self {
-            Self::Tpm(device) => {
-                let quoted = device.quote(&data.qualifying_data())?;
-                Ok(Platform::Tpm(TpmEvidence {
-                    attest: quoted.quote.attest,
-                    signature: quoted.quote.signature,
-                    registers: quoted.registers,
-                    event_log: constants.event_log.clone(),
-                    certificates: vec![quoted.certificate],
-                }))
-            }
+            Self::Tpm(device) => device.platform(data, constants),
             Self::Tsm(tsm) => platform_of(tsm, data.as_bytes(), constants),
         }
     }
@@ -233,76 +273,4 @@ fn snp_of(report: Report, constants: &Constants) -> Result<SnpEvidence, Evidence
         evidence.revocation_lists.extend(stock.amd_list());
     }
     Ok(evidence)
-}
-
-struct Quoted {
-    quote: Quote,
-    registers: [Digest<48>; QUOTED.len()],
-    certificate: Vec<u8>,
-}
-
-/// A TPM that is opened anew after its transport failed.
-#[derive(Debug)]
-struct Device {
-    path: PathBuf,
-    session: Option<Session>,
-}
-
-#[derive(Debug)]
-struct Session {
-    tpm: Tpm<Transport>,
-    key: KeyHandle,
-    certificate: Vec<u8>,
-}
-
-impl Device {
-    fn session(&mut self) -> Result<&mut Session, EvidenceError> {
-        if self.session.is_none() {
-            let mut tpm = Tpm::open(&self.path)?;
-            let certificate = tpm.nv_read(AK_CERTIFICATE_INDEX)?;
-            if !(1..=MAX_CERTIFICATE_BYTES).contains(&certificate.len()) {
-                return Err(EvidenceError::Certificate(certificate.len()));
-            }
-            let key = tpm.create_attestation_key()?.handle;
-            self.session = Some(Session {
-                tpm,
-                key,
-                certificate,
-            });
-        }
-        self.session.as_mut().ok_or(EvidenceError::Stopped)
-    }
-
-    fn quote(&mut self, qualifying_data: &[u8]) -> Result<Quoted, EvidenceError> {
-        let quoted = self.session()?.quote(qualifying_data);
-        if matches!(quoted, Err(EvidenceError::Tpm(_))) {
-            // What the next answer belongs to is unknown, or the key is gone.
-            self.session = None;
-        }
-        quoted
-    }
-}
-
-impl Session {
-    /// A quote and the values that it covers.
-    fn quote(&mut self, qualifying_data: &[u8]) -> Result<Quoted, EvidenceError> {
-        let selection = Selection::new(Bank::Sha384, &QUOTED);
-        for _ in 0..MAX_QUOTES {
-            let values = self.tpm.pcr_read(selection)?;
-            let quote = self.tpm.quote(&self.key, qualifying_data, selection)?;
-            if *quote.pcr_digest()? != Sha384::digest(values.concat())[..] {
-                continue; // extended in between
-            }
-            let mut registers = [Digest::ZERO; QUOTED.len()];
-            for (register, value) in registers.iter_mut().zip(&values) {
-                register.0.copy_from_slice(value);
-            }
-            return Ok(Quoted {
-                quote,
-                registers,
-                certificate: self.certificate.clone(),
-            });
-        }
-        Err(EvidenceError::Unstable)
-    }
 }

@@ -105,8 +105,8 @@ async fn prove(server: &Server, message_1: &[u8]) -> Result<Proved, ChannelError
     })?;
     let gpu_digest = attest::evidence::gpu_digest();
     let binding = responder.binding(server.attester.configuration_digest(), gpu_digest);
-    let evidence = tokio::time::timeout(EVIDENCE_TIMEOUT, server.attester.make(&binding));
-    let evidence = evidence.await.map_err(|_| ChannelError::Busy)??;
+    let made = tokio::time::timeout(EVIDENCE_TIMEOUT, server.attester.make_bound(&binding));
+    let (binding, evidence) = made.await.map_err(|_| ChannelError::Busy)??;
     Ok(Proved {
         responder,
         binding,

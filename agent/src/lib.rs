@@ -9,7 +9,7 @@
 //! from time to time        proxy ▶ certificates, lists, verdicts ▶ evidence
 //! inside the channel      /v1/models  /v1/chat/completions  /v1/completions
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod api;
 pub mod cause;
@@ -19,6 +19,7 @@ pub mod evidence;
 pub mod fuzzing;
 pub mod hardening;
 mod http;
+#[cfg(feature = "insecure")]
 pub mod insecure;
 pub mod inside;
 pub mod journal;

@@ -17,8 +17,9 @@ use tokio::sync::Semaphore;
 
 use crate::api::{self, Api};
 use crate::collateral::{self, Stock};
+use crate::evidence::nvml::Gpus;
 use crate::evidence::tsm::{ConfigFs, PREPARED, Provider, Tsm};
-use crate::evidence::{Attester, Constants, EvidenceError};
+use crate::evidence::{Attester, Constants, EvidenceError, Owner};
 use crate::journal::{Event, Journal};
 use crate::keys::{KeyError, Keys};
 use crate::metrics::Metrics;
@@ -57,6 +58,9 @@ pub enum ServeError {
     /// The TPM gives no evidence.
     #[error("cannot prove what this machine is")]
     Evidence(#[from] EvidenceError),
+    /// This agent has no source of such evidence.
+    #[error("evidence of {} cannot be had by this agent", .0.as_str())]
+    Platform(PlatformKind),
     /// No key can be made.
     #[error("cannot make a key")]
     Keys(#[from] KeyError),
@@ -143,10 +147,22 @@ fn open_attester(
     let attester = match configured.platform() {
         PlatformKind::Snp => Attester::open_tsm(tsm(Provider::SevGuest), constants)?,
         PlatformKind::Tdx => Attester::open_tsm(tsm(Provider::TdxGuest), constants)?,
-        _ => Attester::open(places.tpm.clone(), constants)?,
+        platform => Attester::open_as(owner(platform)?, places.tpm.clone(), constants)?,
     };
+    let gpus = Gpus::load(&places.nvml, configured.devices()).map_err(EvidenceError::from)?;
+    let attester = attester.with_gpus(gpus);
     journal.tell(&Event::AttestationReady);
     Ok(attester)
+}
+
+/// Whose TPM it is. Azure gives quotes of TDX through a service of its own, which nobody asks here.
+fn owner(platform: PlatformKind) -> Result<Owner, ServeError> {
+    match platform {
+        PlatformKind::Tpm => Ok(Owner::Own),
+        PlatformKind::AzureSnp => Ok(Owner::Azure),
+        PlatformKind::GoogleVtpm => Ok(Owner::Google),
+        other => Err(ServeError::Platform(other)),
+    }
 }
 
 fn make_api(configuration: &Configuration, engine: Engine, attester: &Attester) -> Api {

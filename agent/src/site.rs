@@ -29,6 +29,8 @@ pub struct Places {
     pub tpm: PathBuf,
     /// Where the kernel makes reports of SEV-SNP and TDX.
     pub tsm: PathBuf,
+    /// The library of the GPUs' driver.
+    pub nvml: PathBuf,
     /// Where to listen; the port is the configuration's.
     pub listen: IpAddr,
     /// Time between two snapshots of the metrics: what is finer would show when answers end.
@@ -46,6 +48,7 @@ impl Default for Places {
             release: "/run/cloister/release.json".into(),
             tpm: "/dev/tpmrm0".into(),
             tsm: "/sys/kernel/config/tsm/report".into(),
+            nvml: "libnvidia-ml.so.1".into(),
             listen: Ipv4Addr::UNSPECIFIED.into(),
             metrics_interval: Duration::from_secs(60),
         }

@@ -37,6 +37,18 @@
 //! gpus = 8
 //! switches = 4                # between them
 //! ```
+//!
+//! Version 4 is for clouds as well, whose platforms only it knows. It has `[gpu]`, where both
+//! numbers may be 0, and one table for what is fetched, whoever made the platform, instead of
+//! `[snp]` and `[tdx]`:
+//!
+//! ```toml
+//! version = 4
+//! [evidence]
+//! platform = "azure-snp"      # "azure-tdx", "google-vtpm", or one of the above
+//! [collateral]
+//! proxy = "http://10.0.2.2:3128"
+//! ```
 
 use core::net::SocketAddr;
 use std::fmt;
@@ -59,6 +71,7 @@ pub struct Configuration {
     gpu: Option<GpuSource>,
     snp: Option<Collateral>,
     tdx: Option<Collateral>,
+    collateral: Option<Collateral>,
     /// The model that is served.
     pub model: Model,
     /// What one client may ask for.
@@ -185,19 +198,26 @@ pub enum ConfigurationError {
     #[error("{}", .0.message())]
     Toml(Box<toml::de::Error>),
     /// A version of the file that this program does not know.
-    #[error("version {found}, 1 to 3 expected")]
+    #[error("version {found}, 1 to 4 expected")]
     Version {
         /// Version found.
         found: u64,
     },
-    /// Version 2 or 3 without `[evidence]`, or version 1 with it.
-    #[error("[evidence] stands in versions 2 and 3, and only there")]
+    /// A later version without `[evidence]`, or version 1 with it.
+    #[error("[evidence] stands in versions 2 to 4, and only there")]
     Evidence,
-    /// Version 3 without `[gpu]`, or another with it.
-    #[error("[gpu] stands in version 3, and only there")]
+    /// Version 3 or 4 without `[gpu]`, or another with it.
+    #[error("[gpu] stands in versions 3 and 4, and only there")]
     Gpu,
+    /// Version 4 without `[collateral]`, or another with it.
+    #[error("[collateral] stands in version 4, and only there")]
+    Collateral,
+    /// A platform that only version 4 knows.
+    #[error("evidence.platform = {:?} is of version 4", .0.as_str())]
+    Platform(PlatformKind),
     /// The platform's table is missing, or there is one of another platform.
-    #[error("[{}] stands where the platform is {:?}, and only there", .0.as_str(), .0.as_str())]
+    #[error("[{}] stands where the platform is {:?}, before version 4, and only there",
+            .0.as_str(), .0.as_str())]
     Table(PlatformKind),
     /// A number out of its range.
     #[error("{field} = {found}, {least} to {most} allowed")]
@@ -247,26 +267,45 @@ impl Configuration {
     /// Who asks AMD or Intel for what clients need to verify the platform's evidence.
     #[must_use]
     pub fn proxy(&self) -> Proxy {
-        let table = self.snp.or(self.tdx);
+        let table = self.snp.or(self.tdx).or(self.collateral);
         table.map_or(Proxy::None, |table| table.proxy)
     }
 
-    fn check(&self) -> Result<(), ConfigurationError> {
-        match (self.version, self.evidence, self.gpu) {
-            (1, None, None) | (2, Some(_), None) => {}
-            (3, Some(_), Some(gpu)) => {
-                within(Field::Gpus, gpu.gpus, 1..=16)?;
-                within(Field::Switches, gpu.switches, 0..=16)?;
-            }
-            (1, None, _) | (2 | 3, Some(_), _) => return Err(ConfigurationError::Gpu),
-            (1..=3, _, _) => return Err(ConfigurationError::Evidence),
-            (found, _, _) => return Err(ConfigurationError::Version { found }),
+    /// Whether it has what its version has, and nothing else.
+    fn check_version(&self) -> Result<(), ConfigurationError> {
+        let version = self.version;
+        if !(1..=4).contains(&version) {
+            return Err(ConfigurationError::Version { found: version });
         }
+        for (stands, since, fault) in [
+            (self.evidence.is_some(), 2, ConfigurationError::Evidence),
+            (self.gpu.is_some(), 3, ConfigurationError::Gpu),
+            (self.collateral.is_some(), 4, ConfigurationError::Collateral),
+        ] {
+            if stands != (version >= since) {
+                return Err(fault);
+            }
+        }
+        let platform = self.platform();
+        let earlier = [PlatformKind::Tpm, PlatformKind::Snp, PlatformKind::Tdx];
+        if version < 4 && !earlier.contains(&platform) {
+            return Err(ConfigurationError::Platform(platform));
+        }
+        if let Some(gpu) = self.gpu {
+            let least = u32::from(version == 3);
+            within(Field::Gpus, gpu.gpus, least..=16)?;
+            within(Field::Switches, gpu.switches, 0..=16)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ConfigurationError> {
+        self.check_version()?;
         for (platform, table) in [
             (PlatformKind::Snp, self.snp.is_some()),
             (PlatformKind::Tdx, self.tdx.is_some()),
         ] {
-            if table != (self.platform() == platform) {
+            if table != (self.platform() == platform && self.version < 4) {
                 return Err(ConfigurationError::Table(platform));
             }
         }

@@ -18,7 +18,8 @@
 //!     for "google-vtpm": as for "tpm", with Google's certificates,
 //!  4: configuration file,
 //!  5: [], or of a machine with GPUs
-//!     [[[report, [certificates, leaf first]], …], [manifests], [revocation lists]],
+//!     [[[report, [certificates, leaf first]], …], [manifests], [revocation lists]], and as a
+//!     fourth list status responses (OCSP), if there are any,
 //!  6: release bundle, may be empty}
 //! ```
 //!
@@ -33,13 +34,14 @@ use crate::cbor::{CborError, Decoder, Encoder};
 use crate::configuration::MAX_CONFIGURATION_BYTES;
 use crate::crl::MAX_CRL_BYTES;
 use crate::eventlog::MAX_EVENT_LOG_BYTES;
-use crate::gpu::{self, DeviceEvidence, GpuEvidence};
+use crate::gpu::{DeviceEvidence, GpuEvidence};
 use crate::release::MAX_BUNDLE_BYTES;
 use crate::snp::{self, SnpEvidence};
 use crate::tdx::{self, TdxEvidence};
 use crate::tpm::{MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, MAX_STRUCTURE_BYTES, TpmEvidence};
 
 mod azure;
+mod gpu;
 
 /// Longest encoding of evidence.
 pub const MAX_EVIDENCE_BYTES: usize = 1 << 20;
@@ -135,7 +137,8 @@ pub enum EvidenceError {
     /// A platform that this program does not know.
     #[error("unknown platform")]
     Platform,
-    /// Item 5 is neither empty nor devices, manifests and revocation lists.
+    /// Item 5 is neither an empty list nor devices, manifests, revocation lists and, if there are
+    /// any, status responses.
     #[error("GPU evidence of another form")]
     Gpu,
     /// A virtual TPM in Azure has certificates, or its domain an event log.
@@ -167,7 +170,7 @@ impl Evidence {
             Platform::Google(tpm) => encode_tpm(&mut encoder, tpm),
         }
         encoder.uint(4).bytes(&self.configuration);
-        encode_gpu(encoder.uint(5), &self.gpu);
+        gpu::encode(encoder.uint(5), &self.gpu);
         encoder.uint(6).bytes(&self.release);
         encoder.finish()
     }
@@ -199,7 +202,7 @@ impl Evidence {
         decoder.key(4)?;
         let configuration = decoder.bytes(MAX_CONFIGURATION_BYTES)?.to_vec();
         decoder.key(5)?;
-        let gpu = decode_gpu(&mut decoder)?;
+        let gpu = gpu::decode(&mut decoder)?;
         decoder.key(6)?;
         let release = decoder.bytes(MAX_BUNDLE_BYTES)?.to_vec();
         decoder.end()?;
@@ -217,8 +220,8 @@ impl Evidence {
         Digest::sha256(&self.configuration).0
     }
 
-    /// SHA-256 of the devices in item 5, as the envelope encodes them. Manifests and revocation
-    /// lists are not covered: NVIDIA signs them, and a client may bring its own.
+    /// SHA-256 of the devices in item 5, as the envelope encodes them. Manifests, revocation lists
+    /// and status responses are not covered: NVIDIA signs them, and a client may bring its own.
     #[must_use]
     pub fn gpu_digest(&self) -> [u8; 32] {
         devices_digest(&self.gpu.devices)
@@ -252,77 +255,8 @@ pub fn gpu_digest() -> [u8; 32] {
 #[must_use]
 pub fn devices_digest(devices: &[DeviceEvidence]) -> [u8; 32] {
     let mut encoder = Encoder::new();
-    encode_devices(&mut encoder, devices);
+    gpu::encode_devices(&mut encoder, devices);
     Sha256::digest(encoder.finish()).into()
-}
-
-fn encode_gpu(encoder: &mut Encoder, gpu: &GpuEvidence) {
-    if *gpu == GpuEvidence::default() {
-        encoder.array(0);
-        return;
-    }
-    encode_devices(encoder.array(3), &gpu.devices);
-    for items in [&gpu.manifests, &gpu.revocation_lists] {
-        encoder.array(items.len());
-        for item in items {
-            encoder.bytes(item);
-        }
-    }
-}
-
-fn encode_devices(encoder: &mut Encoder, devices: &[DeviceEvidence]) {
-    encoder.array(devices.len());
-    for device in devices {
-        encoder.array(2).bytes(&device.report);
-        encoder.array(device.certificates.len());
-        for certificate in &device.certificates {
-            encoder.bytes(certificate);
-        }
-    }
-}
-
-fn decode_gpu(decoder: &mut Decoder<'_>) -> Result<GpuEvidence, EvidenceError> {
-    let mut gpu = GpuEvidence::default();
-    match decoder.array(3)? {
-        0 => return Ok(gpu),
-        3 => {}
-        _ => return Err(EvidenceError::Gpu),
-    }
-    for _ in 0..decoder.array(gpu::MAX_DEVICES)? {
-        if decoder.array(2)? != 2 {
-            return Err(EvidenceError::Gpu);
-        }
-        let mut device = DeviceEvidence {
-            report: decoder.bytes(gpu::MAX_REPORT_BYTES)?.to_vec(),
-            certificates: Vec::new(),
-        };
-        for _ in 0..decoder.array(gpu::MAX_CERTIFICATES)? {
-            let certificate = decoder.bytes(gpu::MAX_CERTIFICATE_BYTES)?;
-            device.certificates.push(certificate.to_vec());
-        }
-        gpu.devices.push(device);
-    }
-    for (items, most, longest) in [
-        (
-            &mut gpu.manifests,
-            gpu::MAX_MANIFESTS,
-            gpu::MAX_MANIFEST_BYTES,
-        ),
-        (
-            &mut gpu.revocation_lists,
-            gpu::MAX_REVOCATION_LISTS,
-            MAX_CRL_BYTES,
-        ),
-    ] {
-        for _ in 0..decoder.array(most)? {
-            items.push(decoder.bytes(longest)?.to_vec());
-        }
-    }
-    // Nothing has one form only.
-    match gpu == GpuEvidence::default() {
-        true => Err(EvidenceError::Gpu),
-        false => Ok(gpu),
-    }
 }
 
 fn encode_tpm(encoder: &mut Encoder, tpm: &TpmEvidence) {
@@ -524,11 +458,15 @@ mod tests {
                 devices: vec![device(1), device(2)],
                 manifests: vec![vec![3; 20_000]],
                 revocation_lists: vec![vec![4; 300]],
+                statuses: vec![vec![5; 900]; 3],
             },
             ..evidence()
         };
-        let bytes = evidence.encode();
-        assert_eq!(Evidence::decode(&bytes), Ok(evidence.clone()));
+        for statuses in [3, 0] {
+            evidence.gpu.statuses.truncate(statuses);
+            let bytes = evidence.encode();
+            assert_eq!(Evidence::decode(&bytes), Ok(evidence.clone()));
+        }
         let digest = evidence.gpu_digest();
         assert_ne!(digest, gpu_digest());
         evidence.gpu.manifests.clear();
@@ -539,7 +477,13 @@ mod tests {
         let empty = super::tests::evidence().encode();
         let head = &empty[..empty.len() - 4];
         assert_eq!(empty[head.len()..], [5, 0x80, 6, 0x40]);
-        for item in [&[0x83, 0x80, 0x80, 0x80][..], &[0x81, 0x80]] {
+        let no_statuses = [0x84, 0x80, 0x81, 0x41, 0, 0x80, 0x80];
+        for item in [
+            &[0x83, 0x80, 0x80, 0x80][..],
+            &[0x84, 0x80, 0x80, 0x80, 0x80],
+            &no_statuses,
+            &[0x81, 0x80],
+        ] {
             let other = [head, &[5], item, &[6, 0x40]].concat();
             assert_eq!(Evidence::decode(&other), Err(EvidenceError::Gpu));
         }

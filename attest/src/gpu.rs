@@ -26,6 +26,7 @@ mod file;
 mod manifest;
 mod opaque;
 mod spdm;
+mod status;
 mod verify;
 mod xml;
 
@@ -47,6 +48,8 @@ pub const MAX_CERTIFICATE_BYTES: usize = 4096;
 pub const MAX_MANIFESTS: usize = 8;
 /// Most revocation lists.
 pub const MAX_REVOCATION_LISTS: usize = 8;
+/// Most status responses: of each device its own, of authorities and signers as many again.
+pub const MAX_STATUSES: usize = 64;
 
 /// What the GPUs and switches of a machine give, and what NVIDIA says of such.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct GpuEvidence {
     pub manifests: Vec<Vec<u8>>,
     /// Revocation lists in DER form.
     pub revocation_lists: Vec<Vec<u8>>,
+    /// Status responses (OCSP) in DER form, each of one certificate.
+    pub statuses: Vec<Vec<u8>>,
 }
 
 /// What a GPU or a switch gives.

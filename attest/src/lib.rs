@@ -24,6 +24,7 @@ pub mod evidence;
 pub mod files;
 pub mod gpu;
 mod name;
+pub mod ocsp;
 pub mod policy;
 mod reader;
 mod refusal;

@@ -3,7 +3,7 @@
 //! shows it.
 //!
 //! ```toml
-//! version = 2
+//! version = 3
 //!
 //! [release]
 //! name = "cloister"
@@ -31,7 +31,8 @@
 //! ```
 //!
 //! Releases in Sigstore have other fields, drawn at [`SigstorePolicy`]. A file of version 1 has no
-//! `reattest_seconds`: evidence is asked for anew after [`REATTEST_SECONDS`].
+//! `reattest_seconds`: evidence is asked for anew after [`REATTEST_SECONDS`]. Only version 3 may
+//! have a table `[gpu]`; else it is as version 2.
 //!
 //! A platform has its table exactly where `evidence.platforms` names it; the one of SEV-SNP is
 //! drawn at [`SnpPolicy`], the one of TDX at [`TdxPolicy`], the one of Google's virtual TPMs at
@@ -57,7 +58,7 @@ mod value;
 
 pub use azure::{AzurePolicy, RegisterPolicy};
 pub use google::GooglePolicy;
-pub use gpu::GpuPolicy;
+pub use gpu::{GpuPolicy, GpuRevocation};
 pub use machine::{MachinePolicy, NamedKey, TpmQuotePolicy};
 pub use release::{
     LogPolicy, Publication, Rebuilder, ReleasePolicy, SignerError, SigstorePolicy,
@@ -76,13 +77,14 @@ pub const REATTEST_SECONDS: u32 = 600;
 /// The greatest age of evidence that a policy may allow: the life of a session.
 pub const MAX_REATTEST_SECONDS: u32 = 24 * 60 * 60;
 
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
+const VERSION_WITHOUT_GPU: u64 = 2;
 const VERSION_WITHOUT_REATTESTATION: u64 = 1;
 
 /// A policy whose every field is present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Version of the file's form: 2, or 1.
+    /// Version of the file's form: 1 to 3.
     pub version: u64,
     /// Which software may answer.
     pub release: ReleasePolicy,
@@ -226,13 +228,24 @@ pub enum Quorum {
     Rebuilders,
 }
 
-/// What version 2 of the file brought.
+/// What versions 2 and 3 of the file brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Later {
     /// `channel.reattest_seconds`
     Reattestation,
     /// `release.sigstore`
     Sigstore,
+    /// `gpu.revocation`
+    GpuRevocation,
+}
+
+impl Later {
+    const fn since(self) -> u64 {
+        match self {
+            Self::Reattestation | Self::Sigstore => VERSION_WITHOUT_GPU,
+            Self::GpuRevocation => VERSION,
+        }
+    }
 }
 
 impl std::fmt::Display for Later {
@@ -240,6 +253,7 @@ impl std::fmt::Display for Later {
         f.write_str(match self {
             Self::Reattestation => "channel.reattest_seconds",
             Self::Sigstore => "release.sigstore",
+            Self::GpuRevocation => "gpu.revocation",
         })
     }
 }
@@ -260,16 +274,20 @@ pub enum PolicyError {
     #[error("{}", .0.message())]
     Toml(Box<toml::de::Error>),
     /// A version of the file that this program does not know.
-    #[error("version {found}, {VERSION} expected, or {VERSION_WITHOUT_REATTESTATION}")]
+    #[error("version {found}, {VERSION_WITHOUT_REATTESTATION} to {VERSION} expected")]
     Version {
         /// Version found.
         found: u64,
     },
     /// From version 2 on, a policy says how old evidence may become.
-    #[error("version {VERSION}, and missing field `reattest_seconds` in [channel]")]
+    #[error(
+        "version {VERSION_WITHOUT_GPU} or later, and missing field `reattest_seconds` in \
+             [channel]"
+    )]
     NoReattestation,
-    /// Version 1 knows neither Sigstore nor how old evidence may become.
-    #[error("version {VERSION_WITHOUT_REATTESTATION}, and {0} is of version {VERSION}")]
+    /// The file's version does not know a field that it has.
+    #[error("{later} is of version {since}, and the policy of an earlier one",
+            later = .0, since = .0.since())]
     Later(Later),
     /// Evidence would never be asked for again.
     #[error("channel.reattest_seconds = {found}, at most {MAX_REATTEST_SECONDS} allowed")]
@@ -362,6 +380,9 @@ impl Policy {
             gpu: form.gpu,
             evidence: form.evidence,
         };
+        if policy.gpu.is_some() && policy.version < VERSION {
+            return Err(PolicyError::Later(Later::GpuRevocation));
+        }
         policy.check_lists()?;
         policy.release.check_quorums()?;
         policy.check_tables()?;
@@ -485,11 +506,11 @@ impl Tables<'_> {
 impl Form {
     fn reattest_seconds(&self) -> Result<u32, PolicyError> {
         match (self.version, self.channel.reattest_seconds) {
-            (VERSION, Some(found)) if found > MAX_REATTEST_SECONDS => {
+            (VERSION_WITHOUT_GPU | VERSION, Some(found)) if found > MAX_REATTEST_SECONDS => {
                 Err(PolicyError::Reattestation { found })
             }
-            (VERSION, Some(seconds)) => Ok(seconds),
-            (VERSION, None) => Err(PolicyError::NoReattestation),
+            (VERSION_WITHOUT_GPU | VERSION, Some(seconds)) => Ok(seconds),
+            (VERSION_WITHOUT_GPU | VERSION, None) => Err(PolicyError::NoReattestation),
             (VERSION_WITHOUT_REATTESTATION, Some(_)) => {
                 Err(PolicyError::Later(Later::Reattestation))
             }

@@ -89,16 +89,22 @@ impl Binding {
     /// devices sign for this handshake, and the CPU signs for these reports.
     #[must_use]
     pub fn gpu_nonce(&self) -> [u8; 32] {
-        let mut binding = *self;
-        match &mut binding {
-            Self::Handshake { gpu_digest, .. }
-            | Self::Session { gpu_digest, .. }
-            | Self::Nonce { gpu_digest, .. } => *gpu_digest = [0; 32],
-        }
+        let binding = self.with_gpu_digest([0; 32]);
         let hash = Sha256::new().chain_update(GPU_LABEL);
         hash.chain_update(ReportData::compute(&binding).0)
             .finalize()
             .into()
+    }
+
+    /// The same, for what the devices of the machine said.
+    #[must_use]
+    pub fn with_gpu_digest(mut self, digest: [u8; 32]) -> Self {
+        match &mut self {
+            Self::Handshake { gpu_digest, .. }
+            | Self::Session { gpu_digest, .. }
+            | Self::Nonce { gpu_digest, .. } => *gpu_digest = digest,
+        }
+        self
     }
 
     pub(crate) fn gpu_digest(&self) -> [u8; 32] {

@@ -156,6 +156,7 @@ fn nothing_flipped_is_accepted_from_a_machine_with_a_gpu() {
         (of(&device.certificates[0]), 13),
         (of(&evidence.gpu.manifests[1]), 97),
         (of(&evidence.gpu.revocation_lists[1]), 13),
+        (of(&evidence.gpu.statuses[0]), 13),
     ];
     for (place, step) in parts
         .into_iter()

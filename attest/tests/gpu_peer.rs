@@ -14,7 +14,9 @@ use attest::{
     Binding, BoundPart, Class, Configuration, Evidence, Expectation, Policy, Ratchet, Refusal,
     VerifiedPeer, evidence, verify,
 };
-use signer::nvidia::{FIELDS, Rack, gpu_policy, rack_binding, rack_evidence, rack_world};
+use signer::nvidia::{
+    FIELDS, Rack, gpu_policy, rack_binding, rack_evidence, rack_world, with_table,
+};
 use signer::{NOW, World};
 
 fn judge(evidence: &Evidence, binding: Binding, policy: &Policy) -> Result<VerifiedPeer, Refusal> {
@@ -113,7 +115,7 @@ fn the_configuration_decides_how_many_there_are_and_the_policy_whether_any() {
     assert_eq!(refusal, Refusal::NoGpuPolicy { devices: 1 });
     // With the table, a machine without GPUs is still one without.
     let table = rack.policy_toml();
-    let policy = format!("{}\n{table}", plain.policy_toml());
+    let policy = with_table(&plain, &table);
     let policy = Policy::parse(policy.as_bytes()).unwrap();
     let binding = plain.nonce_binding([7; 32]);
     assert!(judge(&plain.evidence(&binding), binding, &policy).is_ok());
@@ -154,7 +156,7 @@ fn version_3_of_a_configuration_counts_the_devices() {
 }
 
 fn with_gpu(table: &str) -> Result<Policy, PolicyError> {
-    let text = format!("{}\n{table}", World::new().policy_toml());
+    let text = with_table(&World::new(), table);
     Policy::parse(text.as_bytes())
 }
 

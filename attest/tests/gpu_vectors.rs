@@ -53,6 +53,7 @@ fn certificates(path: &str) -> Vec<Vec<u8>> {
 fn policy() -> GpuPolicy {
     let fields = nvidia::FIELDS
         .replace("\"required\"", "\"not-required\"")
+        .replace("\"ocsp\"", "\"not-required\"")
         .replace("\"580.95.05\"", "\"550.90.07\"")
         .replace("\"96.9F.00.01.02\"", "\"96.00.00.00.00\"");
     let roots = "device_roots = [\"nvidia\"]\nmanifest_roots = [\"nvidia\"]\n";
@@ -74,6 +75,7 @@ fn judge(
         devices: devices.to_vec(),
         manifests,
         revocation_lists: Vec::new(),
+        statuses: Vec::new(),
     };
     let [gpus, switches] = counts;
     let counts = DeviceCounts { gpus, switches };

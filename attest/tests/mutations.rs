@@ -98,6 +98,12 @@ fn reports_manifests_and_files_of_gpus() {
 }
 
 #[test]
+fn status_responses() {
+    let evidence = Rack::new().evidence(&[0; 32]);
+    mutate(&evidence.statuses[0], 300, fuzz::ocsp);
+}
+
+#[test]
 fn reports_and_quotes_of_clouds() {
     let evidence = Vm::new().evidence(&[0; 32]);
     mutate(&evidence.hcl_report, 500, fuzz::hcl_report);

@@ -117,8 +117,8 @@ fn values_of_a_policy_are_checked() {
         let verdict = policy(&text.replacen(from, to, 1));
         assert!(matches!(verdict, Err(PolicyError::Toml(_))), "{to}");
     }
-    let verdict = policy(&text.replacen("version = 2", "version = 3", 1));
-    assert_eq!(verdict, Err(PolicyError::Version { found: 3 }));
+    let verdict = policy(&text.replacen("version = 2", "version = 4", 1));
+    assert_eq!(verdict, Err(PolicyError::Version { found: 4 }));
     let found = (256 << 10) + 1;
     assert_eq!(
         Policy::parse(&vec![b'#'; found]),
@@ -278,8 +278,8 @@ fn values_of_a_configuration_are_within_their_ranges() {
             "{wrong}"
         );
     }
-    let verdict = configuration(&text.replacen("version = 1", "version = 4", 1));
-    assert_eq!(verdict, Err(ConfigurationError::Version { found: 4 }));
+    let verdict = configuration(&text.replacen("version = 1", "version = 5", 1));
+    assert_eq!(verdict, Err(ConfigurationError::Version { found: 5 }));
     let found = (64 << 10) + 1;
     let verdict = Configuration::parse(&vec![b'#'; found]);
     assert_eq!(verdict, Err(ConfigurationError::TooLarge { found }));

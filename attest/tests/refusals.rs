@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Errors whose variants are reasons to refuse.
-const ERRORS: [&str; 35] = [
+const ERRORS: [&str; 36] = [
     "AnswerError",
     "AzureError",
     "CapsuleError",
@@ -35,6 +35,7 @@ const ERRORS: [&str; 35] = [
     "SnpError",
     "SpdmError",
     "StatementError",
+    "StatusFault",
     "TableError",
     "TdxError",
     "Topology",

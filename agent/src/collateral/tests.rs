@@ -1,13 +1,12 @@
 //! The stock against real answers of AMD and Intel, and against servers that mean no good.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use attest::policy::{SnpPolicy, TdxPolicy};
 use attest::snp::{self, SnpEvidence};
 use attest::tdx::{self, TdxEvidence};
 use signer::intel::{self, Domain};
-use signer::{NOW, amd};
+use signer::{NOW, amd, read_vector as read, vectors};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -15,23 +14,6 @@ use super::*;
 
 const JANUARY_2026: UnixTime = UnixTime::from_secs(1_768_262_400);
 const JULY_2025: UnixTime = UnixTime::from_secs(1_751_328_000);
-
-/// The folder with the vectors, or nothing, and that is said.
-fn vectors() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!(
-        "SKIPPED: no vectors of real hardware at {}",
-        folder.display()
-    );
-    None
-}
-
-fn read(path: &str) -> Vec<u8> {
-    std::fs::read(vectors().unwrap().join(path)).unwrap()
-}
 
 /// A server on loopback: what it says to each target, and how often it was asked.
 struct Server {

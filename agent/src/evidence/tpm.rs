@@ -19,6 +19,8 @@ mod wire;
 
 /// `TPM_RH_ENDORSEMENT`.
 pub const ENDORSEMENT: u32 = 0x4000_000B;
+/// `TPM_RH_OWNER`.
+pub const OWNER: u32 = 0x4000_0001;
 /// `TPM_RH_NULL`.
 pub const NULL_HANDLE: u32 = 0x4000_0007;
 /// `TPM_ALG_NULL`.
@@ -26,6 +28,8 @@ pub const ALG_NULL: u16 = 0x0010;
 /// The NV index that holds the attestation key's certificate.
 pub const AK_CERTIFICATE_INDEX: u32 = 0x01C1_0102;
 
+const CC_NV_DEFINE_SPACE: u32 = 0x12A;
+const CC_NV_WRITE: u32 = 0x137;
 const CC_CREATE_PRIMARY: u32 = 0x131;
 const CC_NV_READ: u32 = 0x14E;
 const CC_QUOTE: u32 = 0x158;
@@ -151,11 +155,16 @@ impl Selection {
     }
 }
 
-/// A transient key, loaded until it is flushed.
+/// A key: a transient one is loaded until it is flushed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct KeyHandle(u32);
 
 impl KeyHandle {
+    /// A key that the TPM keeps by itself.
+    pub const fn persistent(handle: u32) -> Self {
+        Self(handle)
+    }
+
     /// `TPM_HANDLE`.
     pub fn value(&self) -> u32 {
         self.0
@@ -347,13 +356,19 @@ impl<T: Read + Write> Tpm<T> {
 
     /// The whole content of an NV index that is readable with an empty secret of its own.
     pub fn nv_read(&mut self, index: u32) -> Result<Vec<u8>, TpmError> {
+        self.nv_read_as(index, index)
+    }
+
+    /// The whole content of an NV index that is readable with the empty secret of `authority`: the
+    /// index itself, or [`OWNER`].
+    pub fn nv_read_as(&mut self, authority: u32, index: u32) -> Result<Vec<u8>, TpmError> {
         let size = self.nv_size(index)?;
         let mut content = Vec::with_capacity(usize::from(size));
         let mut offset = 0;
         while offset < size {
             let count = NV_CHUNK_BYTES.min(size - offset);
             let parameters = Writer::new().u16(count).u16(offset).finish();
-            let command = Command::new(CC_NV_READ, &[index, index], parameters).authorize(1);
+            let command = Command::new(CC_NV_READ, &[authority, index], parameters).authorize(1);
             let response = self.execute(&command)?;
             let chunk = only_tpm2b(&response.parameters).map_err(malformed(CC_NV_READ))?;
             if chunk.len() != usize::from(count) {
@@ -363,6 +378,35 @@ impl<T: Read + Write> Tpm<T> {
             offset += count;
         }
         Ok(content)
+    }
+
+    /// Writes an NV index as its owner, and makes it first where there is none: readable and
+    /// writable by the owner, whose secret is empty. At most 512 bytes.
+    pub fn nv_put(&mut self, index: u32, content: &[u8]) -> Result<(), TpmError> {
+        const TPM_RC_HANDLE: u32 = 0x18B;
+        match self.nv_size(index) {
+            Ok(_) => {}
+            Err(TpmError::Refused {
+                code: TPM_RC_HANDLE,
+                ..
+            }) => self.nv_define(index, content.len())?,
+            Err(error) => return Err(error),
+        }
+        let parameters = Writer::new().tpm2b(content).u16(0).finish();
+        let command = Command::new(CC_NV_WRITE, &[OWNER, index], parameters);
+        self.execute(&command.authorize(1)).map(|_| ())
+    }
+
+    fn nv_define(&mut self, index: u32, bytes: usize) -> Result<(), TpmError> {
+        const OWNER_WRITES_AND_READS: u32 = 1 << 1 | 1 << 17;
+        let Ok(size @ 1..=NV_CHUNK_BYTES) = u16::try_from(bytes) else {
+            return Err(malformed(CC_NV_DEFINE_SPACE)(Fault::NvSize));
+        };
+        let public = Writer::new().u32(index).u16(Bank::Sha256.algorithm());
+        let public = public.u32(OWNER_WRITES_AND_READS).tpm2b(&[]).u16(size);
+        let parameters = Writer::new().tpm2b(&[]).tpm2b(&public.finish()).finish();
+        let command = Command::new(CC_NV_DEFINE_SPACE, &[OWNER], parameters);
+        self.execute(&command.authorize(1)).map(|_| ())
     }
 
     fn nv_size(&mut self, index: u32) -> Result<u16, TpmError> {

@@ -8,7 +8,8 @@
 //!
 //! Everything is ECDSA with P-384 and SHA-384. A certificate that names a place for its issuer's
 //! revocation list is checked against one; certificates further down name none, and their status
-//! can only be asked for online (OCSP), which is not done here.
+//! is what NVIDIA's responder says ([`crate::ocsp`]). The firmware's key is certified by the boot
+//! ROM, inside the device: nobody knows of it, and nobody is asked.
 
 use p384::ecdsa::VerifyingKey;
 use x509_cert::der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, Utf8StringRef};
@@ -18,10 +19,12 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{CrlDistributionPoints, SubjectAltName};
 
 use super::error::DeviceFault;
+use super::status::{Standing, Statuses};
 use crate::certificate::{
     self, Certificate, ChainError, Position, Scheme, TrustAnchor, extension, walk,
 };
 use crate::crl::{self, RevocationFault, RevocationList};
+use crate::ocsp::StatusFault;
 use crate::{Digest, UnixTime};
 
 const SCHEME: Scheme = Scheme::EcdsaSha384;
@@ -111,9 +114,7 @@ impl<'a> Chain<'a> {
         lists: &mut Lists,
     ) -> Result<Vec<Position>, (Position, Option<RevocationFault>)> {
         let mut without = Vec::new();
-        let authorities = self.certificates.iter().skip(1);
-        let authorities = authorities.chain([self.root.certificate()]);
-        for (index, (subject, issuer)) in self.certificates.iter().zip(authorities).enumerate() {
+        for (index, (subject, issuer)) in self.pairs().enumerate() {
             let position = Position::of(index);
             // Whether or not what it says can be read.
             let mut extensions = subject.tbs_certificate().extensions().into_iter().flatten();
@@ -126,6 +127,40 @@ impl<'a> Chain<'a> {
             }
         }
         Ok(without)
+    }
+
+    /// What responses say of each certificate from place `first` on.
+    pub(super) fn check_status(
+        &self,
+        first: usize,
+        statuses: &mut Statuses<'_>,
+        lists: &mut Lists,
+    ) -> Result<Standing, (Position, StatusFault)> {
+        let mut standing = Standing::default();
+        for (index, (subject, issuer)) in self.pairs().enumerate().skip(first) {
+            let position = Position::of(index);
+            // Lists by this issuer were verified before.
+            let is_revoked = |responder: &Certificate| {
+                !matches!(lists.revokes(responder, issuer), Ok(None | Some(false)))
+            };
+            let until = statuses.verify((subject, issuer), SCHEME, is_revoked);
+            match until.map_err(|fault| (position, fault))? {
+                None => standing.without.push(position),
+                Some(until) => {
+                    standing.good += 1;
+                    let sooner = standing.until.map_or(until, |first| first.min(until));
+                    standing.until = Some(sooner);
+                }
+            }
+        }
+        Ok(standing)
+    }
+
+    /// Each certificate and its issuer.
+    fn pairs(&self) -> impl Iterator<Item = (&Certificate, &Certificate)> {
+        let authorities = self.certificates.iter().skip(1);
+        let authorities = authorities.chain([self.root.certificate()]);
+        self.certificates.iter().zip(authorities)
     }
 }
 

@@ -6,6 +6,7 @@ use super::opaque::{DriverVersion, Mode, VbiosVersion};
 use super::{DeviceKind, ManifestError, SpdmError};
 use crate::certificate::{ChainError, Position};
 use crate::crl::RevocationFault;
+use crate::ocsp::StatusFault;
 use crate::{Digest, Name};
 
 /// A claim about GPUs and switches that failed.
@@ -45,6 +46,12 @@ pub enum GpuError {
     /// A revocation list that is by none of the authorities.
     #[error("revocation list: by none of the authorities of the devices and manifests")]
     StrayRevocationList,
+    /// A status response cannot be read.
+    #[error("status response: {0}")]
+    Status(StatusFault),
+    /// A status response that speaks of none of the certificates.
+    #[error("status response: of none of the certificates of the devices and manifests")]
+    StrayStatus,
     /// Not as many devices as the configuration demands.
     #[error("{kind}: {expected} expected by the configuration, found {found}")]
     Count {
@@ -120,6 +127,20 @@ pub enum DeviceFault {
         position: Position,
         /// What is wrong with the list.
         fault: RevocationFault,
+    },
+    /// There is no status response for a certificate, and the policy demands it.
+    #[error("{position}: no status response (OCSP), which the policy demands")]
+    NoStatus {
+        /// The certificate.
+        position: Position,
+    },
+    /// By its status, or what vouches for that, a certificate is not good.
+    #[error("{position}: status: {fault}")]
+    Status {
+        /// The certificate.
+        position: Position,
+        /// What is wrong.
+        fault: StatusFault,
     },
     /// Not signed by the certified key.
     #[error("report: not signed by the device's key")]
@@ -239,13 +260,17 @@ impl GpuError {
             Self::Device { fault, .. } => match &**fault {
                 DeviceFault::Chain(error) => error.fault.is_date(),
                 DeviceFault::RevocationList { fault, .. } => list(fault),
-                DeviceFault::NoRevocationList { .. } | DeviceFault::NoManifest { .. } => true,
+                DeviceFault::Status { fault, .. } => fault.is_date(),
+                DeviceFault::NoRevocationList { .. }
+                | DeviceFault::NoStatus { .. }
+                | DeviceFault::NoManifest { .. } => true,
                 _ => false,
             },
             Self::Manifest { fault, .. } => match &**fault {
                 ManifestError::Chain(error) => error.fault.is_date(),
                 ManifestError::RevocationList { fault, .. } => list(fault),
-                ManifestError::NoRevocationList { .. } => true,
+                ManifestError::Status { fault, .. } => fault.is_date(),
+                ManifestError::NoRevocationList { .. } | ManifestError::NoStatus { .. } => true,
                 _ => false,
             },
             _ => false,
@@ -262,6 +287,7 @@ impl GpuError {
                     | DeviceFault::CertificateField { .. }
                     | DeviceFault::Revoked { .. }
                     | DeviceFault::RevocationList { .. }
+                    | DeviceFault::Status { .. }
                     | DeviceFault::Signature
                     | DeviceFault::Nonce { .. }
                     | DeviceFault::Missing { .. }
@@ -269,11 +295,13 @@ impl GpuError {
             ),
             Self::Manifest { .. }
             | Self::RevocationList(_)
+            | Self::Status(_)
             | Self::SameDevice { .. }
             | Self::Topology { .. } => true,
             Self::StrayManifest { .. }
             | Self::DuplicateManifest { .. }
             | Self::StrayRevocationList
+            | Self::StrayStatus
             | Self::Count { .. } => false,
         }
     }
@@ -291,6 +319,9 @@ impl GpuError {
             Some(DeviceFault::NoManifest { .. }) => "the operator must supply NVIDIA's manifest",
             Some(DeviceFault::NoRevocationList { .. }) => {
                 "the operator must supply NVIDIA's revocation lists"
+            }
+            Some(DeviceFault::NoStatus { .. }) => {
+                "the operator must supply NVIDIA's status responses (OCSP)"
             }
             Some(DeviceFault::Measurement { .. }) => {
                 "the device runs something else than NVIDIA states, or is in development mode"

@@ -73,7 +73,8 @@ impl DeviceEvidence {
         let devices = (1..).zip(&devices).map(|(device, given)| {
             let report = STANDARD.decode(&given.evidence).ok();
             let report = report.filter(|report| report.len() <= MAX_REPORT_BYTES);
-            let certificates = certificates(&given.certificate);
+            let pem = STANDARD.decode(&given.certificate).ok();
+            let certificates = pem.and_then(|pem| certificates(&pem));
             Ok(Self {
                 report: report.ok_or(FileError::Report { device })?,
                 certificates: certificates.ok_or(FileError::Certificates { device })?,
@@ -81,10 +82,16 @@ impl DeviceEvidence {
         });
         devices.collect()
     }
+
+    /// The certificates of the first device, in PEM form as the driver gives them.
+    pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, FileError> {
+        certificates(pem).ok_or(FileError::Certificates { device: 1 })
+    }
 }
 
-fn certificates(text: &str) -> Option<Vec<Vec<u8>>> {
-    let text = String::from_utf8(STANDARD.decode(text).ok()?).ok()?;
+fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
+    // The driver ends its text with a zero.
+    let text = std::str::from_utf8(pem.strip_suffix(&[0]).unwrap_or(pem)).ok()?;
     let parts = text.split_inclusive(END).map(str::trim);
     let mut certificates = Vec::new();
     for part in parts.filter(|part| !part.is_empty()) {

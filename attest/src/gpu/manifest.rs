@@ -27,6 +27,7 @@ use super::chain::Chain;
 use super::xml::{self, Element, XmlError};
 use crate::certificate::{ChainError, Position, TrustAnchor};
 use crate::crl::RevocationFault;
+use crate::ocsp::StatusFault;
 use crate::{Digest, UnixTime};
 
 /// Longest manifest.
@@ -88,6 +89,20 @@ pub enum ManifestError {
         position: Position,
         /// What is wrong with the list.
         fault: RevocationFault,
+    },
+    /// There is no status response for a certificate, and the policy demands it.
+    #[error("signer: {position}: no status response (OCSP), which the policy demands")]
+    NoStatus {
+        /// The certificate.
+        position: Position,
+    },
+    /// By its status, or what vouches for that, a certificate is not good.
+    #[error("signer: {position}: status: {fault}")]
+    Status {
+        /// The certificate.
+        position: Position,
+        /// What is wrong.
+        fault: StatusFault,
     },
     /// Not signed by the certified signer.
     #[error("not signed by its signer's key")]

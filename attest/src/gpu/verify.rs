@@ -9,11 +9,12 @@ use super::chain::{Chain, Identity, Lists};
 use super::error::{DeviceFault, GpuError, ManifestKind, Topology, list};
 use super::manifest::Manifest;
 use super::spdm::{Report, SignedReport};
+use super::status::{Standing, Statuses};
 use super::{
     DeviceCounts, DeviceEvidence, DeviceKind, GpuEvidence, ManifestError, Mode, VbiosVersion,
 };
 use crate::certificate::{Position, TrustAnchor};
-use crate::policy::{Demand, GpuPolicy};
+use crate::policy::{Demand, GpuPolicy, GpuRevocation};
 use crate::{Claim, Digest, UnixTime};
 
 /// Measured only while the first video decoder is in use.
@@ -93,6 +94,7 @@ fn judge(
         .unwrap_or_default();
     let mut lists =
         Lists::read(&evidence.revocation_lists, now).map_err(GpuError::RevocationList)?;
+    let mut statuses = Statuses::read(&evidence.statuses, now).map_err(GpuError::Status)?;
     let mut judge = Judge {
         policy,
         named: nonce.is_some(),
@@ -100,14 +102,14 @@ fn judge(
     };
     let mut found = Vec::new();
     for (index, given) in evidence.devices.iter().enumerate() {
-        let device = judge.device(given, &asked, &mut lists, now);
+        let device = judge.device(given, &asked, (&mut lists, &mut statuses), now);
         found.push(device.map_err(at(index))?);
     }
     judge.counts(&found, counts)?;
     let mut manifests = Vec::new();
     for (index, bytes) in evidence.manifests.iter().enumerate() {
         let place = index + 1;
-        let manifest = judge.manifest(place, bytes, &mut lists, now);
+        let manifest = judge.manifest(place, bytes, (&mut lists, &mut statuses), now);
         manifests.push((
             manifest.map_err(|fault| GpuError::Manifest {
                 manifest: place,
@@ -131,6 +133,9 @@ fn judge(
     if lists.has_stray() {
         return Err(GpuError::StrayRevocationList);
     }
+    if statuses.has_stray() {
+        return Err(GpuError::StrayStatus);
+    }
     let claims = judge.claims;
     Ok(VerifiedDevices { devices, claims })
 }
@@ -150,6 +155,7 @@ struct Device<'a> {
     chain: Chain<'a>,
     /// Certificates without a revocation list.
     without: Vec<Position>,
+    standing: Standing,
 }
 
 impl Device<'_> {
@@ -177,7 +183,7 @@ impl<'a> Judge<'a> {
         &self,
         given: &DeviceEvidence,
         nonce: &[u8; 32],
-        lists: &mut Lists,
+        (lists, statuses): (&mut Lists, &mut Statuses<'_>),
         now: UnixTime,
     ) -> Result<Device<'a>, DeviceFault> {
         let signed = SignedReport::parse(&given.report)?;
@@ -189,6 +195,13 @@ impl<'a> Judge<'a> {
         })?;
         if let Some(position) = self.demanded(&without) {
             return Err(DeviceFault::NoRevocationList { position });
+        }
+        // The first certificate is made inside the device.
+        let standing = chain.check_status(1, statuses, lists);
+        let standing =
+            standing.map_err(|(position, fault)| DeviceFault::Status { position, fault })?;
+        if let Some(position) = self.unknown(&standing) {
+            return Err(DeviceFault::NoStatus { position });
         }
         let identity = chain.identity()?;
         chain
@@ -222,6 +235,7 @@ impl<'a> Judge<'a> {
             report,
             chain,
             without,
+            standing,
         })
     }
 
@@ -241,6 +255,25 @@ impl<'a> Judge<'a> {
     fn demanded(&self, without: &[Position]) -> Option<Position> {
         let demanded = self.policy.revocation_lists == Demand::Required;
         without.first().copied().filter(|_| demanded)
+    }
+
+    /// A certificate of which no response speaks, where the policy demands one.
+    fn unknown(&self, standing: &Standing) -> Option<Position> {
+        let demanded = self.policy.revocation == GpuRevocation::Ocsp;
+        standing.without.first().copied().filter(|_| demanded)
+    }
+
+    fn status(&mut self, what: String, standing: &Standing, root: &TrustAnchor) {
+        let expected = match self.policy.revocation {
+            GpuRevocation::Ocsp => "good, by OCSP",
+            GpuRevocation::NotRequired => "not required (relaxed by the policy)",
+        };
+        let good = standing.good;
+        let found = match standing.until {
+            Some(until) => format!("{good} certificates good until {until}"),
+            None => "no response".to_owned(),
+        };
+        self.claim(what, expected, found, root);
     }
 
     fn counts(
@@ -281,7 +314,7 @@ impl<'a> Judge<'a> {
         &mut self,
         place: usize,
         bytes: &[u8],
-        lists: &mut Lists,
+        (lists, statuses): (&mut Lists, &mut Statuses<'_>),
         now: UnixTime,
     ) -> Result<Manifest<'a>, ManifestError> {
         let manifest = Manifest::verify(bytes, &self.policy.manifest_roots, now)?;
@@ -293,8 +326,16 @@ impl<'a> Judge<'a> {
         if let Some(position) = self.demanded(&without) {
             return Err(ManifestError::NoRevocationList { position });
         }
-        let what = format!("manifest {place}: revocation");
+        let what = format!("manifest {place}: revocation lists");
         self.revocation(what, &without, manifest.chain.root);
+        let standing = manifest.chain.check_status(0, statuses, lists);
+        let standing =
+            standing.map_err(|(position, fault)| ManifestError::Status { position, fault })?;
+        if let Some(position) = self.unknown(&standing) {
+            return Err(ManifestError::NoStatus { position });
+        }
+        let what = format!("manifest {place}: revocation status");
+        self.status(what, &standing, manifest.chain.root);
         Ok(manifest)
     }
 
@@ -323,6 +364,7 @@ impl<'a> Judge<'a> {
         };
         self.claim(own("chip"), list(chips), &device.identity.chip, root);
         self.claim(own("device"), &policy.devices, device.identity.device, root);
+        self.status(own("revocation status"), &device.standing, root);
         let nonce = Digest(device.report.nonce);
         match self.named {
             true => self.claim(own("nonce"), nonce, nonce, root),
@@ -333,7 +375,7 @@ impl<'a> Judge<'a> {
                 root,
             ),
         }
-        self.revocation(own("revocation"), &device.without, root);
+        self.revocation(own("revocation lists"), &device.without, root);
         match device.kind {
             DeviceKind::Gpu => self.gpu(own, device)?,
             DeviceKind::Switch => self.switch(own, device)?,

@@ -5,6 +5,7 @@
 //! device_roots = ["nvidia"]               # NVIDIA's own, built in, or others in PEM form
 //! manifest_roots = ["nvidia"]             # of the manifests (RIM)
 //! revocation_lists = "required"           # or "not-required"; what is there must be sound
+//! revocation = "ocsp"                     # or "not-required"; what is there must be sound
 //! chips = ["GH100"]                       # as the device's certificate names them
 //! switches = []                           # chips of switches, such as "LS_10"
 //! modes = ["single"]                      # and "multiple", "protected-pcie"
@@ -18,7 +19,8 @@
 //! ```
 //!
 //! How many devices there must be says the measured configuration. A policy without this table
-//! accepts no machine that has any.
+//! accepts no machine that has any. A policy with it is of version 3: before that nobody could say
+//! `revocation`, which demands that NVIDIA's responder says of each certificate that it is good.
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -39,6 +41,8 @@ pub struct GpuPolicy {
     pub manifest_roots: Vec<TrustAnchor>,
     /// Whether a revocation list must be there for each certificate that names a place for one.
     pub revocation_lists: Demand,
+    /// Whether NVIDIA must say now of each certificate that it is good.
+    pub revocation: GpuRevocation,
     /// GPUs that are accepted, by the name in their certificate.
     pub chips: Vec<Name>,
     /// Switches that are accepted, by the name in their certificate.
@@ -59,6 +63,16 @@ pub struct GpuPolicy {
     pub switch_manifest: Demand,
     /// Devices: SHA-256 of the certificates of their boot ROMs.
     pub devices: Pin<32>,
+}
+
+/// How it is known that certificates of devices and manifests are not revoked, lists apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GpuRevocation {
+    /// By a response of NVIDIA's responder for each.
+    Ocsp,
+    /// Not at all, and every report says so.
+    NotRequired,
 }
 
 type Root = Result<TrustAnchor, TrustAnchorError>;

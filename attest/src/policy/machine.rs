@@ -125,7 +125,7 @@ impl MachinePolicy {
         }
         let only: Self = toml::from_str(text).map_err(fault)?;
         match only.version {
-            VERSION | VERSION_WITHOUT_REATTESTATION => only.check(),
+            VERSION_WITHOUT_REATTESTATION..=VERSION => only.check(),
             found => Err(PolicyError::Version { found }),
         }
     }

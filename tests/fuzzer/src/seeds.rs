@@ -274,6 +274,10 @@ pub(crate) fn gpu_evidence() -> Seeds {
     vec![rack_evidence(&world, &rack, [0; 32]).1.encode()]
 }
 
+pub(crate) fn ocsp() -> Seeds {
+    Rack::new().evidence(&[0; 32]).statuses
+}
+
 pub(crate) fn model_config() -> Seeds {
     let families = fs::read_dir(repository().join("tests/fixtures/families"));
     let families = families.into_iter().flatten().flatten();

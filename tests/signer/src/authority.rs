@@ -175,7 +175,8 @@ pub fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     [head, content].concat()
 }
 
-pub(crate) fn name(common_name: &str) -> Vec<u8> {
+/// A name of one common name.
+pub fn name(common_name: &str) -> Vec<u8> {
     let attribute = der(
         0x30,
         &[&[6, 3, 0x55, 4, 3], &der(0x0c, &[common_name.as_bytes()])],

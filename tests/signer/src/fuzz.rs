@@ -301,6 +301,17 @@ pub fn gpu_manifest(bytes: &[u8]) {
     }
 }
 
+/// A status response is read or refused; one that is believed is byte for byte the one that was
+/// signed.
+pub fn ocsp(bytes: &[u8]) {
+    let _ = attest::ocsp::Response::parse(bytes);
+    let mut evidence = RACK.1.clone();
+    evidence.statuses[0] = bytes.to_vec();
+    if devices(&evidence).is_some() {
+        assert_eq!(bytes, RACK.1.statuses[0]);
+    }
+}
+
 /// A file of NVIDIA's tools is read within its bounds.
 pub fn gpu_file(bytes: &[u8]) {
     if let Ok(devices) = DeviceEvidence::from_file(bytes) {

@@ -20,6 +20,7 @@ pub mod fuzz;
 pub mod intel;
 pub mod log;
 pub mod nvidia;
+pub mod ocsp;
 pub mod release;
 pub mod tpm;
 mod vectors;

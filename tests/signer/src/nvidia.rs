@@ -17,6 +17,7 @@ use crate::amd::{self, List};
 use crate::authority::{
     self, AUTHORITY, Authority, DIGITAL_SIGNATURE, Extension, FROM, Template, UNTIL, der,
 };
+use crate::ocsp::Answer;
 
 /// keyUsage keyCertSign and cRLSign, critical.
 pub const AUTHORITY_USAGE: authority::Known = (&[0x55, 0x1d, 0x0f], true, &[3, 2, 1, 6]);
@@ -96,6 +97,8 @@ pub struct Rack {
     pub manifests: Vec<Manifest>,
     /// Revocation lists, each with the key that signs it.
     pub lists: Vec<(List, SigningKey)>,
+    /// Status responses; that everything is good, if there are none here.
+    pub answers: Option<Vec<Answer>>,
 }
 
 fn key(seed: u8) -> SigningKey {
@@ -457,6 +460,7 @@ impl Rack {
                 (list("identity"), key(0x53)),
                 (list("Test manifest root"), manifest_root.key.clone()),
             ],
+            answers: None,
             device_root,
             manifest_root,
         }
@@ -503,6 +507,13 @@ impl Rack {
             devices: devices.collect(),
             manifests: self.manifests.iter().map(Manifest::sign).collect(),
             revocation_lists: lists.collect(),
+            statuses: match &self.answers {
+                Some(answers) => answers.iter().map(Answer::sign).collect(),
+                None => {
+                    let all = self.subjects();
+                    all.iter().map(|one| Answer::good(one).sign()).collect()
+                }
+            },
         }
     }
 
@@ -530,15 +541,24 @@ impl Rack {
 }
 
 /// All fields but the roots.
-pub const FIELDS: &str = "revocation_lists = \"required\"\nchips = [\"GH100\"]\n\
+pub const FIELDS: &str = "revocation_lists = \"required\"\nrevocation = \"ocsp\"\n\
+    chips = [\"GH100\"]\n\
     switches = [\"LS_10\"]\nmodes = [\"single\", \"protected-pcie\"]\n\
     minimum_driver = \"580.95.05\"\nminimum_vbios = \"96.9F.00.01.02\"\n\
     minimum_switch_vbios = \"96.10.55.00.01\"\ndriver_manifest = \"required\"\n\
     vbios_manifest = \"required\"\nswitch_manifest = \"required\"\ndevices = \"any\"\n";
 
+/// The policy of `world` with a table `[gpu]`.
+pub fn with_table(world: &World, table: &str) -> String {
+    let text = world
+        .policy_toml()
+        .replacen("version = 2", "version = 3", 1);
+    format!("{text}\n{table}")
+}
+
 /// Reads the table `[gpu]`.
 pub fn gpu_policy(table: &str) -> GpuPolicy {
-    let text = format!("{}\n{table}", World::new().policy_toml());
+    let text = with_table(&World::new(), table);
     let policy = Policy::parse(text.as_bytes()).expect("a policy");
     policy.gpu.expect("a table")
 }
@@ -553,7 +573,7 @@ pub fn rack_world(rack: &Rack) -> (World, Policy) {
             counts.gpus, counts.switches
         );
     let world = World::with_configuration(configuration.as_bytes());
-    let policy = format!("{}\n{}", world.policy_toml(), rack.policy_toml());
+    let policy = with_table(&world, &rack.policy_toml());
     let policy = Policy::parse(policy.as_bytes()).expect("a policy");
     (world, policy)
 }
