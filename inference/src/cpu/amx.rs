@@ -183,9 +183,9 @@ fn store(
         }
         return;
     }
-    for index in 0..tokens_here {
-        let out = &mut task.out[(token + index) * rows + row..][..rows_here];
-        for (lane, out) in out.iter_mut().enumerate() {
+    let lines = task.out[token * rows..].chunks_mut(rows);
+    for (index, line) in lines.enumerate().take(tokens_here) {
+        for (lane, out) in line[row..][..rows_here].iter_mut().enumerate() {
             *out = sums[lane][index] + task.bias.map_or(0.0, |bias| bias[row + lane]);
         }
     }
