@@ -199,6 +199,7 @@ def make_gguf(folder, file, sizes, kind):
     file_bytes = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(file_bytes[:8], "little")
     header = json.loads(file_bytes[8:8 + length])
+    header.pop("__metadata__", None)
     for name, entry in header.items():
         start, end = entry["data_offsets"]
         stored = numpy.frombuffer(file_bytes[8 + length + start:8 + length + end], "uint16")

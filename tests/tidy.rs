@@ -85,6 +85,10 @@ const UNSAFE: &[(&str, &str)] = &[
         "sixteen lanes at once need the processor's own instructions",
     ),
     (
+        "inference/src/cpu/amx/tiles.rs",
+        "the processor's tiles have no safe interface",
+    ),
+    (
         "inference/src/cpu/level.rs",
         "calling what is compiled for AVX needs proof that the processor has it",
     ),

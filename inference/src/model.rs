@@ -71,6 +71,7 @@ impl Model {
             Level::Baseline => "baseline",
             Level::Avx2 => "AVX2",
             Level::Avx512 => "AVX-512",
+            Level::Amx => "AVX-512 and AMX",
         }
     }
 

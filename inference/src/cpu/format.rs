@@ -88,13 +88,22 @@ pub(super) struct Row<'a> {
 
 /// Widens the elements of one format.
 pub(super) trait Element {
-    /// Whether [`lanes`](Self::lanes) is fast enough to be called for each activation.
-    const STREAMS: bool;
-    /// Elements `LANES * block` and following.
-    fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V;
     /// Elements from `start` on, as many as `out` takes. Where groups share a scale, both are whole
     /// groups or blocks.
     fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]);
+}
+
+/// A format that is widened fast enough to be widened anew for each activation.
+pub(super) trait Stream: Element {
+    /// Blocks of [`LANES`] elements in a chunk: 1 or 2.
+    const BLOCKS: usize;
+    /// Bytes that are read together.
+    type Chunk;
+    fn chunks<'a>(row: Row<'a>) -> &'a [Self::Chunk];
+    /// What elements of a group have in common, in the form that is fastest to apply.
+    fn scale<V: Isa>(row: Row<'_>, group: usize) -> V::V;
+    /// The first or second block of a chunk, widened.
+    fn lanes<V: Isa>(chunk: &Self::Chunk, second: bool, scale: V::V) -> V::V;
 }
 
 pub(super) struct F32;
@@ -108,17 +117,29 @@ pub(super) struct Int4;
 macro_rules! plain {
     ($name:ident, $bytes:literal, $one:expr, $lanes:expr) => {
         impl Element for $name {
-            const STREAMS: bool = true;
-            #[inline(always)]
-            fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V {
-                $lanes(row.chunk::<{ $bytes * LANES }>(block))
-            }
             #[inline(always)]
             fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
                 let (elements, _) = row.bytes[start * $bytes..].as_chunks::<$bytes>();
                 for (out, element) in out.iter_mut().zip(elements) {
                     *out = $one(*element);
                 }
+            }
+        }
+
+        impl Stream for $name {
+            const BLOCKS: usize = 1;
+            type Chunk = [u8; $bytes * LANES];
+            #[inline(always)]
+            fn chunks<'a>(row: Row<'a>) -> &'a [Self::Chunk] {
+                row.bytes.as_chunks().0
+            }
+            #[inline(always)]
+            fn scale<V: Isa>(_: Row<'_>, _: usize) -> V::V {
+                V::splat(1.0)
+            }
+            #[inline(always)]
+            fn lanes<V: Isa>(chunk: &Self::Chunk, _: bool, _: V::V) -> V::V {
+                $lanes(chunk)
             }
         }
     };
@@ -139,14 +160,6 @@ plain!(
 plain!(Bf16, 2, from_bf16, V::from_bf16);
 
 impl Element for Mxfp4 {
-    const STREAMS: bool = false;
-    #[inline(always)]
-    fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V {
-        let mut wide = [0.0; mxfp4::BLOCK];
-        Self::widen::<V>(row, block / 2 * mxfp4::BLOCK, &mut wide);
-        let half = block % 2 * LANES;
-        V::load(&std::array::from_fn(|lane| wide[half + lane]))
-    }
     #[inline(always)]
     fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
         let scales = &row.scales[start / mxfp4::BLOCK..];
@@ -154,52 +167,72 @@ impl Element for Mxfp4 {
     }
 }
 
-impl Element for Int8 {
-    const STREAMS: bool = true;
-    #[inline(always)]
-    fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V {
-        V::mul(V::from_i8(row.chunk(block)), V::splat(row.scale(block)))
-    }
-    #[inline(always)]
-    fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
-        widen_lanes::<V, Self>(row, start, out);
-    }
+/// The formats whose groups share a scale.
+macro_rules! scaled {
+    ($name:ident, $blocks:literal, $scale:expr, $lanes:expr) => {
+        impl Element for $name {
+            #[inline(always)]
+            fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
+                widen_chunks::<V, Self>(row, start, out);
+            }
+        }
+
+        impl Stream for $name {
+            const BLOCKS: usize = $blocks;
+            type Chunk = [u8; LANES];
+            #[inline(always)]
+            fn chunks<'a>(row: Row<'a>) -> &'a [Self::Chunk] {
+                row.bytes.as_chunks().0
+            }
+            #[inline(always)]
+            fn scale<V: Isa>(row: Row<'_>, group: usize) -> V::V {
+                $scale(V::half(row.scale(group)))
+            }
+            #[inline(always)]
+            fn lanes<V: Isa>(chunk: &Self::Chunk, second: bool, scale: V::V) -> V::V {
+                $lanes(chunk, second, scale)
+            }
+        }
+    };
 }
 
-impl Element for Int4 {
-    const STREAMS: bool = true;
-    #[inline(always)]
-    fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V {
-        let halves = V::from_i4(row.chunk(block / 2), !block.is_multiple_of(2));
-        V::mul(halves, V::splat(row.scale(block)))
-    }
-    #[inline(always)]
-    fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
-        widen_lanes::<V, Self>(row, start, out);
-    }
-}
+scaled!(Int8, 1, V::splat, |chunk, _, scale| V::mul(
+    V::from_i8(chunk),
+    scale
+));
+scaled!(Int4, 2, V::scale_i4, V::from_i4);
 
-impl Row<'_> {
-    /// The scale of a block's group. Exact in f32, as is its product with any element.
+impl<'a> Row<'a> {
+    /// The bits of a group's scale.
     #[inline(always)]
-    fn scale(self, block: usize) -> f32 {
-        let group = (block * LANES) >> self.shift;
-        from_f16(u16::from_le_bytes([
-            self.scales[2 * group],
-            self.scales[2 * group + 1],
-        ]))
+    fn scale(self, group: usize) -> u16 {
+        let scale = self.scales[2 * group..].first_chunk();
+        u16::from_le_bytes(*scale.unwrap_or(&[0; 2]))
     }
 
+    /// Blocks that share a scale; all, where elements stand by themselves.
     #[inline(always)]
-    fn chunk<const N: usize>(&self, number: usize) -> &[u8; N] {
-        self.bytes[number * N..].first_chunk().unwrap_or(&[0; N])
+    pub(super) fn group_blocks(self) -> usize {
+        match self.shift {
+            0 => usize::MAX,
+            shift => (1 << shift) / LANES,
+        }
     }
 }
 
 #[inline(always)]
-fn widen_lanes<V: Isa, E: Element>(row: Row<'_>, start: usize, out: &mut [f32]) {
-    for (block, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
-        *out = V::store(E::lanes::<V>(row, start / LANES + block));
+fn widen_chunks<V: Isa, E: Stream>(row: Row<'_>, start: usize, out: &mut [f32]) {
+    let chunks = &E::chunks(row)[start / LANES / E::BLOCKS..];
+    let per_group = row.group_blocks();
+    let blocks = out.as_chunks_mut().0;
+    for (group, blocks) in blocks.chunks_mut(per_group).enumerate() {
+        let scale = E::scale::<V>(row, start / LANES / per_group + group);
+        let chunks = &chunks[group * (per_group / E::BLOCKS)..];
+        for (chunk, out) in chunks.iter().zip(blocks.chunks_mut(E::BLOCKS)) {
+            for (index, out) in out.iter_mut().enumerate() {
+                *out = V::store(E::lanes::<V>(chunk, index != 0, scale));
+            }
+        }
     }
 }
 

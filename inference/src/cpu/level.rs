@@ -1,5 +1,7 @@
 //! One source, three versions: which vector instructions the compiler may use for it.
 
+use super::amx;
+
 /// The vector instructions of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -9,6 +11,8 @@ pub(crate) enum Level {
     Avx2,
     /// 16 lanes at once.
     Avx512,
+    /// As [`Avx512`](Self::Avx512), and tiles for products of bf16 matrices, whose bits differ.
+    Amx,
 }
 
 impl Level {
@@ -28,6 +32,9 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
                 {
                     levels.push(Self::Avx512);
+                    if amx::usable() {
+                        levels.push(Self::Amx);
+                    }
                 }
             }
         }
@@ -70,7 +77,9 @@ macro_rules! leveled {
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::Level::Avx2 => unsafe { avx2($($argument),*) },
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::Level::Avx512 => unsafe { avx512($($argument),*) },
+                $crate::cpu::Level::Avx512 | $crate::cpu::Level::Amx => unsafe {
+                    avx512($($argument),*)
+                },
                 _ => body::<$crate::cpu::vector::Separate>($($argument),*),
             }
         }

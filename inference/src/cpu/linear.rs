@@ -1,16 +1,23 @@
 //! Weights times activations. Weights stay as they are stored and are widened on the way.
 
-use super::format::{Bf16, Element, F16, F32, Int4, Int8, Mxfp4};
+use super::amx::{self, Packed};
+use super::format::{Bf16, Element, F16, F32, Int4, Int8, Mxfp4, Stream};
 use super::level::leveled;
 use super::vector::{Isa, Lanes, each};
-use super::{Format, LANES, Pool, Rows, mxfp4, padded};
+use super::{Format, LANES, Level, Pool, Rows, mxfp4, padded};
 
 /// Below this many products, waking a thread takes longer than the work.
 const ALONE: usize = 1 << 16;
 /// Rows of weights that share one pass over an activation.
 const STREAMED_ROWS: usize = 4;
+/// Blocks that are read in one go, a group's or fewer: what they need is asked for in advance.
+const STRETCH: usize = 8;
+/// Bytes that the memory hands over together.
+const LINE: usize = 64;
 /// Activations from which on rows are widened once for all.
 const MANY: usize = 3;
+/// The same where there are 32 registers.
+const MANY_WIDE: usize = 9;
 /// Columns that are widened at once: what eight rows of them take stays in the first-level cache.
 const WIDENED: usize = 512;
 /// Activations from which on threads own activations instead of rows.
@@ -25,13 +32,25 @@ pub(crate) struct Product<'a> {
 }
 
 /// A part of a product: some rows and some activations.
-struct Task<'a> {
-    weight: Rows<'a>,
-    bias: Option<&'a [f32]>,
-    x: &'a [f32],
-    out: &'a mut [f32],
+pub(super) struct Task<'a> {
+    pub(super) weight: Rows<'a>,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) x: &'a [f32],
+    /// The number of the first activation.
+    pub(super) first_token: usize,
+    pub(super) out: &'a mut [f32],
     /// Whether `out` is `[row][token]`.
-    turned: bool,
+    pub(super) turned: bool,
+    /// All activations once more, where tiles compute.
+    pub(super) packed: Option<&'a Packed>,
+}
+
+/// Activations that products share.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    x: &'a [f32],
+    tokens: usize,
+    packed: Option<&'a Packed>,
 }
 
 /// Computes products of the same activations.
@@ -45,13 +64,20 @@ pub(crate) fn linear(pool: &Pool, x: &[f32], products: &mut [Product<'_>]) {
     }
     let outs: usize = products.iter().map(|product| product.out.len()).sum();
     let alone = outs * columns < ALONE;
+    let has_bf16 = products.iter().any(|p| p.weight.format == Format::Bf16);
+    let packed = (has_bf16 && pool.level == Level::Amx).then(|| Packed::new(pool, x, columns));
+    let given = Given {
+        x,
+        tokens,
+        packed: packed.as_ref(),
+    };
     if tokens >= OWN_TOKENS {
-        return by_tokens(pool, x, products, tokens);
+        return by_tokens(pool, given, products);
     }
     if tokens == 1 {
         let tasks = products.iter_mut().flat_map(|product| {
             let (weight, bias) = (product.weight, product.bias);
-            by_rows(pool, weight, bias, x, &mut *product.out, 1)
+            by_rows(pool, given, weight, bias, &mut *product.out)
         });
         return run(pool, tasks, alone);
     }
@@ -59,7 +85,7 @@ pub(crate) fn linear(pool: &Pool, x: &[f32], products: &mut [Product<'_>]) {
     let mut turned: Vec<Vec<f32>> = products.iter().map(|p| vec![0.0; p.out.len()]).collect();
     let tasks = products.iter().zip(&mut turned).flat_map(|(product, out)| {
         let (weight, bias) = (product.weight, product.bias);
-        by_rows(pool, weight, bias, x, out, tokens)
+        by_rows(pool, given, weight, bias, out)
     });
     run(pool, tasks, alone);
     for (product, turned) in products.iter_mut().zip(&turned) {
@@ -80,15 +106,16 @@ fn run<'a>(pool: &Pool, tasks: impl Iterator<Item = Task<'a>>, alone: bool) {
 /// Tasks of some rows each.
 fn by_rows<'a>(
     pool: &Pool,
+    given: Given<'a>,
     weight: Rows<'a>,
     bias: Option<&'a [f32]>,
-    x: &'a [f32],
     out: &'a mut [f32],
-    tokens: usize,
 ) -> impl Iterator<Item = Task<'a>> {
+    let Given { x, tokens, packed } = given;
     let rows = out.len() / tokens;
     // Small enough for good balance, large enough to be worth a lock.
-    let part = rows.div_ceil(pool.threads() * 8).next_multiple_of(8);
+    let whole = if packed.is_some() { amx::PAIR } else { 8 };
+    let part = rows.div_ceil(pool.threads() * 8).next_multiple_of(whole);
     out.chunks_mut(part * tokens)
         .enumerate()
         .map(move |(index, out)| {
@@ -97,37 +124,54 @@ fn by_rows<'a>(
                 weight: weight.slice(rows.clone()),
                 bias: bias.map(|bias| &bias[rows]),
                 x,
+                first_token: 0,
                 out,
                 turned: true,
+                packed,
             }
         })
 }
 
 /// Tasks of some activations each.
-fn by_tokens(pool: &Pool, x: &[f32], products: &mut [Product<'_>], tokens: usize) {
-    let part = tokens.div_ceil(pool.threads() * 4).next_multiple_of(3);
-    let part = part.clamp(12, 48);
+fn by_tokens(pool: &Pool, given: Given<'_>, products: &mut [Product<'_>]) {
+    let Given { x, tokens, packed } = given;
+    let part = match packed {
+        // So fast that reading the weights once more would be felt.
+        Some(_) => tokens
+            .div_ceil(pool.threads())
+            .next_multiple_of(amx::PAIR)
+            .min(512),
+        None => tokens
+            .div_ceil(pool.threads() * 4)
+            .next_multiple_of(3)
+            .clamp(12, 48),
+    };
     let tasks = products.iter_mut().flat_map(|product| {
         let (weight, bias) = (product.weight, product.bias);
         let rows = product.out.len() / tokens;
         let outs = product.out.chunks_mut(part * rows);
         let parts = outs.zip(x.chunks(part * weight.columns));
-        parts.map(move |(out, x)| Task {
+        parts.enumerate().map(move |(index, (out, x))| Task {
             weight,
             bias,
             x,
+            first_token: index * part,
             out,
             turned: false,
+            packed,
         })
     });
     run(pool, tasks, false);
 }
 
-fn compute(level: super::Level, task: Task<'_>) {
+fn compute(level: Level, task: Task<'_>) {
     match task.weight.format {
         Format::F32 => task_f32(level, task),
         Format::F16 => task_f16(level, task),
-        Format::Bf16 => task_bf16(level, task),
+        Format::Bf16 => match task.packed {
+            Some(packed) => amx::by_tiles(task, packed),
+            None => task_bf16(level, task),
+        },
         Format::Mxfp4 => task_mxfp4(level, task),
         Format::Int8 { .. } => task_int8(level, task),
         Format::Int4 { .. } => task_int4(level, task),
@@ -154,7 +198,10 @@ leveled! {
 
 leveled! {
     fn task_mxfp4(task: Task<'_>) {
-        part::<V, Mxfp4>(task);
+        match task.x.len() / task.weight.columns {
+            ..MANY => panels::<V, Mxfp4, 4, 1>(task),
+            _ => many::<V, Mxfp4>(task),
+        }
     }
 }
 
@@ -170,30 +217,21 @@ leveled! {
     }
 }
 
-/// For measuring: a product of a bf16 matrix and one activation, on this thread.
-pub(super) fn stream_bf16(level: super::Level, weight: Rows<'_>, x: &[f32], out: &mut [f32]) {
-    let task = Task {
-        weight,
-        bias: None,
-        x,
-        out,
-        turned: true,
-    };
-    task_bf16(level, task);
+#[inline(always)]
+fn part<V: Isa, E: Stream>(task: Task<'_>) {
+    match (task.x.len() / task.weight.columns, V::WIDE) {
+        (1, _) | (..MANY, false) => stream::<V, E, 1>(task),
+        (2, true) => stream::<V, E, 2>(task),
+        (..MANY_WIDE, true) => stream::<V, E, 4>(task),
+        _ => many::<V, E>(task),
+    }
 }
 
 #[inline(always)]
-fn part<V: Isa, E: Element>(task: Task<'_>) {
-    let tokens = task.x.len() / task.weight.columns;
-    if tokens >= MANY {
-        match V::WIDE {
-            true => panels::<V, E, 8, 3>(task),
-            false => panels::<V, E, 2, 3>(task),
-        }
-    } else if E::STREAMS {
-        stream::<V, E>(task);
-    } else {
-        panels::<V, E, 4, 1>(task);
+fn many<V: Isa, E: Element>(task: Task<'_>) {
+    match V::WIDE {
+        true => panels::<V, E, 8, 3>(task),
+        false => panels::<V, E, 2, 3>(task),
     }
 }
 
@@ -209,59 +247,125 @@ impl Task<'_> {
     }
 }
 
-/// Few activations: weights are widened in registers.
+/// Few activations: weights are widened in registers, for `T` activations at a time.
 #[inline(always)]
-fn stream<V: Isa, E: Element>(mut task: Task<'_>) {
+fn stream<V: Isa, E: Stream, const T: usize>(mut task: Task<'_>) {
     let columns = task.weight.columns;
     let tokens = task.x.len() / columns;
     let rows = task.out.len() / tokens;
     let x = task.x;
-    for (token, x) in x.chunks_exact(columns).enumerate() {
+    for first in (0..tokens).step_by(T) {
+        // The last activation may be there more than once: what is computed twice is dropped.
+        let x: [_; T] = std::array::from_fn(|index| {
+            let token = (first + index).min(tokens - 1);
+            &x[token * columns..][..columns]
+        });
         let mut row = 0;
         while row + STREAMED_ROWS <= rows {
-            let sums = streamed::<V, E, STREAMED_ROWS>(task.weight, row, x);
-            for (index, sum) in sums.into_iter().enumerate() {
-                task.set(row + index, token, tokens, sum);
+            let sums = streamed::<V, E, STREAMED_ROWS, T>(task.weight, row, x);
+            for (index, sums) in sums.iter().enumerate() {
+                for (token, sum) in sums.iter().enumerate().take(tokens - first) {
+                    task.set(row + index, first + token, tokens, *sum);
+                }
             }
             row += STREAMED_ROWS;
         }
         while row < rows {
-            let sum = streamed::<V, E, 1>(task.weight, row, x)[0];
-            task.set(row, token, tokens, sum);
+            let sums = streamed::<V, E, 1, T>(task.weight, row, x);
+            for (token, sum) in sums[0].iter().enumerate().take(tokens - first) {
+                task.set(row, first + token, tokens, *sum);
+            }
             row += 1;
         }
     }
 }
 
-/// Dot products of `R` stored rows with one activation.
+/// Dot products of `R` stored rows with `T` activations.
 #[inline(always)]
-fn streamed<V: Isa, E: Element, const R: usize>(
+fn streamed<V: Isa, E: Stream, const R: usize, const T: usize>(
     weight: Rows<'_>,
     row: usize,
-    x: &[f32],
-) -> [f32; R] {
+    x: [&[f32]; T],
+) -> [[f32; T]; R] {
     let rows: [_; R] = std::array::from_fn(|index| weight.row(row + index));
-    let (blocks, rest) = x.as_chunks::<LANES>();
-    let mut sums = [V::splat(0.0); R];
-    for (index, x) in blocks.iter().enumerate() {
-        let x = V::load(x);
-        each!(ROW < R, {
-            sums[ROW] = V::multiply_add(sums[ROW], E::lanes::<V>(rows[ROW], index), x);
-        });
-    }
-    if !rest.is_empty() {
-        let x = V::load(&padded(rest));
-        for row in 0..R {
-            let mut weight = [0.0; LANES];
-            E::widen::<V>(rows[row], blocks.len() * LANES, &mut weight[..rest.len()]);
-            sums[row] = V::multiply_add(sums[row], V::load(&weight), x);
+    let chunks = rows.map(E::chunks);
+    let count = x[0].len() / LANES;
+    let blocks = x.map(|x| x.as_chunks::<LANES>().0);
+    let per_group = rows[0].group_blocks();
+    let stretch = per_group.min(STRETCH);
+    let ahead = R * weight.format.row_bytes(weight.columns);
+    let mut sums = [[V::splat(0.0); T]; R];
+    for start in (0..count).step_by(stretch) {
+        let scales = rows.map(|row| E::scale::<V>(row, start / per_group));
+        let end = count.min(start + stretch);
+        let blocks = blocks.map(|blocks| &blocks[start..end]);
+        let chunks = chunks.map(|chunks| &chunks[start / E::BLOCKS..end / E::BLOCKS]);
+        for chunks in chunks {
+            for line in (0..size_of_val(chunks)).step_by(LINE) {
+                V::prefetch(chunks.as_ptr().cast(), ahead + line);
+            }
+        }
+        for index in 0..chunks[0].len() {
+            meet::<V, E, R, T>(
+                &mut sums,
+                chunks.map(|c| &c[index]),
+                scales,
+                blocks,
+                index,
+                false,
+            );
+            if E::BLOCKS == 2 {
+                meet::<V, E, R, T>(
+                    &mut sums,
+                    chunks.map(|c| &c[index]),
+                    scales,
+                    blocks,
+                    index,
+                    true,
+                );
+            }
         }
     }
-    let mut totals = [0.0; R];
+    let width = x[0].len() % LANES;
+    if width > 0 {
+        for row in 0..R {
+            let mut weight = [0.0; LANES];
+            E::widen::<V>(rows[row], count * LANES, &mut weight[..width]);
+            for token in 0..T {
+                let x = V::load(&padded(&x[token][count * LANES..]));
+                sums[row][token] = V::multiply_add(sums[row][token], V::load(&weight), x);
+            }
+        }
+    }
+    let mut totals = [[0.0; T]; R];
     for row in 0..R {
-        totals[row] = V::total(sums[row]);
+        for token in 0..T {
+            totals[row][token] = V::total(sums[row][token]);
+        }
     }
     totals
+}
+
+/// Adds the products of one block of each row and each activation.
+#[inline(always)]
+fn meet<V: Isa, E: Stream, const R: usize, const T: usize>(
+    sums: &mut [[V::V; T]; R],
+    chunks: [&E::Chunk; R],
+    scales: [V::V; R],
+    blocks: [&[Lanes]; T],
+    index: usize,
+    second: bool,
+) {
+    let mut lanes = [V::splat(0.0); T];
+    each!(TOKEN < T, {
+        lanes[TOKEN] = V::load(&blocks[TOKEN][index * E::BLOCKS + usize::from(second)]);
+    });
+    each!(ROW < R, {
+        let weight = E::lanes::<V>(chunks[ROW], second, scales[ROW]);
+        each!(TOKEN < T, {
+            sums[ROW][TOKEN] = V::multiply_add(sums[ROW][TOKEN], weight, lanes[TOKEN]);
+        });
+    });
 }
 
 /// The same sixteen columns of some rows, where a load takes one line of the cache.

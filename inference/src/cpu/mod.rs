@@ -7,6 +7,7 @@
 //! (AVX2 with FMA, AVX-512), all levels of instructions agree; the baseline, which only emulators
 //! use, rounds twice and has bits of its own.
 
+mod amx;
 mod attention;
 mod choose;
 mod format;

@@ -1,11 +1,15 @@
 //! A small thread pool that parks.
 //!
+//! A thread looks for some microseconds before it parks, so that the products of one step follow
+//! each other without a wake, and no more, so that a busy machine loses nothing to it.
+//!
 //! The caller works, too: it starts at once, and helpers that wake in time take items from the same
-//! list. A helper that wakes late finds nothing and costs nothing, and nobody spins. Which thread
+//! list. A helper that wakes late finds nothing and costs nothing. Which thread
 //! takes which item never matters: every item is computed by itself.
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -22,18 +26,22 @@ pub(crate) struct Pool {
 impl Pool {
     /// A pool of `threads` threads, the caller's included.
     pub(crate) fn new(threads: NonZeroUsize, level: Level) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let mut pool = Self {
-            level,
-            shared,
-            helpers: Vec::new(),
-        };
+        let mut pool = Self::alone(level);
         for _ in 1..threads.get() {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name("inference".to_owned());
             pool.helpers.push(builder.spawn(move || shared.help())?);
         }
         Ok(pool)
+    }
+
+    /// No thread but the caller's.
+    pub(crate) fn alone(level: Level) -> Self {
+        Self {
+            level,
+            shared: Arc::default(),
+            helpers: Vec::new(),
+        }
     }
 
     /// The number of threads, the caller's included.
@@ -80,9 +88,17 @@ impl Drop for Pool {
 /// What all threads run at the same time; it takes its own share of the work.
 type Task<'a> = &'a (dyn Fn() + Sync);
 
+/// How often a thread looks before it parks: some microseconds, as between two products of a step.
+/// Waking a parked one takes longer than many a product.
+const LOOKS: usize = 400;
+
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// The number of the last offer, to be looked at without the lock: a hint, and no more.
+    offered: AtomicU64,
+    /// Whether helpers are inside: a hint, too.
+    occupied: AtomicBool,
     wake: Condvar,
     done: Condvar,
 }
@@ -118,6 +134,7 @@ impl Shared {
             let mut state = lock(&self.state);
             state.task = Some(task);
             state.number += 1;
+            self.offered.store(state.number, Ordering::Release);
         }
         self.wake.notify_all();
         let retract = Retract(self);
@@ -128,6 +145,7 @@ impl Shared {
 
     fn help(&self) {
         let mut seen = 0;
+        let mut looked = true;
         let mut state = lock(&self.state);
         loop {
             if state.stop {
@@ -135,6 +153,13 @@ impl Shared {
             }
             let offer = state.task.filter(|_| state.number != seen);
             let Some(task) = offer else {
+                if !looked {
+                    drop(state);
+                    look(|| self.offered.load(Ordering::Acquire) != seen);
+                    looked = true;
+                    state = lock(&self.state);
+                    continue;
+                }
                 state = self
                     .wake
                     .wait(state)
@@ -142,13 +167,16 @@ impl Shared {
                 continue;
             };
             seen = state.number;
+            looked = false;
             state.inside += 1;
+            self.occupied.store(true, Ordering::Release);
             drop(state);
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
             state = lock(&self.state);
             state.panicked |= result.is_err();
             state.inside -= 1;
             if state.inside == 0 {
+                self.occupied.store(false, Ordering::Release);
                 self.done.notify_all();
             }
         }
@@ -162,6 +190,11 @@ impl Drop for Retract<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
         state.task = None;
+        if state.inside > 0 {
+            drop(state);
+            look(|| !self.0.occupied.load(Ordering::Acquire));
+            state = lock(&self.0.state);
+        }
         while state.inside > 0 {
             state = self
                 .0
@@ -169,6 +202,16 @@ impl Drop for Retract<'_> {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// Waits for a moment, or until `seen`.
+fn look(seen: impl Fn() -> bool) {
+    for _ in 0..LOOKS {
+        if seen() {
+            return;
+        }
+        std::hint::spin_loop();
     }
 }
 

@@ -49,8 +49,14 @@ pub(crate) trait Isa {
     fn from_bf16(bytes: &[u8; 2 * LANES]) -> Self::V;
     fn from_f16(bytes: &[u8; 2 * LANES]) -> Self::V;
     fn from_i8(bytes: &[u8; LANES]) -> Self::V;
-    /// The low halves of bytes, or the high ones.
-    fn from_i4(bytes: &[u8; LANES], high: bool) -> Self::V;
+    /// The low halves of bytes, or the high ones, times the scale that [`scale_i4`](Self::scale_i4)
+    /// made.
+    fn from_i4(bytes: &[u8; LANES], high: bool, scale: Self::V) -> Self::V;
+    fn scale_i4(scale: f32) -> Self::V;
+    /// A number in f16.
+    fn half(bits: u16) -> f32;
+    /// Asks for what lies `ahead` bytes further to be brought near.
+    fn prefetch(bytes: *const u8, ahead: usize);
 }
 
 /// Any processor of another kind.
@@ -123,10 +129,23 @@ impl Isa for Separate {
         bytes.map(|byte| f32::from(byte as i8))
     }
     #[inline(always)]
-    fn from_i4(bytes: &[u8; LANES], high: bool) -> Lanes {
+    fn from_i4(bytes: &[u8; LANES], high: bool, scale: Lanes) -> Lanes {
         let lift = if high { 24 } else { 28 };
-        bytes.map(|byte| ((i32::from(byte) << lift) >> 28) as f32)
+        Self::mul(
+            bytes.map(|byte| ((i32::from(byte) << lift) >> 28) as f32),
+            scale,
+        )
     }
+    #[inline(always)]
+    fn scale_i4(scale: f32) -> Lanes {
+        Self::splat(scale)
+    }
+    #[inline(always)]
+    fn half(bits: u16) -> f32 {
+        from_f16(bits)
+    }
+    #[inline(always)]
+    fn prefetch(_: *const u8, _: usize) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -288,9 +307,22 @@ mod x86 {
             Self::load(&bytes.map(|byte| f32::from(byte as i8)))
         }
         #[inline(always)]
-        fn from_i4(bytes: &[u8; LANES], high: bool) -> Self::V {
+        fn from_i4(bytes: &[u8; LANES], high: bool, scale: Self::V) -> Self::V {
             let lift = if high { 24 } else { 28 };
-            Self::load(&bytes.map(|byte| ((i32::from(byte) << lift) >> 28) as f32))
+            let halves = bytes.map(|byte| ((i32::from(byte) << lift) >> 28) as f32);
+            Self::mul(Self::load(&halves), scale)
+        }
+        #[inline(always)]
+        fn scale_i4(scale: f32) -> Self::V {
+            Self::splat(scale)
+        }
+        #[inline(always)]
+        fn half(bits: u16) -> f32 {
+            from_f16(bits)
+        }
+        #[inline(always)]
+        fn prefetch(bytes: *const u8, ahead: usize) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(ahead).cast()) }
         }
     }
 
@@ -375,15 +407,28 @@ mod x86 {
             })
         }
         #[inline(always)]
-        fn from_i4(bytes: &[u8; LANES], high: bool) -> Self::V {
+        fn from_i4(bytes: &[u8; LANES], high: bool, scale: Self::V) -> Self::V {
             let start = bytes.as_ptr();
             halves!(half, {
                 let wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(start.add(8 * half).cast()));
-                _mm256_cvtepi32_ps(match high {
+                let whole = match high {
                     true => _mm256_srai_epi32::<4>(wide),
                     false => _mm256_srai_epi32::<28>(_mm256_slli_epi32::<28>(wide)),
-                })
+                };
+                _mm256_mul_ps(_mm256_cvtepi32_ps(whole), scale[half])
             })
+        }
+        #[inline(always)]
+        fn scale_i4(scale: f32) -> Self::V {
+            Self::splat(scale)
+        }
+        #[inline(always)]
+        fn half(bits: u16) -> f32 {
+            unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+        }
+        #[inline(always)]
+        fn prefetch(bytes: *const u8, ahead: usize) {
+            Separate::prefetch(bytes, ahead);
         }
     }
 
@@ -465,14 +510,33 @@ mod x86 {
             }
         }
         #[inline(always)]
-        fn from_i4(bytes: &[u8; LANES], high: bool) -> __m512 {
+        fn from_i4(bytes: &[u8; LANES], high: bool, scale: __m512) -> __m512 {
             unsafe {
-                let wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
-                _mm512_cvtepi32_ps(match high {
-                    true => _mm512_srai_epi32::<4>(wide),
-                    false => _mm512_srai_epi32::<28>(_mm512_slli_epi32::<28>(wide)),
-                })
+                // A place in the table is the low half of a number: no sign needs to be spread.
+                let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
+                let place = match high {
+                    true => _mm512_srli_epi32::<4>(wide),
+                    false => wide,
+                };
+                _mm512_permutexvar_ps(place, scale)
             }
+        }
+        /// All sixteen products.
+        #[inline(always)]
+        fn scale_i4(scale: f32) -> __m512 {
+            const HALVES: Lanes = [
+                0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0,
+                -1.0,
+            ];
+            Self::mul(Self::load(&HALVES), Self::splat(scale))
+        }
+        #[inline(always)]
+        fn half(bits: u16) -> f32 {
+            Avx2::half(bits)
+        }
+        #[inline(always)]
+        fn prefetch(bytes: *const u8, ahead: usize) {
+            Separate::prefetch(bytes, ahead);
         }
     }
 }
