@@ -76,6 +76,12 @@ fn what_amd_certified_is_what_the_report_says() {
     assert!(matches!(error, SnpError::Chip { .. }));
     let error = leaf(amd::vcek("Genoa", &TCB, &chip[..63]));
     assert!(matches!(error, SnpError::CertificateField { .. }));
+    let mut like_der = amd::CHIP; // bare, and begins as DER would
+    like_der[..2].copy_from_slice(&[4, 64]);
+    let mut machine = Machine::new();
+    machine.set(at::CHIP_ID, &like_der);
+    machine.leaf.extensions = amd::vcek("Genoa", &TCB, &like_der);
+    assert!(judge(&machine, &machine.policy(), NOW).is_ok());
     let wrapped = der(4, &[&amd::CHIP]);
     let mut machine = Machine::new();
     machine.leaf.extensions = amd::vcek("Genoa", &TCB, &wrapped);
