@@ -47,12 +47,13 @@ install_tool() {
         --root "$tool"
 }
 
-# A copy of the sources for job $1 and a target folder that it keeps: a mutant costs seconds.
+# A copy of the sources for job $1 and a target folder that it keeps: a mutant costs seconds. Every
+# file is of now: what was built last may have been a mutant, of a run that was broken off.
 plant() {
     rm -rf "$out/tree-$1"
     mkdir -p "$out/tree-$1"
     git ls-files -z --cached --others --exclude-standard |
-        tar --create --null --files-from=- --ignore-failed-read | tar --extract -C "$out/tree-$1"
+        tar --create --null --files-from=- --ignore-failed-read | tar --extract --touch -C "$out/tree-$1"
     # Evidence of real machines stands beside a checkout.
     if [ -d ../shared ]; then ln -sfn "$PWD/../shared" "$out/shared"; fi
 }
