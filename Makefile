@@ -50,6 +50,13 @@ SECONDS ?= 10
 fuzz:
 	tests/fuzzer/run.sh $(SECONDS) $(TARGETS)
 
+# Each operator of attest's checks changed in turn: a test must fail, or the mutant stands in
+# tests/mutants/survivors.md with the reason. FILES="attest/src/snp/verify.rs …" for some files,
+# SHARD=0/8 for a part, JOBS=2 for so many at a time. Takes hours for the whole.
+.PHONY: mutants
+mutants:
+	JOBS=$(or $(JOBS),1) SHARD=$(or $(SHARD),0/1) tests/mutants/run.sh $(FILES)
+
 # What takes too long for every change: the image built a second way in Nix's sandbox, twice, to the
 # same bits.
 test-reproduce:

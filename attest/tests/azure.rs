@@ -217,6 +217,22 @@ fn the_quote_is_by_the_endorsed_key_for_the_nonce_over_what_is_shown() {
     assert_eq!(signature, AzureError::Quote(VtpmError::SignatureFormat));
     let padded = spoilt(|evidence| evidence.quote.signature.push(0));
     assert_eq!(padded, AzureError::Quote(VtpmError::SignatureFormat));
+    // Signed by the key, and in no form that a TPM writes.
+    let vm = Vm::new();
+    let sound = vm.evidence(NONCE).quote.attest;
+    let (signer, nonce) = (usize::from(sound[7]), NONCE.len());
+    let safe = 8 + signer + 2 + nonce + 16;
+    let mut truth_2 = sound.clone();
+    truth_2[safe] = 2;
+    let nobodys = [&sound[..6], &[0, 0], &sound[8 + signer..]].concat();
+    let longer = [&sound[..], &[0]].concat();
+    for attest in [truth_2, nobodys, longer, sound[..sound.len() - 1].to_vec()] {
+        let mut evidence = vm.evidence(NONCE);
+        evidence.quote.signature = tpmt(&vm.key.sign_pkcs1(&attest));
+        evidence.quote.attest = attest;
+        let error = verdict(&evidence, &vm.policy()).unwrap_err();
+        assert_eq!(error, AzureError::Quote(VtpmError::AttestFormat));
+    }
     // By the key, and not in the encoding: shorter padding, another hash.
     let mut evidence = Vm::new().evidence(NONCE);
     let key = Vm::new().key;
@@ -324,6 +340,17 @@ fn the_event_log_explains_the_registers_in_the_bank_that_was_quoted() {
     // PCR 10 goes on being extended.
     let mut vm = Vm::new();
     vm.registers[10] = Digest([7; 32]);
+    assert!(verdict(&vm.evidence(NONCE), &vm.policy()).is_ok());
+    // So may whoever runs in the guest from PCR 16 on, and not below; what is not quoted and has no
+    // events is not missed.
+    for (number, accepted) in [(15, false), (16, true), (23, true)] {
+        let mut vm = Vm::new();
+        vm.registers[number] = Digest([7; 32]);
+        let verdict = verdict(&vm.evidence(NONCE), &vm.policy());
+        assert_eq!(verdict.is_ok(), accepted, "{number}");
+    }
+    let mut vm = Vm::new();
+    vm.selection[9] = 0b1110_1111;
     assert!(verdict(&vm.evidence(NONCE), &vm.policy()).is_ok());
     let garbled = spoilt(|evidence| evidence.event_log.truncate(300));
     assert!(matches!(

@@ -99,6 +99,35 @@ fn a_made_log_replays() {
     assert_eq!(log.count(Register(0)), 3); // without the startup locality
 }
 
+/// It is noted, not measured: in PCR 0 alone, and by an event that says so.
+#[test]
+fn the_locality_of_the_start_is_noted_in_register_0() {
+    let note = |register, kind| Event {
+        register,
+        kind,
+        measured: Vec::new(),
+        data: b"StartupLocality\0\x03".to_vec(),
+    };
+    let start = |event| {
+        let bytes = boot::encode(&[event]);
+        let log = EventLog::parse(&bytes).unwrap();
+        [0, 1].map(|register| log.replay(Register(register)))
+    };
+    let zero = Digest::ZERO;
+    let mut three = zero;
+    three.0[47] = 3;
+    assert_eq!(start(note(0, 3)), [three, zero]);
+    assert_eq!(start(note(1, 3)), [zero, zero]);
+    // One that is measured is an event like any other.
+    let measured = start(note(0, 6));
+    let alone = Event {
+        data: Vec::new(),
+        ..note(0, 6)
+    };
+    assert_eq!(measured, start(alone));
+    assert_ne!(measured, [zero, zero]);
+}
+
 #[test]
 fn a_log_that_is_too_long_or_cut_is_refused() {
     let found = MAX_EVENT_LOG_BYTES + 1;
@@ -149,6 +178,10 @@ fn the_first_event_must_announce_sha384() {
         );
     }
     assert_eq!(EventLog::parse(b""), Err(EventLogError::SpecId));
+    // A digest may be as long as the longest.
+    let mut longest = sound;
+    longest[62] = 64;
+    assert!(EventLog::parse(&longest).is_ok());
 }
 
 #[test]

@@ -378,6 +378,9 @@ fn documents_are_signed_known_and_in_time() {
         assert_eq!(edited(version, "\"version\":9"), DocumentFault::Kind);
         let id = if place == 0 { "\"TDX\"" } else { "\"TD_QE\"" };
         assert_eq!(edited(id, "\"SGX\""), DocumentFault::Kind);
+        let mut least = Domain::new(); // exactly the least that the policy demands
+        least.edit(place, "Number\":18", "Number\":17");
+        assert!(judge(&least, &least.policy(), NOW).is_ok());
         let (minimum, found) = (17, 16);
         assert_eq!(
             edited("Number\":18", "Number\":16"),

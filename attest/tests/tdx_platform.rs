@@ -125,6 +125,13 @@ fn versions_of_platform_and_module_are_judged_as_intel_says() {
     assert_eq!(error, status(at_launch, out_of_date));
     let error = fault(|domain| domain.certified.cpu = [1; 16]);
     assert_eq!(error, status(at_launch, TcbStatus::Revoked));
+    // Nor by a policy that was made without the reader that refuses it.
+    let mut revoked = Domain::new();
+    revoked.certified.cpu = [1; 16];
+    let mut policy = revoked.policy();
+    policy.tcb_statuses.push(TcbStatus::Revoked);
+    let error = judge(&revoked, &policy, NOW).unwrap_err();
+    assert_eq!(error, status(at_launch, TcbStatus::Revoked));
     let error = fault(|domain| domain.certified.cpu[0] = 0);
     assert_eq!(error, TdxError::NoLevel { part: at_launch });
     // With major version 0 the first two components count with the others.
@@ -294,6 +301,20 @@ fn service_domains_and_parts_of_domains_are_refused() {
         domain.set(at::CURRENT_SERVICE_TD, &[1]);
     });
     assert!(matches!(error, TdxError::ServiceDomain { .. }), "{error}");
+    // One that the policy pins is said once, or in both places, and nothing else in the second.
+    let current = |id: &[u8; 48]| {
+        let mut domain = Domain::of_version_5(4);
+        domain.set(at::MR_SERVICE_TD, &[7; 48]);
+        domain.set(at::CURRENT_SERVICE_TD, id);
+        let mut policy = domain.policy();
+        policy.mr_service_tds = Pin::OneOf(vec![Digest([7; 48])]);
+        judge(&domain, &policy, NOW).map(drop)
+    };
+    assert_eq!(current(&[0; 48]), Ok(()));
+    assert_eq!(current(&[7; 48]), Ok(()));
+    let (expected, found) = (Digest([7; 48]), Digest([8; 48]));
+    let other = TdxError::ServiceDomain { expected, found };
+    assert_eq!(current(&[8; 48]), Err(other));
     let error = fault(|domain| {
         *domain = Domain::of_version_5(4);
         domain.set(at::VM_ID, &[1]);
