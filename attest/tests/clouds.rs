@@ -408,8 +408,8 @@ fn what_does_not_belong_there_is_not_evidence() {
 }
 
 /// Header fields of the paravisor's report (size, request and status), a domain's whole hardware
-/// report beside its quote, and zeros at the end are not signed; nothing reads them. Of the log, see
-/// `flips.rs`: it is left out here.
+/// report beside its quote, and zeros at the end are not signed; nothing reads them. Of the log,
+/// see `flips.rs`: it is left out here.
 #[test]
 fn nothing_flipped_is_accepted_of_a_cloud() {
     let world = World::new();

@@ -3,7 +3,7 @@
 //! ```toml
 //! version = 2
 //!
-//! [tpm-quote]                             # of a quote of a TPM alone, and of Google's virtual TPMs
+//! [tpm-quote]                             # of a quote of a TPM alone, and of Google's
 //! keys = ["-----BEGIN PUBLIC KEY----- …"] # attestation keys (RSA); who names one vouches for it
 //! roots = ["google"]                      # who may certify others; both may not be empty
 //! secure_boot = "required"                # or "not-required"; told by the event log

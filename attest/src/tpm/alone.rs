@@ -1,5 +1,5 @@
-//! The verdict on a quote alone, as files hold it: of a key that the policy names, or that a root of
-//! the policy certified, over the SHA-256 bank.
+//! The verdict on a quote alone, as files hold it: of a key that the policy names, or that one of
+//! its roots certified, over the SHA-256 bank.
 
 use super::google;
 use super::registers::{self, RegisterFault};
@@ -137,8 +137,8 @@ impl RegisterFault {
     }
 }
 
-/// Verifies that a key which `policy` believes signed the quote, for `nonce` where one is named, and
-/// that its registers are as `policy` demands, at the time `now`.
+/// Verifies that a key which `policy` believes signed the quote, for `nonce` where one is named,
+/// and that its registers are as `policy` demands, at the time `now`.
 pub fn verify(
     evidence: &QuoteAlone,
     nonce: Option<&[u8]>,
@@ -206,8 +206,8 @@ pub fn verify(
     })
 }
 
-/// Who vouches for the key, and the key. Certificates are Google's; without any, a key of the policy
-/// signed.
+/// Who vouches for the key, and the key. Certificates are Google's; without any, a key of the
+/// policy signed.
 fn signer(
     evidence: &QuoteAlone,
     policy: &TpmQuotePolicy,

@@ -82,28 +82,7 @@ pub(super) fn judge_vm(
             let given = files.with_report(report.hardware).into_iter();
             given.map(AzureHardware::Snp).collect()
         }
-        AzureKind::Tdx => {
-            let quote = match (&saved.tdx_quote, file.td_quote) {
-                (Some(path), _) => {
-                    let bytes = read_file("quote", path, files::MAX_FILE_BYTES)?;
-                    files::quote(&bytes).map_err(|error| not_one("quote", path, &error))?
-                }
-                (None, Some(bytes)) => {
-                    files::quote(&bytes).map_err(|error| not_one("quote", path, &error))?
-                }
-                (None, None) => {
-                    return Err(
-                        Failure::misuse("the VM is on TDX, and there is no quote of it")
-                            .hint("give the one that Azure made for its report by --tdx-quote"),
-                    );
-                }
-            };
-            vec![AzureHardware::Tdx(TdxEvidence {
-                collateral: files.for_quote(&quote),
-                quote,
-                event_log: Vec::new(),
-            })]
-        }
+        AzureKind::Tdx => vec![domain(path, file.td_quote, saved, &files)?],
     };
     let event_log = event_log(saved)?;
     let time = saved.at.unwrap_or_else(now);
@@ -136,6 +115,34 @@ pub(super) fn judge_vm(
         time,
         claims: verified.claims().to_vec(),
     })
+}
+
+/// A quote of TDX with its collateral: of a file of its own, or that in the evidence.
+fn domain(
+    path: &Path,
+    shown: Option<Vec<u8>>,
+    saved: &Saved,
+    files: &Files,
+) -> Result<AzureHardware, Failure> {
+    let (path, bytes) = match (&saved.tdx_quote, shown) {
+        (Some(path), _) => {
+            let bytes = read_file("quote", path, files::MAX_FILE_BYTES)?;
+            (path.as_path(), bytes)
+        }
+        (None, Some(bytes)) => (path, bytes),
+        (None, None) => {
+            return Err(
+                Failure::misuse("the VM is on TDX, and there is no quote of it")
+                    .hint("give the one that Azure made for its report by --tdx-quote"),
+            );
+        }
+    };
+    let quote = files::quote(&bytes).map_err(|error| not_one("quote", path, &error))?;
+    Ok(AzureHardware::Tdx(TdxEvidence {
+        collateral: files.for_quote(&quote),
+        quote,
+        event_log: Vec::new(),
+    }))
 }
 
 fn read_quote(path: &Path) -> Result<QuoteFile, Failure> {
