@@ -19,12 +19,14 @@ use crate::azure::AzureHardware;
 use crate::certificate;
 use crate::certificate::Certificate;
 use crate::crl;
-use crate::gpu::{self, DeviceEvidence, GpuEvidence};
+use crate::gpu::{self, DeviceEvidence};
+use crate::ocsp;
 use crate::snp::{self, REPORT_BYTES, SnpEvidence};
 use crate::supply::{self, SignedDocument};
 use crate::tdx::{self, Collateral, Document, Quote, TdxEvidence};
 use crate::tpm::google;
 
+mod devices;
 mod vtpm;
 
 pub use vtpm::{
@@ -58,7 +60,8 @@ pub enum FileError {
     TooMany,
     /// Of no known form.
     #[error(
-        "no certificate, revocation list, document of AMD's or Intel's, or manifest of NVIDIA's"
+        "no certificate, revocation list, OCSP response, document of AMD's or Intel's, or manifest \
+         of NVIDIA's"
     )]
     Unknown,
     /// No report of SEV-SNP.
@@ -85,6 +88,7 @@ pub struct Files {
     lists: Vec<Vec<u8>>,
     documents: Vec<(Document, SignedDocument)>,
     manifests: Vec<Vec<u8>>,
+    statuses: Vec<Vec<u8>>,
 }
 
 impl Files {
@@ -105,6 +109,7 @@ impl Files {
             self.lists.len(),
             self.documents.len(),
             self.manifests.len(),
+            self.statuses.len(),
         ];
         match known {
             _ if most.into_iter().any(|count| count > MAX_ITEMS) => Err(FileError::TooMany),
@@ -163,11 +168,15 @@ impl Files {
             keep(&mut self.certificates, der);
             return true;
         }
-        let is_list = crl::decode(der).is_ok();
-        if is_list {
+        if crl::decode(der).is_ok() {
             keep(&mut self.lists, der);
+            return true;
         }
-        is_list
+        let is_status = ocsp::Response::parse(der).is_ok();
+        if is_status {
+            keep(&mut self.statuses, der);
+        }
+        is_status
     }
 
     fn add_table(&mut self, bytes: &[u8]) -> bool {
@@ -186,51 +195,6 @@ impl Files {
             keep(&mut self.manifests, bytes);
         }
         is_one && bytes.len() <= gpu::MAX_MANIFEST_BYTES
-    }
-
-    /// What these files say of the versions and authorities that devices name, beside what they
-    /// show.
-    pub fn supplement_gpus(&self, shown: &mut GpuEvidence) {
-        let mut versions = Vec::new();
-        let mut issuers = Vec::new();
-        for device in &shown.devices {
-            if let Ok(report) = gpu::Report::parse(&device.report) {
-                let driver = report.opaque.driver.map(|driver| driver.to_string());
-                versions.extend(driver);
-                versions.push(report.opaque.vbios.to_string());
-            }
-            let decoded = device.certificates.iter();
-            let decoded = decoded.filter_map(|der| certificate::decode(der).ok());
-            issuers.extend(decoded.map(|one| one.tbs_certificate().issuer().clone()));
-        }
-        let attributes: Vec<_> = versions
-            .iter()
-            .map(|version| format!("colloquialversion=\"{version}\"").to_lowercase())
-            .collect();
-        if shown.manifests.is_empty() {
-            let fits = |manifest: &&Vec<u8>| {
-                let text = String::from_utf8_lossy(manifest).to_lowercase();
-                attributes.iter().any(|attribute| text.contains(attribute))
-            };
-            let fitting = self.manifests.iter().filter(fits);
-            shown.manifests = fitting.take(gpu::MAX_MANIFESTS).cloned().collect();
-        }
-        for manifest in &shown.manifests {
-            let text = String::from_utf8_lossy(manifest);
-            let parts = text.split("X509Certificate>").skip(1).step_by(2);
-            let ders = parts.filter_map(|part| {
-                let digits: String = part.split('<').next()?.split_whitespace().collect();
-                STANDARD.decode(digits).ok()
-            });
-            let decoded = ders.filter_map(|der| certificate::decode(&der).ok());
-            issuers.extend(decoded.map(|one| one.tbs_certificate().issuer().clone()));
-        }
-        if shown.revocation_lists.is_empty() {
-            for list in issuers.iter().flat_map(|issuer| self.lists_by(issuer)) {
-                keep(&mut shown.revocation_lists, &list);
-            }
-            shown.revocation_lists.truncate(gpu::MAX_REVOCATION_LISTS);
-        }
     }
 
     /// A report of a device with these certificates, in the order in which they were found.

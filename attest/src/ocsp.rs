@@ -206,6 +206,12 @@ impl<'a> Response<'a> {
         self.nonce
     }
 
+    /// Whether it bears the serial number of a certificate: of this one or of one by another issuer.
+    pub(crate) fn names(&self, subject: &Certificate) -> bool {
+        let serial = subject.tbs_certificate().serial_number().to_der();
+        serial.is_ok_and(|der| only(&der, INTEGER) == Some(self.id.serial))
+    }
+
     /// Checks that it answers a request with `nonce`.
     pub fn check_nonce(&self, nonce: &[u8]) -> Result<(), StatusFault> {
         match self.nonce {
@@ -220,11 +226,9 @@ impl<'a> Response<'a> {
     /// Whether it speaks of `subject`, which `issuer` issued.
     pub(crate) fn is_about(&self, subject: &Certificate, issuer: &Certificate) -> bool {
         let (hash, id) = (self.id.hash, self.id);
-        let serial = subject.tbs_certificate().serial_number().to_der();
-        let serial = serial.is_ok_and(|der| only(&der, INTEGER) == Some(id.serial));
         let name = name_of(issuer).is_some_and(|name| hash.digest(&name) == id.name);
         let key = key_of(issuer).is_some_and(|key| hash.digest(key) == id.key);
-        serial && name && key
+        self.names(subject) && name && key
     }
 
     /// Verifies that `issuer`, or a key that it certified for this, says that the certificate is

@@ -323,7 +323,7 @@ fn devices_alone_have_one_nonce_and_are_as_many_as_there_are() {
     files
         .add(b"<SoftwareIdentity colloquialVersion=\"0\"/>")
         .unwrap();
-    for list in &evidence.revocation_lists {
+    for list in evidence.revocation_lists.iter().chain(&evidence.statuses) {
         files.add(list).unwrap();
     }
     let mut shown = GpuEvidence {
@@ -332,6 +332,7 @@ fn devices_alone_have_one_nonce_and_are_as_many_as_there_are() {
     };
     files.supplement_gpus(&mut shown);
     assert_eq!(shown.manifests.len(), evidence.manifests.len());
+    assert_eq!(shown.statuses.len(), evidence.statuses.len());
     judge(&shown, None).unwrap();
     let mut chained = Files::default();
     for certificate in &evidence.devices[0].certificates {

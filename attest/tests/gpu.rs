@@ -237,7 +237,7 @@ fn revocation_lists_are_demanded_where_a_certificate_names_a_place() {
     let relaxed = "not required (relaxed by the policy)";
     let shown = |verified: &VerifiedDevices| {
         let claims = verified.claims().iter();
-        let claims = claims.filter(|claim| claim.what.ends_with(": revocation"));
+        let claims = claims.filter(|claim| claim.what.ends_with(": revocation lists"));
         let shown =
             claims.map(|claim| (claim.expected.clone(), claim.found.starts_with("no list")));
         shown.collect::<Vec<_>>()

@@ -71,14 +71,14 @@ fn every_certificate_but_the_firmwares_is_good_by_name() {
             .find(|one| one.what == what)
             .unwrap()
     };
-    let device = claim("GPU 1: revocation");
+    let device = claim("GPU 1: revocation status");
     assert_eq!(device.expected, "good, by OCSP");
     assert_eq!(
         device.found,
         "3 certificates good until 2026-11-27T00:00:00Z"
     );
     assert!(
-        claim("manifest 2: revocation")
+        claim("manifest 2: revocation status")
             .found
             .starts_with("2 certificates good")
     );
@@ -289,7 +289,7 @@ fn a_response_that_says_nothing_here_is_refused() {
     let claim = verified
         .claims()
         .iter()
-        .find(|one| one.what == "GPU 1: revocation")
+        .find(|one| one.what == "GPU 1: revocation status")
         .unwrap();
     assert_eq!(claim.expected, "not required (relaxed by the policy)");
     assert_eq!(claim.found, "no response");

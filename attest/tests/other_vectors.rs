@@ -467,7 +467,9 @@ fn manifests_hold_below_nvidias_own_root_alone() {
     let manifest = read("nvtrust/1010_0200_882_960074001A_PROD.swidtag");
     let verdict = |root: &str, now| {
         let roots = format!("device_roots = [\"nvidia\"]\nmanifest_roots = ['''\n{root}''']\n");
-        let fields = nvidia::FIELDS.replace("\"required\"", "\"not-required\"");
+        let fields = nvidia::FIELDS
+            .replace("\"required\"", "\"not-required\"")
+            .replace("\"ocsp\"", "\"not-required\"");
         let policy = nvidia::gpu_policy(&format!("[gpu]\n{roots}{fields}"));
         let evidence = GpuEvidence {
             manifests: vec![manifest.clone()],

@@ -245,6 +245,7 @@ fn gpus_are_verified_with_manifests_of_a_folder() {
         .manifests
         .iter()
         .chain(&evidence.revocation_lists)
+        .chain(&evidence.statuses)
         .enumerate()
     {
         person.write(&format!("rim/{place}"), item);
@@ -257,7 +258,7 @@ fn gpus_are_verified_with_manifests_of_a_folder() {
     }
     person.write(
         "machine.toml",
-        format!("version = 2\n{}", rack.policy_toml()),
+        format!("version = 3\n{}", rack.policy_toml()),
     );
     let line = format!("verify --policy machine.toml --at {at} --gpu-evidence report");
     let count = evidence.devices[0].certificates.len();
@@ -304,13 +305,14 @@ fn relaxed(product: &str, key: &str) -> String {
         .replace("microcode = 80", "microcode = 0");
     let gpu = nvidia::FIELDS
         .replace("\"580.95.05\"", "\"535.0.0\"")
-        .replace("\"96.9F.00.01.02\"", "\"96.00.00.00.00\"");
+        .replace("\"96.9F.00.01.02\"", "\"96.00.00.00.00\"")
+        .replace("\"ocsp\"", "\"not-required\"");
     let roots = "[gpu]\ndevice_roots = [\"nvidia\"]\nmanifest_roots = [\"nvidia\"]\n";
     let quote = format!(
         "[tpm-quote]\nkeys = [{key}]\nroots = [\"google\"]\nsecure_boot = \"required\"\n\
          event_log = \"required\"\npcrs = []\n"
     );
-    format!("version = 2\n{quote}\n{POLICY}\n{roots}{gpu}\n{snp}\n{tdx}")
+    format!("version = 3\n{quote}\n{POLICY}\n{roots}{gpu}\n{snp}\n{tdx}")
         .replace("\"refused\"", "\"accepted\"")
         .replace("\"required\"", "\"not-required\"")
 }

@@ -469,8 +469,8 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
         "milan",
         "--tdx-quote dcap-qvl/sgx_quote --collateral dcap-qvl",
         "2025-07-01",
-        1,
-        "no quote of TDX",
+        2,
+        "version 3, 4 or 5 expected",
     ),
     (
         "milan",

@@ -102,6 +102,8 @@ fn each_way_to_be_no_release_of_the_signer_has_its_own_fault() {
         bundle["dsseEnvelope"]["payload"] = other["dsseEnvelope"]["payload"].clone();
     });
     assert_eq!(altered, Err(F::Signature));
+    let unknown = edited(|bundle| bundle["dsseEnvelope"]["payloadType"] = "text/plain".into());
+    assert_eq!(unknown, Err(F::Unknown));
     let data = "timestampVerificationData";
     let untimed = edited(|bundle| {
         bundle["verificationMaterial"][data]["rfc3161Timestamps"] = Value::Array(Vec::new());

@@ -1,0 +1,63 @@
+//! What files hold for devices: manifests, revocation lists and OCSP responses.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Files, keep};
+use crate::gpu::{self, GpuEvidence};
+use crate::{certificate, ocsp};
+
+impl Files {
+    /// What these files say of the versions and authorities that devices name, beside what they
+    /// show.
+    pub fn supplement_gpus(&self, shown: &mut GpuEvidence) {
+        let mut versions = Vec::new();
+        let mut shown_certificates = Vec::new();
+        for device in &shown.devices {
+            if let Ok(report) = gpu::Report::parse(&device.report) {
+                let driver = report.opaque.driver.map(|driver| driver.to_string());
+                versions.extend(driver);
+                versions.push(report.opaque.vbios.to_string());
+            }
+            let ders = device.certificates.iter();
+            shown_certificates.extend(ders.filter_map(|der| certificate::decode(der).ok()));
+        }
+        let attributes: Vec<_> = versions
+            .iter()
+            .map(|version| format!("colloquialversion=\"{version}\"").to_lowercase())
+            .collect();
+        if shown.manifests.is_empty() {
+            let fits = |manifest: &&Vec<u8>| {
+                let text = String::from_utf8_lossy(manifest).to_lowercase();
+                attributes.iter().any(|attribute| text.contains(attribute))
+            };
+            let fitting = self.manifests.iter().filter(fits);
+            shown.manifests = fitting.take(gpu::MAX_MANIFESTS).cloned().collect();
+        }
+        for manifest in &shown.manifests {
+            let text = String::from_utf8_lossy(manifest);
+            let parts = text.split("X509Certificate>").skip(1).step_by(2);
+            let ders = parts.filter_map(|part| {
+                let digits: String = part.split('<').next()?.split_whitespace().collect();
+                STANDARD.decode(digits).ok()
+            });
+            shown_certificates.extend(ders.filter_map(|der| certificate::decode(&der).ok()));
+        }
+        if shown.revocation_lists.is_empty() {
+            for one in &shown_certificates {
+                for list in self.lists_by(one.tbs_certificate().issuer()) {
+                    keep(&mut shown.revocation_lists, &list);
+                }
+            }
+            shown.revocation_lists.truncate(gpu::MAX_REVOCATION_LISTS);
+        }
+        if shown.statuses.is_empty() {
+            let fits = |status: &&Vec<u8>| {
+                ocsp::Response::parse(status)
+                    .is_ok_and(|status| shown_certificates.iter().any(|one| status.names(one)))
+            };
+            let fitting = self.statuses.iter().filter(fits);
+            shown.statuses = fitting.take(gpu::MAX_STATUSES).cloned().collect();
+        }
+    }
+}
