@@ -1,4 +1,5 @@
 //! `cloister-inference`, as people start it.
+#![cfg(feature = "insecure")] // as the program itself
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers are no tests to clippy
 
 use std::io::{BufRead, BufReader, Read, Write};
