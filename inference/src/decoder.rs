@@ -310,8 +310,10 @@ impl Decoder {
             wanted.len() * self.spec.vocabulary as usize,
         );
         let head = self.head.as_ref().unwrap_or(&self.embedding);
+        let ordered = head.in_order(&work.normed);
+        let x = ordered.as_ref().map_or(&work.normed[..], |x| x);
         let (weight, bias, out) = (head.view(), None, &mut *work.logits);
-        linear(pool, &work.normed, &mut [Product { weight, bias, out }]);
+        linear(pool, x, &mut [Product { weight, bias, out }]);
         if let Some(cap) = self.spec.logit_cap {
             cpu::cap(pool.level, &mut work.logits, cap);
         }
@@ -379,13 +381,20 @@ pub(crate) fn apply_all<const N: usize>(
     x: &[f32],
     layers: [(&Linear, &mut Vec<f32>); N],
 ) {
-    let mut products = layers.map(|(layer, out)| {
+    let products = layers.map(|(layer, out)| {
         let tokens = x.len() / layer.weight.columns;
         resize(out, tokens * layer.weight.rows);
         let (weight, bias) = (layer.weight.view(), layer.bias.as_deref());
-        Product { weight, bias, out }
+        (layer, Product { weight, bias, out })
     });
-    linear(pool, x, &mut products);
+    let mut same = Vec::with_capacity(N);
+    for (layer, product) in products {
+        match layer.weight.in_order(x) {
+            Some(ordered) => linear(pool, &ordered, &mut [product]),
+            None => same.push(product),
+        }
+    }
+    linear(pool, x, &mut same);
 }
 
 /// Normalises stretches of the norm's own size.
@@ -528,6 +537,13 @@ mod tests {
                 crate::quantise(&fixture(name), &output, bits).expect("smaller weights");
                 bits_are_the_same(&output);
             }
+        }
+    }
+
+    #[test]
+    fn batch_chunk_threads_and_instructions_change_no_bit_of_foreign_quantised_weights() {
+        for name in ["awq", "gptq-order", "int8-zero", "fp8-block"] {
+            bits_are_the_same(&fixture(&format!("quantised/{name}")));
         }
     }
 

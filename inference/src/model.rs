@@ -42,7 +42,8 @@ impl Model {
             .or(available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN);
         let pool = Pool::new(threads, Level::fastest()).map_err(LoadError::Thread)?;
-        let decoder = Decoder::bind(config.decoder, Tensors::open(model)?, &pool)?;
+        let tensors = Tensors::open(model, config.scheme)?;
+        let decoder = Decoder::bind(config.decoder, tensors, &pool)?;
         Ok(Self {
             decoder,
             pool,

@@ -1,5 +1,6 @@
 //! Weights times activations. Weights stay as they are stored and are widened on the way.
 
+use super::affine::{self, Affine4, Affine8, Float8};
 use super::format::{Bf16, Element, F16, F32, Int4, Int8, Mxfp4};
 use super::level::leveled;
 use super::vector::{Isa, Lanes, each};
@@ -131,6 +132,9 @@ fn compute(level: super::Level, task: Task<'_>) {
         Format::Mxfp4 => task_mxfp4(level, task),
         Format::Int8 { .. } => task_int8(level, task),
         Format::Int4 { .. } => task_int4(level, task),
+        Format::Affine4 { .. } => task_affine4(level, task),
+        Format::Affine8 { .. } => task_affine8(level, task),
+        Format::Float8 { .. } => task_float8(level, task),
     }
 }
 
@@ -167,6 +171,24 @@ leveled! {
 leveled! {
     fn task_int4(task: Task<'_>) {
         part::<V, Int4>(task);
+    }
+}
+
+leveled! {
+    fn task_affine4(task: Task<'_>) {
+        part::<V, Affine4>(task);
+    }
+}
+
+leveled! {
+    fn task_affine8(task: Task<'_>) {
+        part::<V, Affine8>(task);
+    }
+}
+
+leveled! {
+    fn task_float8(task: Task<'_>) {
+        part::<V, Float8>(task);
     }
 }
 
@@ -352,6 +374,12 @@ pub(crate) fn all_finite(pool: &Pool, rows: Rows<'_>) -> bool {
     const PART_BYTES: usize = 1 << 20;
     let (bytes, exponent) = match rows.format {
         Format::Mxfp4 => return mxfp4::all_finite(rows.scales),
+        Format::Affine4 { .. } | Format::Affine8 { .. } => {
+            return affine::are_finite(rows.scales, affine::RECORD);
+        }
+        Format::Float8 { .. } => {
+            return affine::are_finite(rows.scales, 4) && affine::are_numbers(rows.bytes);
+        }
         Format::F32 => (rows.bytes, None),
         Format::F16 => (rows.bytes, Some(0x7c00)),
         Format::Bf16 => (rows.bytes, Some(0x7f80)),

@@ -213,6 +213,7 @@ impl Base {
         ModelConfig {
             decoder,
             end_tokens: self.end_tokens,
+            scheme: None,
         }
     }
 
