@@ -1,12 +1,11 @@
 //! `quantization_config` of `config.json`: how another program has made the weights smaller. What
 //! is not known here is refused by its name, as everywhere.
 //!
-//! | `quant_method` | is read where |
-//! |---|---|
-//! | `awq` | 4 bits, zero points, the gemm order |
-//! | `gptq` | 4 or 8 bits, with or without `desc_act`, both zero-point offsets |
-//! | `compressed-tensors` | one group, over `Linear`: `pack-quantized` in 4 or 8 bits, `int-quantized` and `naive-quantized` in 8, `float-quantized` in fp8 |
-//! | `fp8` | e4m3, a scale for each block, row or tensor |
+//! - `awq`: 4 bits, zero points, the gemm order.
+//! - `gptq`: 4 or 8 bits, with or without `desc_act`, both zero-point offsets.
+//! - `compressed-tensors`: one group, over `Linear`: `pack-quantized` in 4 or 8 bits,
+//!   `int-quantized` and `naive-quantized` in 8, `float-quantized` in fp8.
+//! - `fp8`: e4m3, a scale for each block, row or tensor.
 //!
 //! MXFP4 is gpt-oss's own and read there. Activations stay as they are: what a configuration says
 //! about making them smaller is not followed.

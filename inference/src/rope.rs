@@ -23,6 +23,8 @@ pub(crate) struct RopeDefaults {
     pub(crate) original_tokens: Option<u32>,
     /// Whether `partial_rotary_factor` is read; otherwise it has to be 1.
     pub(crate) partial: bool,
+    /// Whether YaRN's bounds are whole whatever `truncate` says.
+    pub(crate) truncates: bool,
 }
 
 /// The frequencies of one layer's rotation.
@@ -166,6 +168,7 @@ mod tests {
             context_tokens: 256,
             original_tokens: None,
             partial: false,
+            truncates: false,
         };
         RopeSpec::take(&mut Fields::new(config).expect("fields"), defaults)
     }

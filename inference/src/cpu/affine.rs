@@ -46,35 +46,50 @@ pub(crate) fn are_numbers(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| byte & 0x7f != 0x7f)
 }
 
-impl Element for Affine4 {
-    const STREAMS: bool = true;
+/// Sixteen elements at a time, from `LANES * block` on.
+trait Blocks {
+    fn block<V: Isa>(row: Row<'_>, block: usize) -> V::V;
+}
+
+macro_rules! elements {
+    ($($name:ident),*) => {
+        $(impl Element for $name {
+            const STREAMS: bool = true;
+            #[inline(always)]
+            fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V {
+                Self::block::<V>(row, block)
+            }
+            #[inline(always)]
+            fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
+                for (block, out) in out.chunks_mut(LANES).enumerate() {
+                    let lanes = V::store(Self::block::<V>(row, start / LANES + block));
+                    out.copy_from_slice(&lanes[..out.len()]);
+                }
+            }
+        })*
+    };
+}
+
+elements!(Affine4, Affine8, Float8);
+
+impl Blocks for Affine4 {
     #[inline(always)]
-    fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V {
+    fn block<V: Isa>(row: Row<'_>, block: usize) -> V::V {
         let bytes = sixteen(row.bytes, block / 2);
         moved::<V>(row, block, V::from_i4(&bytes, !block.is_multiple_of(2)))
     }
-    #[inline(always)]
-    fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
-        widen_lanes::<V, Self>(row, start, out);
-    }
 }
 
-impl Element for Affine8 {
-    const STREAMS: bool = true;
+impl Blocks for Affine8 {
     #[inline(always)]
-    fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V {
+    fn block<V: Isa>(row: Row<'_>, block: usize) -> V::V {
         moved::<V>(row, block, V::from_i8(&sixteen(row.bytes, block)))
     }
-    #[inline(always)]
-    fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
-        widen_lanes::<V, Self>(row, start, out);
-    }
 }
 
-impl Element for Float8 {
-    const STREAMS: bool = true;
+impl Blocks for Float8 {
     #[inline(always)]
-    fn lanes<V: Isa>(row: Row<'_>, block: usize) -> V::V {
+    fn block<V: Isa>(row: Row<'_>, block: usize) -> V::V {
         // As a half, a number of these bits is 2^8 times smaller.
         let mut halves = [0; 2 * LANES];
         let bytes = sixteen(row.bytes, block);
@@ -85,10 +100,6 @@ impl Element for Float8 {
         let numbers = V::mul(V::from_f16(&halves), V::splat(256.0));
         let scale = scale_at(row.scales, 4 * ((block * LANES) >> row.shift));
         V::mul(numbers, V::splat(scale))
-    }
-    #[inline(always)]
-    fn widen<V: Isa>(row: Row<'_>, start: usize, out: &mut [f32]) {
-        widen_lanes::<V, Self>(row, start, out);
     }
 }
 
@@ -120,14 +131,6 @@ fn sixteen(bytes: &[u8], number: usize) -> [u8; LANES] {
             bytes[..rest.len()].copy_from_slice(rest);
             bytes
         }
-    }
-}
-
-#[inline(always)]
-fn widen_lanes<V: Isa, E: Element>(row: Row<'_>, start: usize, out: &mut [f32]) {
-    for (block, out) in out.chunks_mut(LANES).enumerate() {
-        let lanes = V::store(E::lanes::<V>(row, start / LANES + block));
-        out.copy_from_slice(&lanes[..out.len()]);
     }
 }
 

@@ -96,6 +96,7 @@ impl Base {
             context_tokens: self.context_tokens,
             original_tokens: None,
             partial: false,
+            truncates: false,
         }
     }
 

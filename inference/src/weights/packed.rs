@@ -125,7 +125,7 @@ impl Tensors {
         }
         let weights = self.take_words(&name("qweight"), &[place.columns, width], 4)?;
         let zeros = self.take_words(&name("qzeros"), &[groups, width], 4)?;
-        let scales = self.take_scales(&name("scales"), &[&[groups, of]])?;
+        let scales = self.take_scales(&name("scales"), &[&[groups, of]], pool)?;
         let half = |row: usize| (row / 8, AWQ_HALVES[row % 8]);
         let source = Source {
             bits: 4,
@@ -157,7 +157,7 @@ impl Tensors {
         let shape = [place.columns / per_word, of];
         let weights = self.take_words(&name("qweight"), &shape, bits)?;
         let zeros = self.take_words(&name("qzeros"), &[groups, of / per_word], bits)?;
-        let scales = self.take_scales(&name("scales"), &[&[groups, of]])?;
+        let scales = self.take_scales(&name("scales"), &[&[groups, of]], pool)?;
         let order = self.take_order(&name("g_idx"), place, is_ordered)?;
         let source = Source {
             bits,
@@ -184,7 +184,7 @@ impl Tensors {
         let name = |part: &str| format!("{module}.{part}");
         let width = place.columns.div_ceil(per_word);
         let weights = self.take_words(&name("weight_packed"), &[of, width], bits)?;
-        let scales = self.take_scales(&name("weight_scale"), &[&[of, groups]])?;
+        let scales = self.take_scales(&name("weight_scale"), &[&[of, groups]], pool)?;
         let zeros = match is_symmetric {
             true => None,
             false => {
@@ -223,7 +223,7 @@ impl Tensors {
         let weights = self.take_as(&name("weight"), &shape, is_bytes, refusal)?;
         let bytes = weights.rows(place.first, place.rows, place.columns);
         let scale_name = name("weight_scale");
-        let scales = self.take_scales(&scale_name, &[&[of, groups], &[1], &[]])?;
+        let scales = self.take_scales(&scale_name, &[&[of, groups], &[1], &[]], pool)?;
         let zeros = match is_symmetric {
             true => None,
             false => {
@@ -279,8 +279,10 @@ impl Tensors {
         let groups = affine_groups(place.columns, shift);
         let blocks = [of.div_ceil(rows), groups];
         let scales = match block {
-            Block::Of { .. } => self.take_scales(&scale_name, &[&blocks])?,
-            Block::RowOrTensor => self.take_scales(&scale_name, &[&blocks, &[of], &[1], &[]])?,
+            Block::Of { .. } => self.take_scales(&scale_name, &[&blocks], pool)?,
+            Block::RowOrTensor => {
+                self.take_scales(&scale_name, &[&blocks, &[of], &[1], &[]], pool)?
+            }
         };
         self.pass_over(module);
         let mut records = Vec::with_capacity(place.rows * groups * 4);
@@ -316,7 +318,12 @@ impl Tensors {
     }
 
     /// Scales of one of several shapes, widened to f32.
-    fn take_scales(&mut self, name: &str, shapes: &[&[usize]]) -> Result<Vec<f32>, TensorError> {
+    fn take_scales(
+        &mut self,
+        name: &str,
+        shapes: &[&[usize]],
+        pool: &Pool,
+    ) -> Result<Vec<f32>, TensorError> {
         let found = self.tensors.get(name).map(|tensor| &tensor.entry.shape);
         let is_found = |shape: &&&[usize]| {
             let shape = shape.iter().map(|size| *size as u64);
@@ -333,6 +340,7 @@ impl Tensors {
             format: tensor.format(),
             columns: scales.len(),
         };
+        check_finite(pool, name, rows)?;
         widen(rows, &mut scales);
         Ok(scales)
     }
