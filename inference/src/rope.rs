@@ -204,6 +204,25 @@ mod tests {
     }
 
     #[test]
+    fn a_family_may_take_whole_bounds_whatever_is_said() {
+        let take = |truncate: bool, truncates: bool| {
+            let config = json!({"rope_type": "yarn", "factor": 3.7, "truncate": truncate,
+                "original_max_position_embeddings": 511, "rope_theta": 1e6});
+            let defaults = RopeDefaults {
+                head_dim: 20,
+                theta: 10_000.0,
+                context_tokens: 512,
+                original_tokens: None,
+                partial: false,
+                truncates,
+            };
+            RopeSpec::read(Fields::new(config).ok(), None, defaults).expect("a specification")
+        };
+        assert_eq!(take(false, true), take(true, false));
+        assert_ne!(take(false, false), take(true, false));
+    }
+
+    #[test]
     fn position_zero_does_not_rotate() {
         let table = take(json!({})).expect("a specification").table();
         assert_eq!((table.width(), table.short[0]), (4, 1.0));
