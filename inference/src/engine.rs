@@ -10,12 +10,12 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::cache::{BLOCK_TOKENS, block_bytes};
+use crate::cache::sequence_bytes;
 use crate::client::Client;
 use crate::config::Fields;
 use crate::error::{ConfigError, LoadError, Name, PromptError, SubmitError};
 use crate::folder;
-use crate::model::Model;
+use crate::model::{CONFIG, Model};
 use crate::request::{ChatMessage, Generation, Prompt, Request};
 use crate::scheduler::{Job, Message, Scheduler, Shared};
 use crate::template::ChatTemplate;
@@ -87,7 +87,8 @@ pub struct EngineStats {
     pub active: u32,
     /// Requests that wait.
     pub queued: u32,
-    /// Blocks of KV cache that are not free.
+    /// Blocks of KV cache that are not free: of 16 tokens of all layers, or, where some layers have
+    /// a window, of some layers.
     pub used_blocks: u32,
     /// Those of them that are kept for requests to come; anybody who needs them gets them.
     pub kept_blocks: u32,
@@ -323,8 +324,8 @@ fn check_room(limits: &EngineLimits, model: &Model) -> Result<(), LoadError> {
             model: model_tokens,
         });
     }
-    let blocks = u64::from(asked).div_ceil(BLOCK_TOKENS as u64);
-    let needed = blocks.saturating_mul(block_bytes(&model.decoder.spec));
+    let chunk = limits.prefill_chunk_tokens as usize;
+    let needed = sequence_bytes(&model.decoder.spec, asked as usize, chunk);
     if needed > limits.kv_bytes {
         return Err(LoadError::KvBytes {
             needed,
@@ -385,25 +386,28 @@ fn special_tokens(config: &Value) -> BTreeMap<String, String> {
 
 /// The tokens that end a turn: by `generation_config.json`, else by `config.json`.
 fn read_end_tokens(model: &Path, loaded: &Model) -> Result<Vec<u32>, LoadError> {
-    let wrong = |source| LoadError::Config {
-        file: Name::new(GENERATION_CONFIG),
+    let wrong = |file, source| LoadError::Config {
+        file: Name::new(file),
         source,
     };
     let mut tokens = match folder::json_optional(model, GENERATION_CONFIG)? {
         Some(config) => Fields::new(config)
             .and_then(|mut f| f.token_ids("eos_token_id"))
-            .map_err(wrong)?,
+            .map_err(|source| wrong(GENERATION_CONFIG, source))?,
         None => Vec::new(),
     };
+    let mut file = GENERATION_CONFIG;
     if tokens.is_empty() {
         tokens = loaded.end_tokens().to_vec();
+        file = CONFIG;
     }
     if tokens.iter().any(|token| *token >= loaded.vocabulary()) {
         let expected = "tokens of the vocabulary";
-        return Err(wrong(ConfigError::Invalid {
+        let source = ConfigError::Invalid {
             field: Name::new("eos_token_id"),
             expected,
-        }));
+        };
+        return Err(wrong(file, source));
     }
     Ok(tokens)
 }

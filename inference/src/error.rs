@@ -220,7 +220,8 @@ pub enum TensorError {
     /// A part of MXFP4 weights that is not of bytes.
     #[error("the tensor {0} is not of bytes, as MXFP4 is")]
     Bytes(Name),
-    /// A part of weights in int8 or int4 that has another type, or another number of groups.
+    /// A part of quantised weights that has another type, another number of groups, or an order of
+    /// columns that is none.
     #[error("the tensor {0} is not what quantised weights have in its place")]
     Quantised(Name),
     /// Not the shape that the configuration asks for.

@@ -25,6 +25,7 @@ mod json;
 mod map;
 mod mlp;
 mod model;
+mod quantisation;
 mod quantise;
 mod request;
 mod rope;

@@ -8,7 +8,7 @@ use crate::weights::{Linear, Tensors};
 
 #[derive(Debug)]
 pub(crate) enum Mlp {
-    Dense(Gated),
+    Dense(Box<Gated>),
     Experts(Experts),
 }
 
@@ -50,7 +50,7 @@ impl Mlp {
         pool: &Pool,
     ) -> Result<Self, TensorError> {
         Ok(match spec {
-            MlpSpec::Dense(spec) => Self::Dense(Gated::bind(spec, tensors, pool)?),
+            MlpSpec::Dense(spec) => Self::Dense(Box::new(Gated::bind(spec, tensors, pool)?)),
             MlpSpec::Experts(spec) => Self::Experts(Experts::bind(spec, tensors, pool)?),
         })
     }

@@ -248,8 +248,9 @@ impl Scheduler {
             queue, cache, kept, ..
         } = self;
         let slot = &mut queue[next];
-        let needed = KvCache::blocks_for(slot.tokens.len() + 1);
-        if needed > cache.free_blocks() + kept.blocks() {
+        let chunk = self.limits.prefill_chunk_tokens as usize;
+        let tokens = slot.tokens.len() + 1;
+        if cache.most_pages(tokens, chunk) > cache.free_pages() + kept.pages() {
             return false;
         }
         let phase = self.model.decoder.phase(slot.tokens.len());
@@ -262,9 +263,9 @@ impl Scheduler {
                 slot.cached = read;
             }
         }
-        while !cache.grow(&mut slot.blocks, slot.tokens.len() + 1) {
+        while !cache.grow(&mut slot.blocks, tokens, slot.read, slot.read + chunk) {
             if !kept.evict(cache) {
-                cache.give_back_all(std::mem::take(&mut slot.blocks));
+                cache.give_back(std::mem::take(&mut slot.blocks));
                 slot.read = 0;
                 return false;
             }
@@ -275,7 +276,7 @@ impl Scheduler {
     /// Puts a running request back among those that wait, without its cache.
     fn preempt(&mut self, index: usize) {
         let mut slot = self.slots.remove(index);
-        self.cache.give_back_all(std::mem::take(&mut slot.blocks));
+        self.cache.give_back(std::mem::take(&mut slot.blocks));
         slot.read = 0;
         slot.paused = true;
         self.preempted += 1;
@@ -314,7 +315,9 @@ impl Scheduler {
         let mut index = 0;
         while index < self.slots.len() {
             let slot = &mut self.slots[index];
-            let fits = self.cache.grow(&mut slot.blocks, slot.tokens.len());
+            let end = slot.read + self.limits.prefill_chunk_tokens as usize;
+            let tokens = slot.tokens.len();
+            let fits = self.cache.grow(&mut slot.blocks, tokens, slot.read, end);
             if fits {
                 index += 1;
             } else if !self.kept.evict(&mut self.cache) {
@@ -362,6 +365,7 @@ impl Scheduler {
         for (index, share) in plan {
             let slot = &mut self.slots[*index];
             slot.read += share;
+            self.cache.leave(&mut slot.blocks, slot.read);
             if slot.read < slot.tokens.len() {
                 continue;
             }
@@ -383,6 +387,7 @@ impl Scheduler {
             let phase = |length| self.model.decoder.phase(length);
             if phase(slot.read) != phase(slot.tokens.len()) {
                 slot.read = 0;
+                self.cache.give_back(std::mem::take(&mut slot.blocks));
             }
         }
     }
@@ -391,9 +396,9 @@ impl Scheduler {
         let stats = EngineStats {
             active: self.slots.len() as u32,
             queued: 0,
-            used_blocks: self.cache.used_blocks() as u32,
-            kept_blocks: self.kept.blocks() as u32,
-            free_blocks: self.cache.free_blocks() as u32,
+            used_blocks: self.cache.used_pages() as u32,
+            kept_blocks: self.kept.pages() as u32,
+            free_blocks: self.cache.free_pages() as u32,
             preempted: self.preempted,
             finished: self.finished,
         };

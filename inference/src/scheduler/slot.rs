@@ -4,6 +4,7 @@ use tokio::sync::mpsc::Sender;
 use zeroize::Zeroizing;
 
 use super::Job;
+use crate::cache::Blocks;
 use crate::decoder::{Logits, Part};
 use crate::request::{Chunk, Emitted, Finish, Request, TokenChoice, TokenLogprob};
 use crate::sample::logprobs;
@@ -23,7 +24,7 @@ pub(super) struct Slot {
     pub(super) read: usize,
     /// Tokens of the prompt that were in the cache when it began.
     pub(super) cached: usize,
-    pub(super) blocks: Vec<u32>,
+    pub(super) blocks: Blocks,
     pub(super) request: Request,
     pub(super) sender: Sender<Emitted>,
     bytes: TokenBytes,
@@ -51,7 +52,7 @@ impl Slot {
             tokens,
             read: 0,
             cached: 0,
-            blocks: Vec::new(),
+            blocks: Blocks::default(),
             stop: StopFilter::new(std::mem::take(&mut request.stop)),
             request,
             sender,
@@ -88,7 +89,7 @@ impl Slot {
             tokens: &self.tokens[self.read..end],
             start: self.read,
             length: self.tokens.len(),
-            blocks: &self.blocks,
+            blocks: self.blocks.groups(),
             logits,
         }
     }
