@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use kernels::check::{self, Chance, CheckError, Nearness};
 use kernels::launch::{self, Activation, Attention, Gemm, Norm, Scratch};
 use kernels::{
-    Bf16, Cache, CacheShape, Device, Gpu, HeadDim, LaunchError, Plan, SequenceStep, Tensor,
+    Bf16, Cache, CacheShape, Device, Gpu, HeadDim, LaunchError, Plan, SequenceStep, Staging, Tensor,
 };
 
 /// Of one NVIDIA H200, measured (copy bandwidth) and published (dense bf16).
@@ -17,7 +17,7 @@ const ROUNDS: u64 = 20;
 
 fn main() -> ExitCode {
     let folder = std::env::args().nth(1).unwrap_or("build/kernels".into());
-    let gpu = match Gpu::open(0, Path::new(&folder)) {
+    let gpu = match Gpu::open(0, Path::new(&folder), Staging::Pageable) {
         Ok(gpu) => gpu,
         Err(error) => {
             eprintln!("cannot use a GPU: {error}");

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // as in unit tests
 
+use std::cell::RefCell;
+
 use kernels::launch::{self, Activation, Attention, Choice, Gemm, Norm, Scratch};
 use kernels::{
     Bf16, Cache, CacheShape, Counts, Device, DeviceError, HeadDim, Launch, LaunchError, Plan,
@@ -11,24 +13,38 @@ use kernels::{
 
 struct Idle;
 
+type Held = RefCell<Vec<u8>>;
+
 impl Device for Idle {
-    type Memory = Vec<u8>;
+    type Memory = Held;
+    type Graph = ();
 
-    fn allocate(&self, bytes: usize) -> Result<Vec<u8>, DeviceError> {
-        Ok(vec![0; bytes])
+    fn allocate(&self, bytes: usize) -> Result<Held, DeviceError> {
+        Ok(RefCell::new(vec![0; bytes]))
     }
 
-    fn write(&self, to: &mut Vec<u8>, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
-        to[at..at + bytes.len()].copy_from_slice(bytes);
+    fn write(&self, to: &Held, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        to.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
-    fn read(&self, from: &Vec<u8>, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        bytes.copy_from_slice(&from[at..at + bytes.len()]);
+    fn read(&self, from: &Held, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        bytes.copy_from_slice(&from.borrow()[at..at + bytes.len()]);
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch<'_, Vec<u8>>) -> Result<(), DeviceError> {
+    fn capture<E: From<DeviceError>>(
+        &self,
+        run: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        run()
+    }
+
+    fn replay(&self, (): &()) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch<'_, Held>) -> Result<(), DeviceError> {
         assert!(launch.grid().iter().all(|blocks| *blocks > 0));
         assert!(launch.grid()[1..].iter().all(|blocks| *blocks < 65_536));
         Ok(())
@@ -42,7 +58,7 @@ const SHAPE: CacheShape = CacheShape {
     dim: HeadDim::D64,
 };
 
-fn halves(len: usize) -> Tensor<Vec<u8>, Bf16> {
+fn halves(len: usize) -> Tensor<Held, Bf16> {
     Tensor::empty(&Idle, len).unwrap()
 }
 
@@ -54,7 +70,7 @@ fn step(new_tokens: usize, length: usize, blocks: &[u32]) -> SequenceStep {
     }
 }
 
-fn plan(steps: &[SequenceStep]) -> Result<Plan<Vec<u8>>, PlanError> {
+fn plan(steps: &[SequenceStep]) -> Result<Plan<Held>, PlanError> {
     Plan::new(&Idle, SHAPE, steps)
 }
 
