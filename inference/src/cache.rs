@@ -17,6 +17,9 @@ pub(crate) struct KvCache {
     data: Vec<f32>,
     block_floats: usize,
     free: Vec<u32>,
+    blocks: usize,
+    /// Blocks whose content is elsewhere and still to be zeroed.
+    freed: Option<Vec<u32>>,
 }
 
 impl KvCache {
@@ -29,7 +32,25 @@ impl KvCache {
             data,
             block_floats,
             free: (0..blocks).rev().collect(),
+            blocks: blocks as usize,
+            freed: None,
         }
+    }
+
+    /// Blocks whose content a device holds: here are their numbers alone.
+    pub(crate) fn numbers(blocks: u32) -> Self {
+        Self {
+            data: Vec::new(),
+            block_floats: 1,
+            free: (0..blocks).rev().collect(),
+            blocks: blocks as usize,
+            freed: Some(Vec::new()),
+        }
+    }
+
+    /// What the device is to zero before anything else is written.
+    pub(crate) fn take_freed(&mut self) -> Vec<u32> {
+        self.freed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Takes the blocks for so many tokens, or none at all.
@@ -63,7 +84,13 @@ impl KvCache {
 
     /// Takes blocks back and zeroes those that were written.
     pub(crate) fn give_back(&mut self, blocks: Vec<u32>, written_tokens: usize) {
-        for &block in blocks.iter().take(written_tokens.div_ceil(BLOCK_TOKENS)) {
+        let written = blocks.iter().take(written_tokens.div_ceil(BLOCK_TOKENS));
+        if let Some(freed) = &mut self.freed {
+            freed.extend(written);
+            self.free.extend(blocks);
+            return;
+        }
+        for &block in written {
             let start = block as usize * self.block_floats;
             self.data[start..][..self.block_floats].zeroize();
         }
@@ -103,14 +130,14 @@ impl KvCache {
     }
 
     pub(crate) fn used_blocks(&self) -> usize {
-        self.data.len() / self.block_floats - self.free.len()
+        self.blocks - self.free.len()
     }
 }
 
 impl Drop for KvCache {
     fn drop(&mut self) {
         // Free blocks are zero already; an owner that ends without giving back leaves others.
-        let mut used = vec![true; self.data.len() / self.block_floats];
+        let mut used = vec![true; self.blocks];
         self.free
             .iter()
             .for_each(|block| used[*block as usize] = false);

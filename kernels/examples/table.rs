@@ -51,6 +51,8 @@ fn all(gpu: &Gpu) -> Result<(), CheckError> {
     checked("gate", |seed| check::gate(gpu, seed))?;
     checked("embedding", |seed| check::embed(gpu, seed))?;
     checked("sampling", |seed| check::sample(gpu, seed))?;
+    checked("biases and reports", |seed| check::logits(gpu, seed))?;
+    checked("wiping", |seed| check::wipe(gpu, seed))?;
     println!("\n| kernel | shape | time, ms | TFLOP/s | TB/s | of the roofline |");
     println!("|---|---|---|---|---|---|");
     prefill(gpu, 8192)?;
@@ -162,12 +164,12 @@ fn decode(gpu: &Gpu, sequences: usize, length: usize) -> Result<(), CheckError> 
     let (cache, plan) = setting(gpu, sequences, 1, length)?;
     let q = halves(gpu, sequences * 32 * 128)?;
     let mut out = halves(gpu, sequences * 32 * 128)?;
-    let mut scratch = Scratch::new(gpu, sequences, 32, HeadDim::D128, length)?;
+    let scratch = Scratch::new(gpu, sequences, 32, HeadDim::D128, length)?;
     let bytes = (sequences * length * 8 * 128 * 4) as f64;
     let flops = (sequences * length * 32 * 128 * 4) as f64;
     let name = format!("decode | {sequences} x {length}");
     timed(gpu, &name, bytes, flops, || {
-        let scratch = &mut scratch;
+        let scratch = &scratch;
         launch::decode(gpu, ATTENTION, &q, &cache, None, &plan, scratch, &mut out)
     })
 }

@@ -368,10 +368,7 @@ impl Device for Gpu {
 
     fn replay(&self, graph: &Graph) -> Result<(), DeviceError> {
         self.working()?;
-        graph
-            .graph
-            .launch()
-            .map_err(|error| self.fault(error, 0))
+        graph.graph.launch().map_err(|error| self.fault(error, 0))
     }
 }
 

@@ -73,7 +73,10 @@ impl Parcel {
             reached
         });
         let starts = self.words(std::iter::once(0).chain(ends));
-        [starts, self.words(rows.iter().flatten().flat_map(Entry::words))]
+        [
+            starts,
+            self.words(rows.iter().flatten().flat_map(Entry::words)),
+        ]
     }
 }
 

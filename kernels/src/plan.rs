@@ -343,7 +343,14 @@ impl<M> Plan<M> {
         // Tiles name sequences of the first part: the others have none, and are not for prefill.
         [
             part(0, sequences, tokens, tiles, self.offsets, self.tiles_at),
-            part(sequences, others, self.tokens - tokens, 0, behind, self.tiles_at),
+            part(
+                sequences,
+                others,
+                self.tokens - tokens,
+                0,
+                behind,
+                self.tiles_at,
+            ),
         ]
     }
 

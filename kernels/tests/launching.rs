@@ -33,10 +33,7 @@ impl Device for Idle {
         Ok(())
     }
 
-    fn capture<E: From<DeviceError>>(
-        &self,
-        run: impl FnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn capture<E: From<DeviceError>>(&self, run: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         run()
     }
 
@@ -162,8 +159,8 @@ fn decode_takes_one_token_of_each_sequence_and_room_for_its_parts() {
         let plan = plan(&[step(new_tokens, 20, &[0, 1])]).unwrap();
         let size = new_tokens * 4 * 64;
         let (q, mut out) = (halves(size), halves(size));
-        let mut scratch = Scratch::new(&Idle, 1, room, HeadDim::D64, 20).unwrap();
-        let scratch = &mut scratch;
+        let scratch = Scratch::new(&Idle, 1, room, HeadDim::D64, 20).unwrap();
+        let scratch = &scratch;
         launch::decode(
             &Idle,
             attention(),
@@ -247,12 +244,12 @@ fn a_plan_is_one_copy_and_decode_two_launches() {
     let device = Recorder::new(Idle);
     let cache = Cache::new(&device, SHAPE).unwrap();
     let (q, mut out) = (halves(512), halves(512));
-    let mut scratch = Scratch::new(&device, 2, 4, HeadDim::D64, 20).unwrap();
+    let scratch = Scratch::new(&device, 2, 4, HeadDim::D64, 20).unwrap();
     device.take();
     let steps = [step(1, 17, &[2, 0]), step(1, 17, &[2, 1])];
     let plan = Plan::new(&device, SHAPE, &steps).unwrap();
     assert_eq!(device.take().writes, 1);
-    let scratch = &mut scratch;
+    let scratch = &scratch;
     launch::decode(
         &device,
         attention(),

@@ -56,7 +56,18 @@ impl Record {
             u32::from_le_bytes(word)
         });
         let words: Vec<u32> = words.collect();
-        let [token, faults, taken, highest, low, high, count, _, rest @ ..] = &words[..] else {
+        let [
+            token,
+            faults,
+            taken,
+            highest,
+            low,
+            high,
+            count,
+            _,
+            rest @ ..,
+        ] = &words[..]
+        else {
             return None;
         };
         let pairs = rest.chunks_exact(2).take(*count as usize);
@@ -79,7 +90,10 @@ impl Record {
         records: &Tensor<D::Memory, u8>,
     ) -> Result<Vec<Self>, DeviceError> {
         let bytes = records.read(device)?;
-        Ok(bytes.chunks_exact(Self::BYTES).filter_map(Self::of).collect())
+        Ok(bytes
+            .chunks_exact(Self::BYTES)
+            .filter_map(Self::of)
+            .collect())
     }
 }
 
