@@ -194,8 +194,8 @@ fn a_developer_is_served_on_this_machine_alone() {
     assert!(response.contains("text_completion"), "{response}");
 }
 
-/// The answer is the CPU's where a GPU is allowed and there is none, and says so; there is none where
-/// a GPU is demanded.
+/// The answer is the CPU's where a GPU is allowed and there is none, and says so; there is none
+/// where a GPU is demanded.
 #[test]
 fn a_device_is_chosen_aloud_and_never_replaced_where_it_was_demanded() {
     let generate = |device: &str| {

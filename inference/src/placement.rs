@@ -126,8 +126,8 @@ impl Engine {
     }
 }
 
-/// The processor takes a GPU's place where that was allowed, and not where the model or the limits are
-/// at fault.
+/// The processor takes a GPU's place where that was allowed, and not where the model or the limits
+/// are at fault.
 fn chosen(
     model: &Path,
     limits: EngineLimits,

@@ -28,8 +28,8 @@ const SHARED_UNASKED: u32 = 48 << 10;
 /// Bytes of each of the two pinned buffers.
 const PINNED_BYTES: usize = 8 << 20;
 
-/// How bytes travel to the GPU. What is faster depends on the machine: under confidential computing the
-/// driver encrypts through buffers of its own.
+/// How bytes travel to the GPU. What is faster depends on the machine: under confidential computing
+/// the driver encrypts through buffers of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Staging {
     /// From where they are; the driver copies them first.

@@ -214,8 +214,8 @@ element!(i32, i32, |x| x, |x| x);
 element!(u32, u32, |x| x, |x| x);
 element!(u8, u8, |x| x, |x| x);
 
-/// Elements on a device, in row-major order; shapes are the launchers' to know. Parts of one share its
-/// memory.
+/// Elements on a device, in row-major order; shapes are the launchers' to know. Parts of one share
+/// its memory.
 #[derive(Debug)]
 pub struct Tensor<M, T> {
     memory: Rc<M>,

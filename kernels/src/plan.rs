@@ -176,7 +176,8 @@ pub enum PlanError {
 /// what the steps need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Room {
-    /// Sequences; what the steps lack is filled with ones of length 0 and one token that is not kept.
+    /// Sequences; what the steps lack is filled with ones of length 0 and one token that is not
+    /// kept.
     pub sequences: usize,
     /// Blocks of a sequence.
     pub table_width: usize,

@@ -1,5 +1,5 @@
-//! What a device is to hold of a model: everything is checked here, before a device is opened. What no
-//! kernel computes is refused by name.
+//! What a device is to hold of a model: everything is checked here, before a device is opened. What
+//! no kernel computes is refused by name.
 
 use kernels::launch::{Activation, Norm as KernelNorm};
 use kernels::{Bf16, CacheShape, HeadDim};
@@ -139,7 +139,7 @@ impl Blueprint {
             layers,
             rotations: rotations(decoder, context_tokens),
             room: StepRoom {
-                tokens: (limits.prefill_chunk_tokens + limits.max_active) as usize,
+                tokens: limits.prefill_chunk_tokens as usize + limits.max_active as usize,
                 draws: limits.max_active as usize,
                 entries: limits.max_new_tokens as usize + MAX_BIASES,
             },

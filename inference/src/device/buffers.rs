@@ -48,7 +48,7 @@ impl<M> Buffers<M> {
             delta: rows(print.hidden)?,
             gate: rows(widest(|layer| layer.gate.rows))?,
             gated: rows(widest(|layer| layer.down.columns))?,
-            scratch: Scratch::new(device, tokens, print.heads, dim, longest(print))?,
+            scratch: Scratch::new(device, outs, print.heads, dim, longest(print))?,
             last: Tensor::empty(device, outs * print.hidden)?,
             logits: Tensor::empty(device, outs * print.vocabulary)?,
             tokens: Tensor::empty(device, print.room.draws)?,

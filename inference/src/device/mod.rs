@@ -1,9 +1,9 @@
 //! The engine on a device that runs the room's kernels: a GPU, or in tests its emulation.
 //!
-//! The device has a thread of its own, which alone talks to its driver. A step is an order to it and
-//! one answer; the scheduler waits no longer than [`Patience`] says, so that a device that hangs ends
-//! the service and not the process. Weights, cache and activations stay on the device: one copy goes
-//! there for each step, and one comes back.
+//! The device has a thread of its own, which alone talks to its driver. A step is an order to it
+//! and one answer; the scheduler waits no longer than [`Patience`] says, so that a device that
+//! hangs ends the service and not the process. Weights, cache and activations stay on the device:
+//! one copy goes there for each step, and one comes back.
 
 mod blueprint;
 mod buffers;

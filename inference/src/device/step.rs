@@ -47,8 +47,8 @@ impl Sequence {
         }
     }
 
-    /// The first tokens, of the prompt: these are read together. What was generated is read token by
-    /// token, as it was the first time.
+    /// The first tokens, of the prompt: these are read together. What was generated is read token
+    /// by token, as it was the first time.
     fn of_prompt(&self) -> usize {
         let left = self.prompt_tokens.saturating_sub(self.start);
         left.min(self.tokens.len())

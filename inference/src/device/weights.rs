@@ -1,5 +1,5 @@
-//! The model on the device. Weights go there as files hold them, matrix by matrix from the mapped file:
-//! there is no copy of them in this process.
+//! The model on the device. Weights go there as files hold them, matrix by matrix from the mapped
+//! file: there is no copy of them in this process.
 
 use kernels::launch::{Activation, Norm};
 use kernels::{Bf16, Cache, Device, DeviceError, Tensor};

@@ -25,7 +25,8 @@ pub(super) struct Worker<D: Device> {
     buffers: Buffers<D::Memory>,
     parcel: Parcel,
     /// What decode launches, by its rows and the width of its tables. `None` after the first step
-    /// of a kind, which is launched as it is: then all its kernels are loaded, and it may come again.
+    /// of a kind, which is launched as it is: then all its kernels are loaded, and it may come
+    /// again.
     graphs: HashMap<Room, Option<D::Graph>>,
 }
 
@@ -340,13 +341,19 @@ impl<D: Device> Worker<D> {
             let mixed = &mut rows(&buffers.mixed, 0, first.tokens())?;
             launch::prefill(device, attention, &query, cache, sinks, &first, mixed)?;
         }
-        if others.tokens() > 0 {
-            let query = rows(query, first.tokens(), others.tokens())?;
-            let mixed = &mut rows(&buffers.mixed, first.tokens(), others.tokens())?;
+        // What decode keeps between its kernels is made for as many rows as requests are active;
+        // there are more where a dropped cache is read anew.
+        let (mut others, mut from) = (others, first.tokens());
+        while others.tokens() > 0 {
+            let [some, left] = others.split(sizes.room.draws);
+            let query = rows(query, from, some.tokens())?;
+            let mixed = &mut rows(&buffers.mixed, from, some.tokens())?;
             let scratch = &buffers.scratch;
             launch::decode(
-                device, attention, &query, cache, sinks, &others, scratch, mixed,
+                device, attention, &query, cache, sinks, &some, scratch, mixed,
             )?;
+            from += some.tokens();
+            others = left;
         }
         let mixed = rows(&buffers.mixed, 0, count)?;
         product(device, &layer.output, count, &mixed, delta)

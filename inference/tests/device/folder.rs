@@ -1,5 +1,5 @@
-//! Small random models that the kernels take: a fixture's configuration with other sizes, and weights
-//! in bf16 from a seed.
+//! Small random models that the kernels take: a fixture's configuration with other sizes, and
+//! weights in bf16 from a seed.
 
 use std::fs;
 use std::path::Path;

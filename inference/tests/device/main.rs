@@ -1,5 +1,6 @@
-//! The engine on a device, end to end, on the kernels' own sources compiled for this processor: what a
-//! GPU would be asked, in the same order, with the same arithmetic but for a GPU's approximations.
+//! The engine on a device, end to end, on the kernels' own sources compiled for this processor:
+//! what a GPU would be asked, in the same order, with the same arithmetic but for a GPU's
+//! approximations.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // as in unit tests
 
@@ -27,9 +28,9 @@ const FAMILIES: [&str; 4] = [
     "families/mistral",
 ];
 
-/// How far a logarithm of a probability may lie from the CPU's. The CPU keeps activations in f32; the
-/// device rounds each to bf16, by up to 2^-9 of its size: of two layers' worth of them, each of up to
-/// ten roundings, a logit of size 5 moves by some hundredths, rarely by a tenth.
+/// How far a logarithm of a probability may lie from the CPU's. The CPU keeps activations in f32;
+/// the device rounds each to bf16, by up to 2^-9 of its size: of two layers' worth of them, each of
+/// up to ten roundings, a logit of size 5 moves by some hundredths, rarely by a tenth.
 const TOLERANCE: f32 = 0.15;
 
 fn limits() -> EngineLimits {

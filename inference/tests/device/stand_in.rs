@@ -1,5 +1,5 @@
-//! A driver's stand-in: the kernels' own sources on this processor, what it is asked counted for each
-//! step, and its faults planned.
+//! A driver's stand-in: the kernels' own sources on this processor, what it is asked counted for
+//! each step, and its faults planned.
 
 use std::cell::Cell;
 use std::sync::mpsc::{Receiver, Sender, channel};

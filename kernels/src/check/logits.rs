@@ -29,6 +29,12 @@ fn wrong(kernel: &'static str, element: usize) -> CheckError {
     }
 }
 
+/// Where bits differ; one NaN is as good as another.
+fn differs(found: &[f32], expected: &[f32]) -> Option<usize> {
+    let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+    found.iter().zip(expected).position(|pair| !same(pair))
+}
+
 /// Biases and penalties are applied and taken back, and each row is reported.
 pub fn logits<D: Device>(device: &D, seed: u64) -> Result<Nearness, CheckError> {
     let chance = &mut Chance(seed);
@@ -67,22 +73,15 @@ pub fn logits<D: Device>(device: &D, seed: u64) -> Result<Nearness, CheckError> 
     for (row, entries) in adjusted.chunks_exact_mut(vocabulary).zip(&changes) {
         reference::adjust(row, entries);
     }
-    let bits = |floats: &[f32]| floats.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    let differs = |found: Vec<f32>, expected: &[f32]| {
-        let pairs = found.into_iter().zip(expected);
-        pairs
-            .clone()
-            .position(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))
-    };
-    if let Some(element) = differs(on_device.read(device)?, &adjusted) {
+    if let Some(element) = differs(&on_device.read(device)?, &adjusted) {
         return Err(wrong("adjust", element));
     }
     let mut records = Tensor::empty(device, count * Record::BYTES)?;
     let [taken_there, wanted_there] = places.map(|place| inbox.words(place));
     let (taken_there, wanted_there) = (taken_there?, wanted_there?);
     launch::note(device, &rows, &taken_there, &wanted_there, &mut records)?;
-    if bits(&on_device.read(device)?) != bits(&given) {
-        return Err(wrong("note", 0));
+    if let Some(element) = differs(&on_device.read(device)?, &given) {
+        return Err(wrong("note", element));
     }
     let found = Record::receive(device, &records)?;
     for (row, found) in found.iter().enumerate() {

@@ -139,8 +139,8 @@ pub fn adjust<D: Device>(device: &D, rows: &Rows<'_, D::Memory>) -> Result<(), L
     Ok(())
 }
 
-/// Puts the logits back and reports each row: `tokens` is `[rows]`, `wanted` is `[rows]` (so many of
-/// the likeliest; `u32::MAX` for no probability at all), `records` is `[rows]` of [`Record`].
+/// Puts the logits back and reports each row: `tokens` is `[rows]`, `wanted` is `[rows]` (so many
+/// of the likeliest; `u32::MAX` for no probability at all), `records` is `[rows]` of [`Record`].
 pub fn note<D: Device>(
     device: &D,
     rows: &Rows<'_, D::Memory>,
