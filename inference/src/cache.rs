@@ -38,6 +38,7 @@ impl KvCache {
     }
 
     /// Blocks whose content a device holds: here are their numbers alone.
+    #[cfg(feature = "cuda")]
     pub(crate) fn numbers(blocks: u32) -> Self {
         Self {
             data: Vec::new(),
@@ -49,6 +50,7 @@ impl KvCache {
     }
 
     /// What the device is to zero before anything else is written.
+    #[cfg(feature = "cuda")]
     pub(crate) fn take_freed(&mut self) -> Vec<u32> {
         self.freed.as_mut().map(std::mem::take).unwrap_or_default()
     }
