@@ -164,8 +164,8 @@ fn each_family_is_near_the_cpu_and_says_the_same_tokens() {
         eprintln!("{family}: probabilities differ by at most {worst}");
         assert!(worst > 0.0 && worst < TOLERANCE, "{family}: {worst}");
     }
-    // Of twelve answers.
-    assert!(turned <= 1, "{turned}");
+    // Of twelve answers of 96 tokens; weights are random, and draws often near.
+    assert!(turned <= 3, "{turned}");
 }
 
 /// Bit for bit, whoever else is there, however prompts are cut, and in whatever order threads run.
