@@ -55,7 +55,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "client",
         &["attest", "carrier", "channel", "cloister-sigstore"],
     ),
-    ("inference", &[]),
+    ("inference", &["kernels"]),
     ("kernels", &[]),
     ("release", &["attest", "cloister-sigstore", "verity"]),
     (

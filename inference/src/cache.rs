@@ -104,6 +104,20 @@ impl Layout {
         }
     }
 
+    /// One group that sees everything: of pages whose content is elsewhere.
+    #[cfg(feature = "cuda")]
+    fn of_numbers() -> Self {
+        let all = Group {
+            window: None,
+            units: 1,
+        };
+        Self {
+            groups: vec![all],
+            page_floats: 1,
+            layers: Vec::new(),
+        }
+    }
+
     /// Pages of sequences that keep all of their tokens.
     fn all_pages(&self, tokens: usize) -> usize {
         let units = self.groups.iter().map(|group| group.units);
@@ -152,6 +166,9 @@ pub(crate) struct KvCache {
     data: Vec<f32>,
     layout: Layout,
     free: Vec<u32>,
+    pages: usize,
+    /// Pages whose content is elsewhere and still to be zeroed.
+    freed: Option<Vec<u32>>,
 }
 
 impl KvCache {
@@ -163,6 +180,8 @@ impl KvCache {
             data: vec![0.0; pages as usize * layout.page_floats],
             layout,
             free: (0..pages).rev().collect(),
+            pages: pages as usize,
+            freed: None,
         }
     }
 
@@ -171,6 +190,28 @@ impl KvCache {
         let layout = Layout::new(spec);
         let pages = (layout.all_pages(tokens) as u64).saturating_mul(sequences as u64);
         Self::new(spec, pages.saturating_mul(layout.page_bytes()))
+    }
+
+    /// Pages whose content a device holds: here are their numbers alone. Each holds a block of all
+    /// layers, whatever their windows, and nothing leaves them.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn numbers(pages: u32) -> Self {
+        Self {
+            data: Vec::new(),
+            layout: Layout::of_numbers(),
+            free: (0..pages).rev().collect(),
+            pages: pages as usize,
+            freed: Some(Vec::new()),
+        }
+    }
+
+    /// What the device is to zero before anything else is written: each page once.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn take_freed(&mut self) -> Vec<u32> {
+        let mut freed = self.freed.as_mut().map(std::mem::take).unwrap_or_default();
+        freed.sort_unstable();
+        freed.dedup();
+        freed
     }
 
     /// Takes the pages for all of so many tokens, or none at all.
@@ -268,15 +309,20 @@ impl KvCache {
 
     /// Zeroes a page and takes it back.
     fn give_back_page(&mut self, page: u32) {
-        if page != GONE {
+        if page == GONE {
+            return;
+        }
+        if let Some(freed) = &mut self.freed {
+            freed.push(page);
+        } else {
             let start = page as usize * self.layout.page_floats;
             let page_floats = &mut self.data[start..][..self.layout.page_floats];
             // One that was never touched takes no memory, and reading it takes none.
             if page_floats.iter().any(|value| value.to_bits() != 0) {
                 page_floats.zeroize();
             }
-            self.free.push(page);
         }
+        self.free.push(page);
     }
 
     /// Stores one token's keys and values of one layer.
@@ -312,14 +358,14 @@ impl KvCache {
     }
 
     pub(crate) fn used_pages(&self) -> usize {
-        self.data.len() / self.layout.page_floats - self.free.len()
+        self.pages - self.free.len()
     }
 }
 
 impl Drop for KvCache {
     fn drop(&mut self) {
         // Free pages are zero already; an owner that ends without giving back leaves others.
-        let mut used = vec![true; self.data.len() / self.layout.page_floats];
+        let mut used = vec![true; self.pages];
         self.free
             .iter()
             .for_each(|page| used[*page as usize] = false);

@@ -15,34 +15,34 @@ use crate::weights::{Linear, Matrix, Norm, Tensors};
 pub(crate) struct Decoder {
     pub(crate) spec: DecoderSpec,
     pub(crate) parameters: u64,
-    embedding: Matrix,
-    layers: Vec<Layer>,
-    final_norm: Norm,
-    head: Option<Matrix>,
+    pub(crate) embedding: Matrix,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) final_norm: Norm,
+    pub(crate) head: Option<Matrix>,
     /// For each layer.
-    layouts: Vec<Heads>,
+    pub(crate) layouts: Vec<Heads>,
     /// Distinct tables of rotary frequencies.
-    rotations: Vec<Table>,
+    pub(crate) rotations: Vec<Table>,
     /// Lengths beyond which some rotation changes.
-    turning_points: Vec<usize>,
+    pub(crate) turning_points: Vec<usize>,
 }
 
 #[derive(Debug)]
-struct Layer {
+pub(crate) struct Layer {
     /// Index into the tables of frequencies.
-    rope: usize,
-    attention_norm: Norm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    query_norm: Option<Norm>,
-    key_norm: Option<Norm>,
-    sinks: Option<Vec<f32>>,
-    after_attention: Option<Norm>,
-    mlp_norm: Norm,
-    mlp: Mlp,
-    after_mlp: Option<Norm>,
+    pub(crate) rope: usize,
+    pub(crate) attention_norm: Norm,
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) query_norm: Option<Norm>,
+    pub(crate) key_norm: Option<Norm>,
+    pub(crate) sinks: Option<Vec<f32>>,
+    pub(crate) after_attention: Option<Norm>,
+    pub(crate) mlp_norm: Norm,
+    pub(crate) mlp: Mlp,
+    pub(crate) after_mlp: Option<Norm>,
 }
 
 /// The part of one sequence that a step reads.

@@ -14,13 +14,13 @@ pub(crate) enum Mlp {
 
 #[derive(Debug)]
 pub(crate) struct Gated {
-    input: Gate,
-    down: Linear,
-    activation: Activation,
+    pub(crate) input: Gate,
+    pub(crate) down: Linear,
+    pub(crate) activation: Activation,
 }
 
 #[derive(Debug)]
-enum Gate {
+pub(crate) enum Gate {
     Two { gate: Linear, up: Linear },
     Interleaved(Linear),
 }
