@@ -11,7 +11,7 @@ use kernels::{Argument, Device, DeviceError, Launch, Recorder};
 
 use super::emulation::{Emulation, Memory};
 use super::stand_in::{self, Plan, StandIn};
-use super::{answer, answers, device, folder, limits, request, several, sound};
+use super::{answer, answers, device, folder, limits, request, several, sound, wait_until};
 
 fn refusal(
     folder: &Path,
@@ -176,8 +176,9 @@ fn a_full_device_is_refused_at_the_start_and_later_ends_a_step_alone() {
     assert_eq!(served, (3, Finish::Length));
     assert!(ended > 0 && engine.stats().withheld == ended);
     assert_eq!(engine.fault(), None);
-    let stats = engine.stats();
-    assert_eq!((stats.used_blocks, stats.active, stats.queued), (0, 0, 0));
+    wait_until(&engine, |stats| {
+        (stats.used_blocks, stats.active, stats.queued) == (0, 0, 0)
+    });
 }
 
 /// An uncorrectable memory error: nothing more is served, and the reason is told.
@@ -198,8 +199,9 @@ fn a_lost_device_ends_everything_and_says_why() {
     assert_eq!(engine.fault(), Some(Fault::Lost { code: ECC }));
     let refused = engine.submit(request(3, 1, 1));
     assert!(matches!(refused, Err(SubmitError::Stopped)));
-    let stats = engine.stats();
-    assert_eq!((stats.active, stats.queued, stats.withheld), (0, 0, 6));
+    wait_until(&engine, |stats| {
+        (stats.active, stats.queued, stats.withheld) == (0, 0, 6)
+    });
 }
 
 /// The device never comes back; the alarm is rung by the device itself, when it begins to hang.

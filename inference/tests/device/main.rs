@@ -12,10 +12,11 @@ mod stand_in;
 
 use std::path::Path;
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use inference::{
-    Chunk, Client, DeviceOptions, Engine, EngineLimits, Finish, Generation, Prompt, Request,
-    Sampling,
+    Chunk, Client, DeviceOptions, Engine, EngineLimits, EngineStats, Finish, Generation, Prompt,
+    Request, Sampling,
 };
 use kernels::Counts;
 use stand_in::{Plan, StandIn};
@@ -113,6 +114,16 @@ fn answers(engine: &Engine, requests: Vec<Request>) -> Vec<(Vec<Token>, Option<F
         .map(|request| engine.submit(request).expect("accepted"))
         .collect();
     started.into_iter().map(answer).collect()
+}
+
+/// An answer ends a little before the engine counts it.
+fn wait_until(engine: &Engine, ready: impl Fn(EngineStats) -> bool) {
+    let started = Instant::now();
+    while !ready(engine.stats()) {
+        let waited = started.elapsed();
+        assert!(waited < Duration::from_secs(60), "{:?}", engine.stats());
+        std::thread::yield_now();
+    }
 }
 
 /// Compares an answer with the CPU's: how far its probabilities lie off, and whether a draw that is
