@@ -213,9 +213,11 @@ fn long_functions(path: &str, lines: &[&str]) -> Vec<String> {
             continue;
         }
         let end = format!("{}}}", &line[..line.len() - code.len()]);
+        // A declaration has no body.
+        let declared = format!("{})", &line[..line.len() - code.len()]);
         let length = lines[start..]
             .iter()
-            .position(|line| *line == end)
+            .position(|line| *line == end || (line.starts_with(&declared) && line.ends_with(';')))
             .unwrap_or(0)
             + 1;
         let excepted = LONG_FUNCTIONS

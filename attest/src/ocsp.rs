@@ -206,7 +206,7 @@ impl<'a> Response<'a> {
         self.nonce
     }
 
-    /// Whether it bears the serial number of a certificate: of this one or of one by another issuer.
+    /// Whether it bears a certificate's serial number: of this one or of one by another issuer.
     pub(crate) fn names(&self, subject: &Certificate) -> bool {
         let serial = subject.tbs_certificate().serial_number().to_der();
         serial.is_ok_and(|der| only(&der, INTEGER) == Some(self.id.serial))

@@ -475,8 +475,8 @@ impl Judge<'_> {
         }
     }
 
-    /// A quote of TDX 1.0 does not hold them, and counts as one of a domain that has none: the claim
-    /// says so. Those that migrate it can be bound only where the attribute for that is on.
+    /// A quote of TDX 1.0 does not hold them, and counts as one of a domain that has none: the
+    /// claim says so. Those that migrate it can be bound only where the attribute for that is on.
     fn service_domains(&mut self) -> Result<(), TdxError> {
         let (pin, found) = (&self.policy.mr_service_tds, self.quote.mr_service_td);
         if self.quote.current_tcb.is_some() || !pin.admits(&found) {
