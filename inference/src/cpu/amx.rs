@@ -11,8 +11,8 @@
 //! Activations are f32 and tiles take bf16: each activation is split into two numbers of bf16 whose
 //! sum misses it by at most 2^-17 of it, and each step is done for the first and then for the
 //! second. The order of a sum depends on columns alone: every batch has the same bits, which are
-//! not those of the vector instructions. What a tile does is also written in Rust ([`emulate`]): tests
-//! compare with it, and at start so does [`usable`], once, before the first tile is trusted.
+//! not those of the vector instructions. What a tile does is also written in Rust ([`emulate`]):
+//! tests compare with it, and at start so does [`usable`], once, before the first tile is trusted.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS.
 
