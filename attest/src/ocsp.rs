@@ -206,7 +206,7 @@ impl<'a> Response<'a> {
         self.nonce
     }
 
-    /// Whether it bears a certificate's serial number: of this one or of one by another issuer.
+    /// Whether it bears this certificate's serial number, which one by another issuer may bear too.
     pub(crate) fn names(&self, subject: &Certificate) -> bool {
         let serial = subject.tbs_certificate().serial_number().to_der();
         serial.is_ok_and(|der| only(&der, INTEGER) == Some(self.id.serial))

@@ -1,18 +1,18 @@
 //! Products of bf16 matrices by the processor's tiles (Intel AMX), for prompts above all.
 //!
 //! A tile holds 16 rows of 64 bytes. One step of a product takes 16 rows × 32 columns of weights,
-//! as they are stored, and 32 columns of 16 activations, and adds 16 × 16 sums:
+//! as they are stored, and 32 columns of 16 activations, and adds 16 × 16 sums. For row m of the
+//! weights and activation n, with k from 0 to 15 in order:
 //!
 //! ```text
-//! for weight row m, activation n:  even = Σ w[m][2k] · x[n][2k],  odd = Σ w[m][2k+1] · x[n][2k+1]
-//!                                  sum[m][n] += even + odd          (k = 0 … 15, in order)
+//! even = Σ w[m][2k] · x[n][2k],   odd = Σ w[m][2k+1] · x[n][2k+1],   sum[m][n] += even + odd
 //! ```
 //!
 //! Activations are f32 and tiles take bf16: each activation is split into two numbers of bf16 whose
-//! sum misses it by at most 2^-17 of it, and each step is done for the first and then for the
-//! second. The order of a sum depends on columns alone: every batch has the same bits, which are
-//! not those of the vector instructions. What a tile does is also written in Rust ([`emulate`]):
-//! tests compare with it, and at start so does [`usable`], once, before the first tile is trusted.
+//! sum misses it by at most 2^-17 of it, and each step is done for the first, then for the second.
+//! The order of a sum depends on columns alone: every batch has the same bits, which are not those
+//! of the vector instructions. What a tile does is also written in Rust ([`Emulated`]): tests
+//! compare with it, and at start so does [`usable`], once, before the first tile is trusted.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS.
 
@@ -118,8 +118,7 @@ fn from_bf16(x: u16) -> f32 {
     f32::from_bits(u32::from(x) << 16)
 }
 
-/// Computes a task whose weights are bf16; `first` is its first activation in `packed`, and begins
-/// a pair of tiles.
+/// Computes a task whose weights are bf16; its first activation begins a tile in `packed`.
 fn part(mut task: Task<'_>, packed: &Packed, kernel: impl Kernel) {
     let columns = task.weight.columns;
     let tokens = task.x.len() / columns;
