@@ -3,7 +3,7 @@
     python tests/compare_transformers.py GREEDY_BINARY [--family NAME]… [--seed N] [--models N]
 
 GREEDY_BINARY is `inference/examples/greedy.rs`. Without `--family` every family is compared; `--models` counts for
-each. Exits 0 if all agree, 1 if not. Without torch and transformers it says so and exits 77, which test runners
+each; `--quantised` compares every way to store quantised weights, too. Exits 0 if all agree, 1 if not. Without torch and transformers it says so and exits 77, which test runners
 take for "skipped".
 """
 
@@ -26,16 +26,18 @@ def main():
     parser.add_argument("--family", action="append")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--models", type=int, default=2)
+    parser.add_argument("--quantised", action="store_true")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     try:
         sys.path.insert(0, str(pathlib.Path(__file__).parent / "fixtures"))
         import make_families
+        import make_quantised
     except ImportError as error:
         print(f"skipped: {error}")
         return 77
-    families = arguments.family or make_families.FAMILIES
+    families = make_families.FAMILIES if arguments.family is None else [f for f in arguments.family if f]
     failures = 0
     for family in families:
         for seed in range(arguments.seed, arguments.seed + arguments.models):
@@ -44,7 +46,15 @@ def main():
                 prompts = make_families.random_prompts(seed)
                 cases = make_families.expected(folder, seed, prompts, NEW_TOKENS)
                 failures += not compare(arguments.greedy, folder, cases, f"{family}, seed {seed}")
-    count = len(families) * arguments.models
+    methods = make_quantised.METHODS if arguments.quantised else []
+    for method in methods:
+        for seed in range(arguments.seed, arguments.seed + arguments.models):
+            with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as reference:
+                family = make_quantised.random_model(folder, reference, method, seed)
+                prompts = make_families.random_prompts(seed)
+                cases = make_families.expected(reference, seed, prompts, NEW_TOKENS)
+                failures += not compare(arguments.greedy, folder, cases, f"{family} in {method}, seed {seed}")
+    count = (len(families) + len(methods)) * arguments.models
     print(f"{count - failures} of {count} random models agree")
     return 1 if failures else 0
 

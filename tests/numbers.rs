@@ -158,7 +158,7 @@ fn the_image_is_built_without_what_serves_unprotected() {
     assert!(library.contains(guarded));
     let manifest: toml::Table = read("agent/Cargo.toml").parse().unwrap();
     let features = manifest["features"].as_table().unwrap();
-    assert_eq!(features.keys().collect::<Vec<_>>(), ["insecure"]);
+    assert_eq!(features.keys().collect::<Vec<_>>(), ["cuda", "insecure"]);
     for path in [
         "image/compile.sh",
         "image/rust.sh",

@@ -194,3 +194,29 @@ fn a_developer_is_served_on_this_machine_alone() {
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!(response.contains("text_completion"), "{response}");
 }
+
+/// The answer is the CPU's where a GPU is allowed and there is none, and says so; there is none
+/// where a GPU is demanded.
+#[test]
+fn a_device_is_chosen_aloud_and_never_replaced_where_it_was_demanded() {
+    let generate = |device: &str| {
+        let mut generate = program("generate", "llama/bf16-sharded");
+        let words = ["--raw", "--prompt", "a b c", "--max-tokens", "4"];
+        generate.args(words).args(["--device", device]);
+        generate
+            .args(["--kernels", "/nonexistent"])
+            .output()
+            .unwrap()
+    };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let cpu = generate("cpu");
+    assert!(cpu.status.success(), "{}", said(&cpu));
+    assert!(said(&cpu).contains("computing on the CPU\n"));
+    let auto = generate("auto");
+    assert_eq!((auto.status, &auto.stdout), (cpu.status, &cpu.stdout));
+    assert!(said(&auto).contains("computing on the CPU: "));
+    let cuda = generate("cuda");
+    assert!(!cuda.status.success() && cuda.stdout.is_empty());
+    assert!(!said(&cuda).contains("computing"), "{}", said(&cuda));
+    assert!(!generate("tpu").status.success());
+}

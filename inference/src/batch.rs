@@ -1,6 +1,6 @@
 //! Several sequences that advance together, without a tokenizer: for measuring what a server does.
 
-use crate::cache::{BLOCK_TOKENS, KvCache, block_bytes};
+use crate::cache::{Blocks, KvCache};
 use crate::decoder::{Logits, Part, Workspace};
 use crate::error::SubmitError;
 use crate::model::Model;
@@ -10,7 +10,7 @@ pub struct Batch<'a> {
     model: &'a Model,
     context_tokens: usize,
     cache: KvCache,
-    blocks: Vec<Vec<u32>>,
+    blocks: Vec<Blocks>,
     /// Tokens that each sequence has read.
     read: Vec<usize>,
     work: Workspace,
@@ -20,9 +20,7 @@ impl Model {
     /// Empty sequences with room for `context_tokens` each, at most the model's own context.
     pub fn batch(&self, sequences: usize, context_tokens: u32) -> Batch<'_> {
         let context_tokens = context_tokens.min(self.context_tokens()) as usize;
-        let blocks = (context_tokens.div_ceil(BLOCK_TOKENS) * sequences) as u64;
-        let spec = &self.decoder.spec;
-        let mut cache = KvCache::new(spec, blocks.saturating_mul(block_bytes(spec)));
+        let mut cache = KvCache::whole(&self.decoder.spec, sequences, context_tokens);
         let blocks = (0..sequences).map(|_| cache.take(context_tokens).unwrap_or_default());
         Batch {
             model: self,
@@ -62,7 +60,7 @@ impl Batch<'_> {
                 tokens,
                 start: *start,
                 length: self.context_tokens,
-                blocks,
+                blocks: blocks.groups(),
                 logits: Logits::Last,
             })
             .collect();

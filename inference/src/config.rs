@@ -42,6 +42,15 @@ impl Fields {
         }
     }
 
+    /// Takes the only field there is, an object; `None` if there are others.
+    pub(crate) fn only_object(&mut self) -> Result<Option<Self>, ConfigError> {
+        let mut names = self.map.keys();
+        match (names.next().cloned(), names.next()) {
+            (Some(name), None) => self.object(&name),
+            _ => Ok(None),
+        }
+    }
+
     /// Takes an integer in `1..=max`.
     pub(crate) fn size(&mut self, field: &str, max: u32) -> Result<Option<u32>, ConfigError> {
         let Some(value) = self.take(field) else {

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroize;
 
-use crate::cache::{self, KvCache};
+use crate::cache::{KvCache, Layout};
 use crate::cpu::{self, Heads, Pool, Product, Query, linear};
 use crate::error::{LoadError, TensorError};
 use crate::mlp::{Mlp, MlpBuffers};
@@ -15,34 +15,34 @@ use crate::weights::{Linear, Matrix, Norm, Tensors};
 pub(crate) struct Decoder {
     pub(crate) spec: DecoderSpec,
     pub(crate) parameters: u64,
-    embedding: Matrix,
-    layers: Vec<Layer>,
-    final_norm: Norm,
-    head: Option<Matrix>,
+    pub(crate) embedding: Matrix,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) final_norm: Norm,
+    pub(crate) head: Option<Matrix>,
     /// For each layer.
-    layouts: Vec<Heads>,
+    pub(crate) layouts: Vec<Heads>,
     /// Distinct tables of rotary frequencies.
-    rotations: Vec<Table>,
+    pub(crate) rotations: Vec<Table>,
     /// Lengths beyond which some rotation changes.
-    turning_points: Vec<usize>,
+    pub(crate) turning_points: Vec<usize>,
 }
 
 #[derive(Debug)]
-struct Layer {
+pub(crate) struct Layer {
     /// Index into the tables of frequencies.
-    rope: usize,
-    attention_norm: Norm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    query_norm: Option<Norm>,
-    key_norm: Option<Norm>,
-    sinks: Option<Vec<f32>>,
-    after_attention: Option<Norm>,
-    mlp_norm: Norm,
-    mlp: Mlp,
-    after_mlp: Option<Norm>,
+    pub(crate) rope: usize,
+    pub(crate) attention_norm: Norm,
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) query_norm: Option<Norm>,
+    pub(crate) key_norm: Option<Norm>,
+    pub(crate) sinks: Option<Vec<f32>>,
+    pub(crate) after_attention: Option<Norm>,
+    pub(crate) mlp_norm: Norm,
+    pub(crate) mlp: Mlp,
+    pub(crate) after_mlp: Option<Norm>,
 }
 
 /// The part of one sequence that a step reads.
@@ -52,8 +52,8 @@ pub(crate) struct Part<'a> {
     pub(crate) start: usize,
     /// All tokens of the sequence that are known, read or not. See [`Decoder::phase`].
     pub(crate) length: usize,
-    /// The sequence's blocks, enough for all of its positions.
-    pub(crate) blocks: &'a [u32],
+    /// For each group of layers the sequence's pages, enough for all that these tokens see.
+    pub(crate) blocks: &'a [Vec<u32>],
     pub(crate) logits: Logits,
 }
 
@@ -146,7 +146,7 @@ impl Decoder {
         turning_points.dedup();
         Ok(Self {
             parameters: tensors.finish(&spec.ignored)?,
-            layouts: cache::layouts(&spec),
+            layouts: Layout::new(&spec).layers,
             rotations: ropes.iter().map(|rope| rope.table()).collect(),
             turning_points,
             spec,
@@ -310,8 +310,10 @@ impl Decoder {
             wanted.len() * self.spec.vocabulary as usize,
         );
         let head = self.head.as_ref().unwrap_or(&self.embedding);
+        let ordered = head.in_order(&work.normed);
+        let x = ordered.as_ref().map_or(&work.normed[..], |x| x);
         let (weight, bias, out) = (head.view(), None, &mut *work.logits);
-        linear(pool, &work.normed, &mut [Product { weight, bias, out }]);
+        linear(pool, x, &mut [Product { weight, bias, out }]);
         if let Some(cap) = self.spec.logit_cap {
             cpu::cap(pool.level, &mut work.logits, cap);
         }
@@ -379,13 +381,20 @@ pub(crate) fn apply_all<const N: usize>(
     x: &[f32],
     layers: [(&Linear, &mut Vec<f32>); N],
 ) {
-    let mut products = layers.map(|(layer, out)| {
+    let products = layers.map(|(layer, out)| {
         let tokens = x.len() / layer.weight.columns;
         resize(out, tokens * layer.weight.rows);
         let (weight, bias) = (layer.weight.view(), layer.bias.as_deref());
-        Product { weight, bias, out }
+        (layer, Product { weight, bias, out })
     });
-    linear(pool, x, &mut products);
+    let mut same = Vec::with_capacity(N);
+    for (layer, product) in products {
+        match layer.weight.in_order(x) {
+            Some(ordered) => linear(pool, &ordered, &mut [product]),
+            None => same.push(product),
+        }
+    }
+    linear(pool, x, &mut same);
 }
 
 /// Normalises stretches of the norm's own size.
@@ -420,168 +429,4 @@ fn resize(buffer: &mut Vec<f32>, size: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-    use std::path::Path;
-
-    use super::*;
-    use crate::cache::BLOCK_TOKENS;
-    use crate::cpu::Level;
-    use crate::model::Model;
-
-    const MODELS: [&str; 11] = [
-        "llama/f32-tied-llama3",
-        "llama/bf16-sharded",
-        "llama/f16-linear",
-        "families/qwen3",
-        "families/qwen2",
-        "families/mistral",
-        "families/gemma3",
-        "families/phi3",
-        "families/qwen3-moe",
-        "families/gpt-oss",
-        "families/gpt-oss-mxfp4",
-    ];
-
-    fn fixture(name: &str) -> std::path::PathBuf {
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        fixtures.join(name)
-    }
-
-    fn open(folder: &Path, threads: usize, level: Level) -> Model {
-        let mut model =
-            Model::open(folder, NonZeroUsize::new(threads)).expect("a fixture of this repository");
-        model.pool.level = level;
-        model
-    }
-
-    fn requests(vocabulary: usize) -> Vec<Vec<u32>> {
-        let token =
-            |request: usize, index: usize| ((request * 977 + index * 131) % vocabulary) as u32;
-        (0..20)
-            .map(|r| (0..1 + r * 7 % 60).map(|i| token(r, i)).collect())
-            .collect()
-    }
-
-    /// All logits of all requests, as bits, with up to `batch` requests in a step and each reading
-    /// up to `chunk` tokens.
-    fn score(model: &Model, batch: usize, chunk: usize) -> Vec<Vec<u32>> {
-        let spec = &model.decoder.spec;
-        let requests = requests(spec.vocabulary as usize);
-        let mut cache = KvCache::new(spec, cache::block_bytes(spec) * 200);
-        let blocks: Vec<_> = requests
-            .iter()
-            .map(|r| cache.take(r.len()).expect("room"))
-            .collect();
-        let mut read = vec![0; requests.len()];
-        let mut bits = vec![Vec::new(); requests.len()];
-        let mut work = Workspace::default();
-        loop {
-            let open = (0..requests.len()).filter(|r| read[*r] < requests[*r].len());
-            let open: Vec<usize> = open.take(batch).collect();
-            if open.is_empty() {
-                assert!(blocks.iter().flatten().max().expect("blocks") * 16 >= BLOCK_TOKENS as u32);
-                return bits;
-            }
-            let parts = open.iter().enumerate().map(|(place, r)| {
-                // Shares differ within a step.
-                let end = requests[*r]
-                    .len()
-                    .min(read[*r] + 1 + (chunk - 1 + place) % chunk);
-                let (start, tokens) = (read[*r], &requests[*r][read[*r]..end]);
-                Part {
-                    tokens,
-                    start,
-                    length: requests[*r].len(),
-                    blocks: &blocks[*r],
-                    logits: Logits::Every,
-                }
-            });
-            let parts: Vec<Part<'_>> = parts.collect();
-            model
-                .decoder
-                .forward(&model.pool, &mut cache, &parts, &mut work);
-            let mut logits = work.logits.chunks_exact(spec.vocabulary as usize);
-            for (r, part) in open.iter().zip(&parts) {
-                let own = logits.by_ref().take(part.tokens.len()).flatten();
-                bits[*r].extend(own.map(|logit| logit.to_bits()));
-                read[*r] += part.tokens.len();
-            }
-        }
-    }
-
-    #[test]
-    fn batch_chunk_threads_and_instructions_change_no_bit() {
-        for name in MODELS {
-            bits_are_the_same(&fixture(name));
-        }
-    }
-
-    #[test]
-    fn batch_chunk_threads_and_instructions_change_no_bit_of_quantised_weights() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for name in ["families/qwen3", "families/qwen3-moe", "families/phi3"] {
-            for bits in [crate::Bits::Eight, crate::Bits::Four] {
-                let output = folder
-                    .path()
-                    .join(format!("{}-{bits:?}", name.replace('/', "-")));
-                crate::quantise(&fixture(name), &output, bits).expect("smaller weights");
-                bits_are_the_same(&output);
-            }
-        }
-    }
-
-    /// Tiles have bits of their own; where there are none, what they do is computed without.
-    #[test]
-    fn batch_chunk_and_threads_change_no_bit_of_products_by_tiles() {
-        if Level::available().contains(&Level::Avx512) {
-            bits_are_the_same_of(&fixture(MODELS[1]), Level::Amx);
-        }
-    }
-
-    fn bits_are_the_same(folder: &Path) {
-        let mut fused = None;
-        for level in Level::available() {
-            let alone = bits_are_the_same_of(folder, level);
-            if matches!(level, Level::Avx2 | Level::Avx512) {
-                let first = fused.get_or_insert_with(|| alone.clone());
-                assert!(*first == alone, "{} {level:?}", folder.display());
-            }
-        }
-    }
-
-    fn bits_are_the_same_of(folder: &Path, level: Level) -> Vec<Vec<u32>> {
-        let alone = score(&open(folder, 1, level), 1, 64);
-        for (threads, batch, chunk) in [(1, 1, 1), (2, 2, 5), (3, 8, 16), (4, 20, 3), (2, 5, 64)] {
-            let found = score(&open(folder, threads, level), batch, chunk);
-            let name = folder.display();
-            assert!(found == alone, "{name} {threads} {batch} {chunk} {level:?}");
-        }
-        alone
-    }
-
-    #[test]
-    fn blocks_are_zero_when_they_are_free() {
-        let model = open(&fixture(MODELS[0]), 1, Level::Baseline);
-        let spec = &model.decoder.spec;
-        let mut cache = KvCache::new(spec, cache::block_bytes(spec) * 4);
-        assert!(cache.take(65).is_none());
-        let blocks = cache.take(40).expect("room");
-        assert_eq!((cache.used_blocks(), cache.free_blocks()), (3, 1));
-        let tokens: Vec<u32> = (0..33).collect();
-        let part = Part {
-            tokens: &tokens,
-            start: 0,
-            length: tokens.len(),
-            blocks: &blocks,
-            logits: Logits::None,
-        };
-        model
-            .decoder
-            .forward(&model.pool, &mut cache, &[part], &mut Workspace::default());
-        assert!(cache.data().iter().any(|value| *value != 0.0));
-        cache.give_back(blocks, tokens.len());
-        assert!(cache.data().iter().all(|value| *value == 0.0));
-        assert_eq!((cache.used_blocks(), cache.free_blocks()), (0, 4));
-    }
-}
+mod tests;

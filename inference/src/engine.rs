@@ -10,14 +10,15 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::cache::{BLOCK_TOKENS, block_bytes};
+use crate::backend::Cpu;
+use crate::cache::{KvCache, sequence_bytes};
 use crate::client::Client;
 use crate::config::Fields;
-use crate::error::{ConfigError, LoadError, Name, PromptError, SubmitError};
+use crate::error::{ConfigError, Fault, LoadError, Name, PromptError, SubmitError};
 use crate::folder;
-use crate::model::Model;
+use crate::model::{CONFIG, Model};
 use crate::request::{ChatMessage, Generation, Prompt, Request};
-use crate::scheduler::{Job, Message, Scheduler, Shared};
+use crate::scheduler::{Job, Machine, Message, Scheduler, Shared};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -28,7 +29,7 @@ const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 const MAX_TEMPERATURE: f32 = 2.0;
 const MAX_STOP_COUNT: usize = 16;
-const MAX_BIASES: usize = 1024;
+pub(crate) const MAX_BIASES: usize = 1024;
 const MAX_LOGPROBS: u32 = 20;
 const MAX_STOP_BYTES: usize = 256;
 
@@ -87,7 +88,8 @@ pub struct EngineStats {
     pub active: u32,
     /// Requests that wait.
     pub queued: u32,
-    /// Blocks of KV cache that are not free.
+    /// Blocks of KV cache that are not free: of 16 tokens of all layers, or, where some layers have
+    /// a window, of some layers.
     pub used_blocks: u32,
     /// Those of them that are kept for requests to come; anybody who needs them gets them.
     pub kept_blocks: u32,
@@ -97,6 +99,9 @@ pub struct EngineStats {
     pub preempted: u64,
     /// Requests that ended or were cancelled since the start.
     pub finished: u64,
+    /// Those of them that ended without a last chunk: what was computed for them is not to be
+    /// served.
+    pub withheld: u64,
 }
 
 /// A loaded model with its scheduler thread. Share it in an `Arc`; dropping it ends all generations
@@ -116,9 +121,24 @@ pub struct Engine {
 impl Engine {
     /// Loads the Hugging Face style folder `model` and starts the scheduler.
     pub fn open(model: &Path, limits: EngineLimits) -> Result<Self, LoadError> {
+        Self::open_by(model, limits, |model, limits| {
+            check_room(limits, model)?;
+            let cache = KvCache::new(&model.decoder.spec, limits.kv_bytes);
+            let backend = Box::new(Cpu::new(Arc::clone(model)));
+            Ok(Machine { backend, cache })
+        })
+    }
+
+    /// The same with another machine.
+    pub(crate) fn open_by(
+        model: &Path,
+        limits: EngineLimits,
+        machine: impl FnOnce(&Arc<Model>, &EngineLimits) -> Result<Machine, LoadError>,
+    ) -> Result<Self, LoadError> {
         check_limits(&limits)?;
-        let loaded = Model::open(model, limits.threads)?;
-        check_room(&limits, &loaded)?;
+        let loaded = Arc::new(Model::open(model, limits.threads)?);
+        check_context(&limits, &loaded)?;
+        let machine = machine(&loaded, &limits)?;
         let tokenizer = Arc::new(Tokenizer::read(
             &folder::read(model, TOKENIZER)?,
             loaded.vocabulary(),
@@ -137,6 +157,7 @@ impl Engine {
         let (sender, received) = mpsc::channel();
         let scheduler = Scheduler::new(
             loaded,
+            machine,
             Arc::clone(&tokenizer),
             end_tokens,
             limits.clone(),
@@ -169,6 +190,12 @@ impl Engine {
         self.shared.stats()
     }
 
+    /// Why the engine serves no more, if it has stopped: the streams that were open end without a
+    /// last chunk.
+    pub fn fault(&self) -> Option<Fault> {
+        self.shared.fault()
+    }
+
     /// Renders a conversation with the model's chat template, ready for its next answer.
     pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
         let template = self.template.as_ref().ok_or(PromptError::NoChatTemplate)?;
@@ -192,6 +219,9 @@ impl Engine {
     /// Queues a request.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
         self.check(&request)?;
+        if self.fault().is_some() {
+            return Err(SubmitError::Stopped);
+        }
         let limit = self.limits.max_queued;
         let more = |queued: u32| (queued < limit).then_some(queued + 1);
         self.shared
@@ -314,17 +344,20 @@ fn check_limits(limits: &EngineLimits) -> Result<(), LoadError> {
     }
 }
 
-/// One full context fits the model and the cache.
-fn check_room(limits: &EngineLimits, model: &Model) -> Result<(), LoadError> {
-    let (asked, model_tokens) = (limits.context_tokens, model.context_tokens());
-    if asked > model_tokens {
-        return Err(LoadError::ContextTokens {
-            asked,
-            model: model_tokens,
-        });
+/// One full context fits the model.
+fn check_context(limits: &EngineLimits, model: &Model) -> Result<(), LoadError> {
+    let (asked, model) = (limits.context_tokens, model.context_tokens());
+    match asked <= model {
+        true => Ok(()),
+        false => Err(LoadError::ContextTokens { asked, model }),
     }
-    let blocks = u64::from(asked).div_ceil(BLOCK_TOKENS as u64);
-    let needed = blocks.saturating_mul(block_bytes(&model.decoder.spec));
+}
+
+/// One full context fits the cache.
+fn check_room(limits: &EngineLimits, model: &Model) -> Result<(), LoadError> {
+    let tokens = limits.context_tokens as usize;
+    let chunk = limits.prefill_chunk_tokens as usize;
+    let needed = sequence_bytes(&model.decoder.spec, tokens, chunk);
     if needed > limits.kv_bytes {
         return Err(LoadError::KvBytes {
             needed,
@@ -385,25 +418,28 @@ fn special_tokens(config: &Value) -> BTreeMap<String, String> {
 
 /// The tokens that end a turn: by `generation_config.json`, else by `config.json`.
 fn read_end_tokens(model: &Path, loaded: &Model) -> Result<Vec<u32>, LoadError> {
-    let wrong = |source| LoadError::Config {
-        file: Name::new(GENERATION_CONFIG),
+    let wrong = |file, source| LoadError::Config {
+        file: Name::new(file),
         source,
     };
     let mut tokens = match folder::json_optional(model, GENERATION_CONFIG)? {
         Some(config) => Fields::new(config)
             .and_then(|mut f| f.token_ids("eos_token_id"))
-            .map_err(wrong)?,
+            .map_err(|source| wrong(GENERATION_CONFIG, source))?,
         None => Vec::new(),
     };
+    let mut file = GENERATION_CONFIG;
     if tokens.is_empty() {
         tokens = loaded.end_tokens().to_vec();
+        file = CONFIG;
     }
     if tokens.iter().any(|token| *token >= loaded.vocabulary()) {
         let expected = "tokens of the vocabulary";
-        return Err(wrong(ConfigError::Invalid {
+        let source = ConfigError::Invalid {
             field: Name::new("eos_token_id"),
             expected,
-        }));
+        };
+        return Err(wrong(file, source));
     }
     Ok(tokens)
 }

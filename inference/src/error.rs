@@ -122,6 +122,36 @@ pub enum LoadError {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
+    /// This program was built without the feature `cuda`.
+    #[error("this program was built without CUDA; use the CPU, or build it with --features cuda")]
+    NotBuilt,
+    /// A GPU cannot be used.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] crate::device::DeviceRefusal),
+}
+
+/// Why an engine serves no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The device has failed: an uncorrectable memory error, an Xid, an illegal access.
+    #[error("the device has failed with driver error {code}")]
+    Lost {
+        /// The driver's number.
+        code: u32,
+    },
+    /// The driver refused a step.
+    #[error("the driver refused a step with error {code}")]
+    Refused {
+        /// The driver's number.
+        code: u32,
+    },
+    /// A step took longer than any does.
+    #[error("the device has not finished a step in time")]
+    Hang,
+    /// A step that the kernels do not take, or a thread that is gone: a fault of this program.
+    #[error("the device's thread cannot go on")]
+    Broken,
 }
 
 /// What is wrong with a configuration file.
@@ -220,7 +250,8 @@ pub enum TensorError {
     /// A part of MXFP4 weights that is not of bytes.
     #[error("the tensor {0} is not of bytes, as MXFP4 is")]
     Bytes(Name),
-    /// A part of weights in int8 or int4 that has another type, or another number of groups.
+    /// A part of quantised weights that has another type, another number of groups, or an order of
+    /// columns that is none.
     #[error("the tensor {0} is not what quantised weights have in its place")]
     Quantised(Name),
     /// Not the shape that the configuration asks for.

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::config::{Fields, HARMLESS};
 use crate::error::ConfigError;
+use crate::quantisation::Scheme;
 use crate::spec::DecoderSpec;
 
 mod base;
@@ -21,6 +22,8 @@ mod qwen3_moe;
 pub(crate) struct ModelConfig {
     pub(crate) decoder: DecoderSpec,
     pub(crate) end_tokens: Vec<u32>,
+    /// How another program has made the weights smaller.
+    pub(crate) scheme: Option<Scheme>,
 }
 
 type Read = fn(&mut Fields) -> Result<ModelConfig, ConfigError>;
@@ -48,7 +51,8 @@ pub(crate) fn read(config: Value) -> Result<ModelConfig, ConfigError> {
         return Err(ConfigError::Unsupported(fields.name("architectures")));
     };
     fields.only("model_type", (*model_type).into())?;
-    let config = read(&mut fields)?;
+    let mut config = read(&mut fields)?;
+    config.scheme = Scheme::take(&mut fields)?;
     fields.finish(HARMLESS)?;
     Ok(config)
 }

@@ -9,12 +9,15 @@
 //! batch-invariant: a request gives the same bits alone, in any batch, at any chunking and with
 //! any number of threads. No type that holds content shows it in `Debug`.
 
+mod backend;
 mod batch;
 mod cache;
 mod client;
 mod config;
 mod cpu;
 mod decoder;
+#[cfg(feature = "cuda")]
+mod device;
 mod engine;
 mod error;
 mod family;
@@ -25,6 +28,8 @@ mod json;
 mod map;
 mod mlp;
 mod model;
+mod placement;
+mod quantisation;
 mod quantise;
 mod request;
 mod rope;
@@ -39,12 +44,15 @@ mod weights;
 
 pub use batch::Batch;
 pub use client::Client;
+#[cfg(feature = "cuda")]
+pub use device::{DeviceOptions, DeviceRefusal, Patience};
 pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
 pub use error::{
-    ConfigError, LoadError, Name, Objection, PromptError, SafetensorsError, SubmitError,
+    ConfigError, Fault, LoadError, Name, Objection, PromptError, SafetensorsError, SubmitError,
     TensorError, TokenizerError,
 };
 pub use model::{Model, Session};
+pub use placement::{Chosen, CudaOptions, DeviceChoice, DeviceChoiceError};
 pub use quantise::{Bits, QuantiseError, Quantised, quantise};
 pub use request::{
     ChatMessage, Chunk, Finish, Generation, Prompt, Request, Role, Sampling, TokenChoice,

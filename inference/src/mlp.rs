@@ -8,19 +8,19 @@ use crate::weights::{Linear, Tensors};
 
 #[derive(Debug)]
 pub(crate) enum Mlp {
-    Dense(Gated),
+    Dense(Box<Gated>),
     Experts(Experts),
 }
 
 #[derive(Debug)]
 pub(crate) struct Gated {
-    input: Gate,
-    down: Linear,
-    activation: Activation,
+    pub(crate) input: Gate,
+    pub(crate) down: Linear,
+    pub(crate) activation: Activation,
 }
 
 #[derive(Debug)]
-enum Gate {
+pub(crate) enum Gate {
     Two { gate: Linear, up: Linear },
     Interleaved(Linear),
 }
@@ -50,7 +50,7 @@ impl Mlp {
         pool: &Pool,
     ) -> Result<Self, TensorError> {
         Ok(match spec {
-            MlpSpec::Dense(spec) => Self::Dense(Gated::bind(spec, tensors, pool)?),
+            MlpSpec::Dense(spec) => Self::Dense(Box::new(Gated::bind(spec, tensors, pool)?)),
             MlpSpec::Experts(spec) => Self::Experts(Experts::bind(spec, tensors, pool)?),
         })
     }

@@ -7,14 +7,14 @@ use std::thread::available_parallelism;
 
 use zeroize::Zeroizing;
 
-use crate::cache::{BLOCK_TOKENS, KvCache, block_bytes};
+use crate::cache::{Blocks, KvCache};
 use crate::cpu::{Level, Pool};
 use crate::decoder::{Decoder, Logits, Part, Workspace};
 use crate::error::{LoadError, Name, SubmitError};
 use crate::weights::Tensors;
 use crate::{family, folder};
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 
 /// A loaded model.
 #[derive(Debug)]
@@ -42,7 +42,8 @@ impl Model {
             .or(available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN);
         let pool = Pool::new(threads, Level::fastest()).map_err(LoadError::Thread)?;
-        let decoder = Decoder::bind(config.decoder, Tensors::open(model)?, &pool)?;
+        let tensors = Tensors::open(model, config.scheme)?;
+        let decoder = Decoder::bind(config.decoder, tensors, &pool)?;
         Ok(Self {
             decoder,
             pool,
@@ -93,11 +94,7 @@ impl Model {
     /// An empty sequence with room for `context_tokens`, at most the model's own context.
     pub fn session(&self, context_tokens: u32) -> Session<'_> {
         let context_tokens = context_tokens.min(self.context_tokens()) as usize;
-        let blocks = context_tokens.div_ceil(BLOCK_TOKENS);
-        let mut cache = KvCache::new(
-            &self.decoder.spec,
-            blocks as u64 * block_bytes(&self.decoder.spec),
-        );
+        let mut cache = KvCache::whole(&self.decoder.spec, 1, context_tokens);
         let blocks = cache.take(context_tokens).unwrap_or_default();
         let work = Workspace::default();
         Session {
@@ -116,7 +113,7 @@ pub struct Session<'a> {
     model: &'a Model,
     context_tokens: usize,
     cache: KvCache,
-    blocks: Vec<u32>,
+    blocks: Blocks,
     work: Workspace,
     /// What was read.
     history: Zeroizing<Vec<u32>>,
@@ -167,7 +164,7 @@ impl Session<'_> {
             tokens,
             start,
             length,
-            blocks: &self.blocks,
+            blocks: self.blocks.groups(),
             logits,
         };
         let model = self.model;
@@ -180,8 +177,7 @@ impl Session<'_> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         self.work.clear();
-        self.cache
-            .give_back(std::mem::take(&mut self.blocks), self.history.len());
+        self.cache.give_back(std::mem::take(&mut self.blocks));
     }
 }
 

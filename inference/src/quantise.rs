@@ -43,6 +43,9 @@ pub enum QuantiseError {
     /// A tensor of a type that no weight has.
     #[error("the tensor {0} has a type that no weight has")]
     Dtype(Name),
+    /// Another program has made the weights smaller.
+    #[error("the weights of this model are quantised already")]
+    Already,
     /// Nothing in the folder can be made smaller.
     #[error("no matrix of this model can be quantised")]
     Nothing,
@@ -69,8 +72,11 @@ pub fn quantise(model: &Path, output: &Path, bits: Bits) -> Result<Quantised, Qu
         file: Name::new(CONFIG),
         source,
     })?;
+    if config.scheme.is_some() {
+        return Err(QuantiseError::Already);
+    }
     let wanted = matrices(&config.decoder);
-    let tensors = Tensors::open(model)?;
+    let tensors = Tensors::open(model, None)?;
     let stored = tensors.stored();
     if let Some(tensor) = stored.iter().find(|t| t.dtype.name().is_none()) {
         return Err(QuantiseError::Dtype(Name::new(tensor.name)));

@@ -23,6 +23,8 @@ pub(crate) struct RopeDefaults {
     pub(crate) original_tokens: Option<u32>,
     /// Whether `partial_rotary_factor` is read; otherwise it has to be 1.
     pub(crate) partial: bool,
+    /// Whether YaRN's bounds are whole whatever `truncate` says.
+    pub(crate) truncates: bool,
 }
 
 /// The frequencies of one layer's rotation.
@@ -166,6 +168,7 @@ mod tests {
             context_tokens: 256,
             original_tokens: None,
             partial: false,
+            truncates: false,
         };
         RopeSpec::take(&mut Fields::new(config).expect("fields"), defaults)
     }
@@ -198,6 +201,25 @@ mod tests {
         assert!(refusal(factors).contains("rope_scaling.short_factor"));
         let both = json!({"rope_scaling": {"type": "default"}, "rope_parameters": {}});
         assert!(refusal(both).contains("rope_scaling"));
+    }
+
+    #[test]
+    fn a_family_may_take_whole_bounds_whatever_is_said() {
+        let take = |truncate: bool, truncates: bool| {
+            let config = json!({"rope_type": "yarn", "factor": 3.7, "truncate": truncate,
+                "original_max_position_embeddings": 511, "rope_theta": 1e6});
+            let defaults = RopeDefaults {
+                head_dim: 20,
+                theta: 10_000.0,
+                context_tokens: 512,
+                original_tokens: None,
+                partial: false,
+                truncates,
+            };
+            RopeSpec::read(Fields::new(config).ok(), None, defaults).expect("a specification")
+        };
+        assert_eq!(take(false, true), take(true, false));
+        assert_ne!(take(false, false), take(true, false));
     }
 
     #[test]

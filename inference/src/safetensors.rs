@@ -28,6 +28,12 @@ pub(crate) enum Dtype {
     U8,
     /// Signed bytes: quantised weights.
     I8,
+    /// Words that hold several quantised weights.
+    I32,
+    /// Shapes.
+    I64,
+    /// Numbers of eight bits, four of them the exponent's.
+    F8E4m3,
     /// Known to the format, not usable as a weight here.
     Other,
 }
@@ -41,6 +47,9 @@ impl Dtype {
             Self::Bf16 => Some("BF16"),
             Self::U8 => Some("U8"),
             Self::I8 => Some("I8"),
+            Self::I32 => Some("I32"),
+            Self::I64 => Some("I64"),
+            Self::F8E4m3 => Some("F8_E4M3"),
             Self::Other => None,
         }
     }
@@ -153,12 +162,15 @@ fn read_dtype(name: &str) -> Option<(Dtype, u64)> {
         "F32" => (Dtype::F32, 32),
         "F16" => (Dtype::F16, 16),
         "BF16" => (Dtype::Bf16, 16),
-        "F64" | "I64" | "U64" | "C64" => (Dtype::Other, 64),
-        "I32" | "U32" => (Dtype::Other, 32),
+        "I64" => (Dtype::I64, 64),
+        "F64" | "U64" | "C64" => (Dtype::Other, 64),
+        "I32" => (Dtype::I32, 32),
+        "U32" => (Dtype::Other, 32),
         "I16" | "U16" => (Dtype::Other, 16),
         "U8" => (Dtype::U8, 8),
         "I8" => (Dtype::I8, 8),
-        "BOOL" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => (Dtype::Other, 8),
+        "F8_E4M3" => (Dtype::F8E4m3, 8),
+        "BOOL" | "F8_E5M2" | "F8_E8M0" => (Dtype::Other, 8),
         "F6_E2M3" | "F6_E3M2" => (Dtype::Other, 6),
         "F4" => (Dtype::Other, 4),
         _ => return None,

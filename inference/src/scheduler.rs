@@ -19,12 +19,12 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::Sender;
 
+use crate::backend::{Backend, Drawn, Reading, StepError};
 use crate::cache::KvCache;
-use crate::decoder::{Part, Workspace};
 use crate::engine::{EngineLimits, EngineStats};
+use crate::error::Fault;
 use crate::model::Model;
 use crate::request::{Emitted, Finish, Request};
-use crate::sample::{adjust, sample};
 use crate::tokenizer::Tokenizer;
 use kept::Kept;
 use slot::Slot;
@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     /// Requests that wait; counted up by the front, so that the bound is exact.
     pub(crate) queued: AtomicU32,
     stats: Mutex<EngineStats>,
+    fault: Mutex<Option<Fault>>,
 }
 
 impl Shared {
@@ -63,10 +64,21 @@ impl Shared {
             ..stats
         }
     }
+
+    /// Why nothing is served any more.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What computes, and the numbers of the cache's blocks.
+pub(crate) struct Machine {
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) cache: KvCache,
 }
 
 pub(crate) struct Scheduler {
-    model: Model,
+    model: Arc<Model>,
     tokenizer: Arc<Tokenizer>,
     end_tokens: Vec<u32>,
     limits: EngineLimits,
@@ -77,12 +89,13 @@ pub(crate) struct Scheduler {
     slots: Vec<Slot>,
     cache: KvCache,
     kept: Kept,
-    work: Workspace,
+    backend: Box<dyn Backend>,
     /// The client that was first in line for prefill.
     turn: Option<u64>,
     arrivals: u64,
     preempted: u64,
     finished: u64,
+    withheld: u64,
 }
 
 /// A scheduler that panics leaves nobody who answers: the process ends with it, so that whoever
@@ -99,14 +112,15 @@ impl Drop for EndsTheProcess {
 
 impl Scheduler {
     pub(crate) fn new(
-        model: Model,
+        model: Arc<Model>,
+        machine: Machine,
         tokenizer: Arc<Tokenizer>,
         end_tokens: Vec<u32>,
         limits: EngineLimits,
         shared: Arc<Shared>,
         messages: Receiver<Message>,
     ) -> Self {
-        let cache = KvCache::new(&model.decoder.spec, limits.kv_bytes);
+        let Machine { backend, cache } = machine;
         let scheduler = Self {
             model,
             tokenizer,
@@ -118,11 +132,12 @@ impl Scheduler {
             slots: Vec::new(),
             cache,
             kept: Kept::default(),
-            work: Workspace::default(),
+            backend,
             turn: None,
             arrivals: 0,
             preempted: 0,
             finished: 0,
+            withheld: 0,
         };
         scheduler.publish();
         scheduler
@@ -135,8 +150,11 @@ impl Scheduler {
             self.sweep();
             self.admit();
             let plan = self.schedule();
-            self.forward(&plan);
-            self.emit(&plan);
+            match self.forward(&plan) {
+                Ok(drawn) => self.emit(&plan, drawn),
+                Err(StepError::Withheld) => self.withhold(&plan),
+                Err(StepError::Stopped(fault)) => self.stop(fault),
+            }
             self.sweep();
             self.publish();
         }
@@ -145,7 +163,7 @@ impl Scheduler {
     /// Takes what has arrived; waits if there is nothing else to do. False if the engine is gone.
     fn receive(&mut self) -> bool {
         if self.queue.is_empty() && self.slots.is_empty() {
-            self.work.clear();
+            self.backend.rest(&mut self.cache);
         }
         loop {
             let idle = self.queue.is_empty() && self.slots.is_empty();
@@ -157,6 +175,9 @@ impl Scheduler {
                 self.messages.try_recv()
             };
             match message {
+                Ok(Message::Job(_)) if self.shared.fault().is_some() => {
+                    self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+                }
                 Ok(Message::Job(job)) => {
                     self.arrivals += 1;
                     let slot = Slot::new(*job, self.arrivals, &self.tokenizer);
@@ -164,6 +185,9 @@ impl Scheduler {
                 }
                 Ok(Message::Left(client)) => {
                     self.kept.forget(&mut self.cache, client);
+                    if idle {
+                        self.backend.rest(&mut self.cache);
+                    }
                     self.publish();
                 }
                 Err(TryRecvError::Empty) => return true,
@@ -188,10 +212,15 @@ impl Scheduler {
             }
             self.finished += 1;
         }
-        for slot in self.slots.extract_if(.., over) {
+        for mut slot in self.slots.extract_if(.., over) {
+            self.finished += 1;
+            if slot.faulty {
+                self.cache.give_back(std::mem::take(&mut slot.blocks));
+                continue;
+            }
+            slot.read = self.backend.reusable(slot.read, slot.prompt_tokens);
             let phase = self.model.decoder.phase(slot.tokens.len());
             self.kept.keep(&mut self.cache, slot, phase);
-            self.finished += 1;
         }
     }
 
@@ -248,8 +277,9 @@ impl Scheduler {
             queue, cache, kept, ..
         } = self;
         let slot = &mut queue[next];
-        let needed = KvCache::blocks_for(slot.tokens.len() + 1);
-        if needed > cache.free_blocks() + kept.blocks() {
+        let chunk = self.limits.prefill_chunk_tokens as usize;
+        let tokens = slot.tokens.len() + 1;
+        if cache.most_pages(tokens, chunk) > cache.free_pages() + kept.pages() {
             return false;
         }
         let phase = self.model.decoder.phase(slot.tokens.len());
@@ -262,9 +292,9 @@ impl Scheduler {
                 slot.cached = read;
             }
         }
-        while !cache.grow(&mut slot.blocks, slot.tokens.len() + 1) {
+        while !cache.grow(&mut slot.blocks, tokens, slot.read, slot.read + chunk) {
             if !kept.evict(cache) {
-                cache.give_back_all(std::mem::take(&mut slot.blocks));
+                cache.give_back(std::mem::take(&mut slot.blocks));
                 slot.read = 0;
                 return false;
             }
@@ -275,7 +305,7 @@ impl Scheduler {
     /// Puts a running request back among those that wait, without its cache.
     fn preempt(&mut self, index: usize) {
         let mut slot = self.slots.remove(index);
-        self.cache.give_back_all(std::mem::take(&mut slot.blocks));
+        self.cache.give_back(std::mem::take(&mut slot.blocks));
         slot.read = 0;
         slot.paused = true;
         self.preempted += 1;
@@ -314,7 +344,9 @@ impl Scheduler {
         let mut index = 0;
         while index < self.slots.len() {
             let slot = &mut self.slots[index];
-            let fits = self.cache.grow(&mut slot.blocks, slot.tokens.len());
+            let end = slot.read + self.limits.prefill_chunk_tokens as usize;
+            let tokens = slot.tokens.len();
+            let fits = self.cache.grow(&mut slot.blocks, tokens, slot.read, end);
             if fits {
                 index += 1;
             } else if !self.kept.evict(&mut self.cache) {
@@ -341,49 +373,62 @@ impl Scheduler {
         order
     }
 
-    fn forward(&mut self, plan: &[(usize, usize)]) {
-        let parts: Vec<Part<'_>> = plan
+    fn forward(&mut self, plan: &[(usize, usize)]) -> Result<Vec<Option<Drawn>>, StepError> {
+        let readings = plan
             .iter()
-            .map(|(index, share)| self.slots[*index].part(*share))
-            .collect();
-        if !parts.is_empty() {
-            self.model
-                .decoder
-                .forward(&self.model.pool, &mut self.cache, &parts, &mut self.work);
+            .map(|(index, share)| self.slots[*index].reading(*share));
+        let readings: Vec<Reading<'_>> = readings.collect();
+        match readings.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.backend.step(&mut self.cache, readings),
         }
     }
 
-    /// Samples for every slot that has read all of its tokens, and sends what may be shown.
-    fn emit(&mut self, plan: &[(usize, usize)]) {
-        let mut distributions = self
-            .work
-            .logits
-            .chunks_exact(self.model.decoder.spec.vocabulary as usize);
+    /// Gives every slot that has read all of its tokens the next one, and sends what may be shown.
+    fn emit(&mut self, plan: &[(usize, usize)], drawn: Vec<Option<Drawn>>) {
+        let mut drawn = drawn.into_iter();
         for (index, share) in plan {
             let slot = &mut self.slots[*index];
             slot.read += share;
+            self.cache.leave(&mut slot.blocks, slot.read);
             if slot.read < slot.tokens.len() {
                 continue;
             }
-            let Some(logits) = distributions.next() else {
+            let Some(Some(drawn)) = drawn.next() else {
+                slot.withhold();
+                self.withheld += 1;
                 continue;
             };
-            let request = &slot.request;
-            let adjusted = adjust(
-                logits,
-                &request.sampling,
-                &request.logit_bias,
-                slot.written(),
-            );
-            let position = slot.tokens.len() as u64;
-            let adjusted = adjusted.as_deref().unwrap_or(logits);
-            let token = sample(adjusted, &request.sampling, position);
-            slot.note(logits, token, &self.tokenizer);
-            slot.accept(token, self.end_tokens.contains(&token), &self.tokenizer);
+            slot.note(&drawn, &self.tokenizer);
+            let is_end = self.end_tokens.contains(&drawn.token);
+            slot.accept(drawn.token, is_end, &self.tokenizer);
             let phase = |length| self.model.decoder.phase(length);
             if phase(slot.read) != phase(slot.tokens.len()) {
                 slot.read = 0;
+                self.cache.give_back(std::mem::take(&mut slot.blocks));
             }
+        }
+    }
+
+    /// Ends what a step was for.
+    fn withhold(&mut self, plan: &[(usize, usize)]) {
+        for (index, _) in plan {
+            self.slots[*index].withhold();
+            self.withheld += 1;
+        }
+    }
+
+    /// Ends everything, for good: nothing that the device holds can be trusted. Nobody gets a last
+    /// chunk.
+    fn stop(&mut self, fault: Fault) {
+        *self
+            .shared
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        for slot in self.slots.iter_mut().chain(&mut self.queue) {
+            slot.withhold();
+            self.withheld += 1;
         }
     }
 
@@ -391,11 +436,12 @@ impl Scheduler {
         let stats = EngineStats {
             active: self.slots.len() as u32,
             queued: 0,
-            used_blocks: self.cache.used_blocks() as u32,
-            kept_blocks: self.kept.blocks() as u32,
-            free_blocks: self.cache.free_blocks() as u32,
+            used_blocks: self.cache.used_pages() as u32,
+            kept_blocks: self.kept.pages() as u32,
+            free_blocks: self.cache.free_pages() as u32,
             preempted: self.preempted,
             finished: self.finished,
+            withheld: self.withheld,
         };
         *self
             .shared

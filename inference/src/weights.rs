@@ -8,14 +8,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::config::Fields;
 use crate::cpu::{Format, MXFP4_BLOCK, Pool, Rows, all_finite, widen};
 use crate::error::{ConfigError, LoadError, Name, SafetensorsError, TensorError};
 use crate::map::MappedFile;
+use crate::quantisation::Scheme;
 use crate::safetensors::{self, Dtype};
 use crate::spec::{Layout, LinearSpec, MatrixSpec, NormSpec, VectorSpec};
 use crate::{folder, json};
+
+mod packed;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -48,6 +52,8 @@ pub(crate) struct Matrix {
     format: Format,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
+    /// Which column stands where, if they do not stand in order.
+    order: Option<Arc<[u32]>>,
 }
 
 impl Matrix {
@@ -68,6 +74,19 @@ impl Matrix {
     /// Copies one row, widened to f32.
     pub(crate) fn copy_row(&self, row: usize, out: &mut [f32]) {
         widen(self.view().slice(row..row + 1), out);
+        if let Some(order) = &self.order {
+            let stored = Zeroizing::new(out.to_vec());
+            let places = order.iter().zip(stored.iter());
+            places.for_each(|(column, weight)| out[*column as usize] = *weight);
+        }
+    }
+
+    /// Activations in the order of the columns, where these do not stand in their own.
+    pub(crate) fn in_order(&self, x: &[f32]) -> Option<Zeroizing<Vec<f32>>> {
+        let order = self.order.as_ref()?;
+        let tokens = x.chunks_exact(self.columns);
+        let ordered = tokens.flat_map(|x| order.iter().map(|column| x[*column as usize]));
+        Some(Zeroizing::new(ordered.collect()))
     }
 }
 
@@ -119,6 +138,7 @@ impl Tensor {
 
 /// All tensors of a folder, and which of them have been taken.
 pub(crate) struct Tensors {
+    scheme: Option<Scheme>,
     tensors: BTreeMap<String, Tensor>,
     taken: BTreeSet<String>,
     parameters: u64,
@@ -169,8 +189,9 @@ impl Tensors {
     }
 
     /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
-    pub(crate) fn open(model: &Path) -> Result<Self, LoadError> {
+    pub(crate) fn open(model: &Path, scheme: Option<Scheme>) -> Result<Self, LoadError> {
         let mut tensors = Self {
+            scheme,
             tensors: BTreeMap::new(),
             taken: BTreeSet::new(),
             parameters: 0,
@@ -247,6 +268,9 @@ impl Tensors {
 
     pub(crate) fn matrix(&mut self, spec: &MatrixSpec, pool: &Pool) -> Result<Matrix, TensorError> {
         let (rows, columns) = (spec.rows, spec.columns);
+        if let Some((module, form)) = self.form_of(spec) {
+            return self.packed(spec, &module, form, pool);
+        }
         if self.is_quantised(&spec.tensor) {
             return self.quantised(spec, pool);
         }
@@ -275,6 +299,7 @@ impl Tensors {
             format,
             rows,
             columns,
+            order: None,
         };
         check_finite(pool, &spec.tensor, matrix.view())?;
         Ok(matrix)
@@ -282,7 +307,7 @@ impl Tensors {
 
     /// Whether `{tensor}_scale` stands beside it: `cloister-inference quantize` made it.
     fn is_quantised(&self, tensor: &str) -> bool {
-        self.tensors.contains_key(&format!("{tensor}_scale"))
+        self.scheme.is_none() && self.tensors.contains_key(&format!("{tensor}_scale"))
     }
 
     /// Signed bytes `[rows, columns]` or signed halves of bytes `[rows, columns / 2]`, and scales
@@ -321,6 +346,7 @@ impl Tensors {
             format,
             rows,
             columns,
+            order: None,
         };
         self.parameters += (rows * columns) as u64;
         check_finite(pool, &scale_name, matrix.view())?;
@@ -349,6 +375,7 @@ impl Tensors {
             format: Format::Mxfp4,
             rows,
             columns,
+            order: None,
         };
         check_finite(pool, &names[1], matrix.view())?;
         Ok(matrix)

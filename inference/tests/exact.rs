@@ -25,6 +25,20 @@ const FAMILIES: [&str; 8] = [
     "families/gpt-oss",
     "families/gpt-oss-mxfp4",
 ];
+/// Weights as other programs quantise them; made by tests/fixtures/make_quantised.py.
+const QUANTISED: [&str; 11] = [
+    "quantised/awq",
+    "quantised/gptq",
+    "quantised/gptq-order",
+    "quantised/gptq-v2",
+    "quantised/gptq-int8",
+    "quantised/packed-int4",
+    "quantised/packed-int4-order",
+    "quantised/int8-zero",
+    "quantised/float8-channel",
+    "quantised/fp8-block",
+    "quantised/fp8-tensor",
+];
 const TOLERANCE: f64 = 2e-4;
 
 fn folder(name: &str) -> PathBuf {
@@ -69,7 +83,17 @@ fn text(mut generation: Generation) -> String {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    for name in LLAMAS.iter().chain(&FAMILIES) {
+    compare_logits(LLAMAS.iter().chain(&FAMILIES));
+}
+
+/// transformers reads the same weights in float32, each computed from its format's definition.
+#[test]
+fn logits_of_quantised_weights_are_those_of_transformers() {
+    compare_logits(QUANTISED.iter());
+}
+
+fn compare_logits<'a>(names: impl Iterator<Item = &'a &'a str>) {
+    for name in names {
         let model = Model::open(&folder(name), None).expect("a fixture");
         for case in expected(name)["cases"].as_array().expect("cases") {
             let mut session = model.session(512);
@@ -91,7 +115,16 @@ fn logits_are_those_of_transformers() {
 
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
-    for name in LLAMAS.iter().chain(&FAMILIES) {
+    compare_tokens(LLAMAS.iter().chain(&FAMILIES));
+}
+
+#[test]
+fn greedy_tokens_of_quantised_weights_are_those_of_transformers() {
+    compare_tokens(QUANTISED.iter());
+}
+
+fn compare_tokens<'a>(names: impl Iterator<Item = &'a &'a str>) {
+    for name in names {
         let model = Model::open(&folder(name), None).expect("a fixture");
         for case in expected(name)["cases"].as_array().expect("cases") {
             let expected = numbers(&case["greedy"]);

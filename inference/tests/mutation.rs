@@ -5,8 +5,11 @@
 use std::fs;
 use std::path::Path;
 
-use inference::fuzzing;
+use inference::{Model, fuzzing};
 use proptest::prelude::*;
+use support::Folder;
+
+mod support;
 
 fn fixture(file: &str) -> Vec<u8> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama");
@@ -82,6 +85,46 @@ proptest! {
         fuzzing::config(&bytes);
         fuzzing::template(&bytes);
         fuzzing::tokenizer(&bytes);
+    }
+}
+
+/// Forms of quantised weights.
+const QUANTISED: [&str; 6] = [
+    "awq",
+    "gptq-order",
+    "packed-int4-order",
+    "int8-zero",
+    "float8-channel",
+    "fp8-block",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn quantised_weights(changes in changes(), name in prop::sample::select(QUANTISED.to_vec())) {
+        let folder = Folder::copy(name);
+        let file = folder.read("model.safetensors");
+        let (length, rest) = file.split_first_chunk().expect("a length");
+        let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+        let header = mutate(header.to_vec(), &changes);
+        let length = (header.len() as u64).to_le_bytes();
+        folder.write("model.safetensors", &[&length, &header[..], data].concat());
+        drop(Model::open(folder.path(), std::num::NonZeroUsize::new(1)));
+    }
+
+    #[test]
+    fn quantisation_configs(
+        changes in changes(),
+        name in prop::sample::select(QUANTISED.to_vec()),
+    ) {
+        let folder = Folder::copy(name);
+        let config = folder.read("config.json");
+        let start = config.windows(21).position(|window| window == b"\"quantization_config\"");
+        let start = start.expect("a quantisation");
+        let end = mutate(config[start..].to_vec(), &changes);
+        folder.write("config.json", &[&config[..start], &end].concat());
+        drop(Model::open(folder.path(), std::num::NonZeroUsize::new(1)));
     }
 }
 

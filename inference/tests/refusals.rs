@@ -2,74 +2,13 @@
 
 #![allow(clippy::expect_used)] // a test's helpers may fail, too
 
-use std::fs;
 use std::path::Path;
 
 use inference::{Engine, EngineLimits};
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use support::Folder;
 
-/// A copy of a fixture that can be broken.
-struct Folder(TempDir);
-
-impl Folder {
-    fn copy(name: &str) -> Self {
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        let fixtures = match fixtures.join("llama").join(name).exists() {
-            true => fixtures.join("llama"),
-            false => fixtures.join("families"),
-        };
-        let folder = tempfile::tempdir().expect("a folder");
-        for entry in fs::read_dir(fixtures.join(name)).expect("a fixture") {
-            let path = entry.expect("an entry").path();
-            let name = path.file_name().expect("a name");
-            fs::write(folder.path().join(name), fs::read(&path).expect("bytes")).expect("a copy");
-        }
-        Self(folder)
-    }
-
-    fn read(&self, file: &str) -> Vec<u8> {
-        fs::read(self.0.path().join(file)).expect("bytes")
-    }
-
-    fn write(&self, file: &str, bytes: &[u8]) {
-        fs::write(self.0.path().join(file), bytes).expect("written");
-    }
-
-    fn remove(&self, file: &str) {
-        fs::remove_file(self.0.path().join(file)).expect("removed");
-    }
-
-    fn edit(&self, file: &str, change: impl FnOnce(&mut Value)) {
-        let mut value = serde_json::from_slice(&self.read(file)).expect("JSON");
-        change(&mut value);
-        self.write(file, value.to_string().as_bytes());
-    }
-
-    /// Changes the header of a safetensors file and keeps its data.
-    fn edit_header(&self, file: &str, change: impl FnOnce(&mut Value)) {
-        let bytes = self.read(file);
-        let (length, rest) = bytes.split_first_chunk().expect("a length");
-        let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
-        let mut header = serde_json::from_slice(header).expect("JSON");
-        change(&mut header);
-        let header = header.to_string();
-        let length = (header.len() as u64).to_le_bytes();
-        self.write(file, &[&length, header.as_bytes(), data].concat());
-    }
-
-    fn refusal(&self) -> String {
-        let limits = EngineLimits {
-            context_tokens: 256,
-            ..Default::default()
-        };
-        let refusal = Engine::open(self.0.path(), limits)
-            .expect_err("a refusal")
-            .to_string();
-        assert!(!refusal.contains('\n') && refusal.len() < 300, "{refusal}");
-        refusal
-    }
-}
+mod support;
 
 const F32: &str = "f32-tied-llama3";
 const WEIGHTS: &str = "model.safetensors";
@@ -96,7 +35,7 @@ fn missing_files_are_named() {
         context_tokens: 256,
         ..Default::default()
     };
-    let engine = Engine::open(folder.0.path(), limits).expect("it opens");
+    let engine = Engine::open(folder.path(), limits).expect("it opens");
     assert!(!engine.info().has_chat_template && engine.render_chat(&[]).is_err());
 }
 
@@ -207,6 +146,132 @@ fn weights_that_are_not_finite_are_named() {
 }
 
 #[test]
+fn overlapping_tensors_are_refused() {
+    let folder = Folder::copy(F32);
+    folder.edit_header(WEIGHTS, |header| {
+        let range = header["model.layers.0.input_layernorm.weight"]["data_offsets"].clone();
+        header["model.norm.weight"]["data_offsets"] = range;
+    });
+    let refusal = folder.refusal();
+    assert!(
+        refusal.starts_with("model.safetensors: ") && refusal.ends_with(" overlap"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_huge_header_is_refused() {
+    let folder = Folder::copy(F32);
+    let bytes = folder.read(WEIGHTS);
+    for length in [(16 << 20) + 1u64, 1 << 40, u64::MAX] {
+        folder.write(WEIGHTS, &[&length.to_le_bytes(), &bytes[8..]].concat());
+        let refusal =
+            format!("model.safetensors: a header of {length} bytes, at most 16777216 are allowed");
+        assert_eq!(folder.refusal(), refusal);
+    }
+}
+
+#[test]
+fn a_tensor_that_stands_twice_is_refused() {
+    let folder = Folder::copy(F32);
+    let bytes = folder.read(WEIGHTS);
+    let (length, rest) = bytes.split_first_chunk().expect("a length");
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header: Value = serde_json::from_slice(header).expect("JSON");
+    let norm = &header["model.norm.weight"];
+    let twice = header.to_string();
+    let twice = format!(
+        "{},\"model.norm.weight\":{norm}}}",
+        &twice[..twice.len() - 1]
+    );
+    let length = (twice.len() as u64).to_le_bytes();
+    folder.write(WEIGHTS, &[&length, twice.as_bytes(), data].concat());
+    let refusal = folder.refusal();
+    let cause = "model.safetensors: the header is malformed: duplicate key";
+    assert!(refusal.starts_with(cause), "{refusal}");
+}
+
+#[test]
+fn tensors_of_a_wrong_type_are_named() {
+    let matrix = "model.layers.2.mlp.up_proj.weight";
+    for (tensor, dtype) in [
+        (matrix, "I32"),
+        (matrix, "U32"),
+        ("model.norm.weight", "U32"),
+        ("model.embed_tokens.weight", "I32"),
+    ] {
+        let folder = Folder::copy(F32);
+        folder.edit_header(WEIGHTS, |header| header[tensor]["dtype"] = json!(dtype));
+        let refusal = format!("the tensor {tensor} is not f32, f16 or bf16");
+        assert_eq!(folder.refusal(), refusal);
+    }
+    let folder = Folder::copy(F32);
+    folder.edit_header(WEIGHTS, |header| header[matrix]["dtype"] = json!("F128"));
+    let refusal = format!("model.safetensors: {matrix} has an unknown element type");
+    assert_eq!(folder.refusal(), refusal);
+}
+
+#[test]
+fn every_tensor_that_is_missing_is_named() {
+    let good = Folder::copy("qwen2");
+    let index: Value =
+        serde_json::from_slice(&good.read("model.safetensors.index.json")).expect("JSON");
+    let names = index["weight_map"].as_object().expect("a map");
+    let interesting = |name: &&String| name.contains("layers.3.") || !name.contains(".layers.");
+    for (name, file) in names.iter().filter(|(name, _)| interesting(name)) {
+        let folder = Folder::copy("qwen2");
+        let file = file.as_str().expect("a file");
+        let rename = |map: &mut Value| {
+            let map = map.as_object_mut().expect("a map");
+            let entry = map.remove(name).expect("a tensor");
+            map.insert("something.else".into(), entry);
+        };
+        folder.edit_header(file, rename);
+        folder.edit("model.safetensors.index.json", |index| {
+            rename(&mut index["weight_map"]);
+        });
+        let refusal = folder.model_refusal().to_string();
+        assert_eq!(refusal, format!("the tensor {name} is missing"));
+    }
+}
+
+/// Norms, biases and sinks are read in another way than matrices.
+#[test]
+fn vectors_that_are_not_finite_are_named() {
+    for (fixture, tensor, bad) in [
+        (F32, "model.norm.weight", &[0, 0, 0xc0, 0x7f][..]),
+        (
+            F32,
+            "model.layers.1.input_layernorm.weight",
+            &[0, 0, 0x80, 0xff],
+        ),
+        (
+            "qwen3",
+            "model.layers.1.self_attn.k_norm.weight",
+            &[0xc0, 0x7f],
+        ),
+        ("gpt-oss", "model.layers.1.self_attn.sinks", &[0x80, 0xff]),
+        (
+            "gpt-oss",
+            "model.layers.1.self_attn.q_proj.bias",
+            &[0x80, 0x7f],
+        ),
+        (
+            "gpt-oss",
+            "model.layers.1.mlp.experts.down_proj_bias",
+            &[0x80, 0x7f],
+        ),
+        ("gpt-oss", "model.layers.1.mlp.router.weight", &[0x80, 0x7f]),
+    ] {
+        let folder = Folder::copy(fixture);
+        folder.overwrite(tensor, bad);
+        let refusal = folder.model_refusal().to_string();
+        let expected = format!("the tensor {tensor} has a weight that is not finite");
+        assert_eq!(refusal, expected);
+    }
+}
+
+#[test]
 fn experts_in_mxfp4_that_are_not_sound_are_named() {
     let name = "model.layers.1.mlp.experts.down_proj_scales";
     let range = |header: &Value, part: usize| {
@@ -303,7 +368,7 @@ fn configurations_are_refused_by_field() {
         (
             "quantization_config",
             json!({"bits": 4}),
-            "quantization_config is not known",
+            "quantization_config.quant_method is missing",
         ),
         ("sliding_window", json!(4096), "sliding_window is not known"),
         ("head_dim", json!(7), "head_dim is not even"),
@@ -377,6 +442,23 @@ fn configurations_have_one_reading_and_fit_the_limits() {
             .refusal()
             .contains("eos_token_id is not tokens of the vocabulary")
     );
+}
+
+#[test]
+fn a_tokenizer_and_a_configuration_that_disagree_are_refused() {
+    // More tokens than the model has rows.
+    let folder = Folder::copy(F32);
+    folder.edit("tokenizer.json", |tokenizer| {
+        tokenizer["model"]["vocab"]["zz"] = json!(5000)
+    });
+    let refusal = "tokenizer.json: it has token 5000, the model's vocabulary has 304 tokens";
+    assert_eq!(folder.refusal(), refusal);
+    // An end of a turn that no token is.
+    let folder = Folder::copy(F32);
+    folder.remove("generation_config.json");
+    folder.edit("config.json", |config| config["eos_token_id"] = json!(304));
+    let refusal = "config.json: the field eos_token_id is not tokens of the vocabulary";
+    assert_eq!(folder.refusal(), refusal);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //   q_weight, k_weight  bf16 [dim], or null: no norm
 //   cosine, sine        f32 [positions][dim / 2]
 //   positions i32 [tokens]
-//   slots     i32 [tokens]: block * page_tokens + place in the block
+//   slots     i32 [tokens]: block * page_tokens + place in the block; -1: nothing is kept of the token
 //   q         bf16 [tokens][heads][dim]
 //   keys, values        the cache: bf16 [blocks][kv_heads][page_tokens][dim]
 //
@@ -69,6 +69,8 @@ rope(const bf16 *in, const bf16 *q_weight, const bf16 *k_weight, const float *co
     bf16 *to;
     if (is_query) {
         to = q + (token * heads + head) * dim;
+    } else if (slots[token] < 0) {
+        return;
     } else {
         int kv_head = (head - heads) % kv_heads, inside = slots[token] & ((1 << page_shift) - 1);
         long block = slots[token] >> page_shift;

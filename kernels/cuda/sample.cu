@@ -16,7 +16,7 @@
 // No contraction: the token is the reference's.
 //
 // Bound: bytes, 4 * rows * vocabulary (twelve passes with all filters; all but the first from L2).
-#include "tile.cuh"
+#include "logits.cuh"
 
 struct Choice {
     float temperature, top_p, min_p;
@@ -42,13 +42,6 @@ struct Logits {
         return x != x ? -INFINITY : x;
     }
 };
-
-// Unsigned numbers in the order of floats.
-DEVICE u32 ordered(float x) {
-    u32 bits = bits_of(x + 0.0f); // minus zero is zero
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-DEVICE float unordered(u32 key) { return float_of(key >> 31 ? key & 0x7fffffffu : ~key); }
 
 DEVICE u64 weight_of(float x, float highest, float temperature) {
     float power = exact_exp((x - highest) / temperature);

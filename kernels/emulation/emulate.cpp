@@ -14,9 +14,11 @@
 #include "../cuda/embed.cu"
 #include "../cuda/gate.cu"
 #include "../cuda/gemm.cu"
+#include "../cuda/logits.cu"
 #include "../cuda/norm.cu"
 #include "../cuda/rope.cu"
 #include "../cuda/sample.cu"
+#include "../cuda/wipe.cu"
 #include "../ladder/prefill.cu"
 
 #include <algorithm>

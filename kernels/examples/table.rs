@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use kernels::check::{self, Chance, CheckError, Nearness};
 use kernels::launch::{self, Activation, Attention, Gemm, Norm, Scratch};
 use kernels::{
-    Bf16, Cache, CacheShape, Device, Gpu, HeadDim, LaunchError, Plan, SequenceStep, Tensor,
+    Bf16, Cache, CacheShape, Device, Gpu, HeadDim, LaunchError, Plan, SequenceStep, Staging, Tensor,
 };
 
 /// Of one NVIDIA H200, measured (copy bandwidth) and published (dense bf16).
@@ -17,7 +17,7 @@ const ROUNDS: u64 = 20;
 
 fn main() -> ExitCode {
     let folder = std::env::args().nth(1).unwrap_or("build/kernels".into());
-    let gpu = match Gpu::open(0, Path::new(&folder)) {
+    let gpu = match Gpu::open(0, Path::new(&folder), Staging::Pageable) {
         Ok(gpu) => gpu,
         Err(error) => {
             eprintln!("cannot use a GPU: {error}");
@@ -51,6 +51,8 @@ fn all(gpu: &Gpu) -> Result<(), CheckError> {
     checked("gate", |seed| check::gate(gpu, seed))?;
     checked("embedding", |seed| check::embed(gpu, seed))?;
     checked("sampling", |seed| check::sample(gpu, seed))?;
+    checked("biases and reports", |seed| check::logits(gpu, seed))?;
+    checked("wiping", |seed| check::wipe(gpu, seed))?;
     println!("\n| kernel | shape | time, ms | TFLOP/s | TB/s | of the roofline |");
     println!("|---|---|---|---|---|---|");
     prefill(gpu, 8192)?;
@@ -162,12 +164,12 @@ fn decode(gpu: &Gpu, sequences: usize, length: usize) -> Result<(), CheckError> 
     let (cache, plan) = setting(gpu, sequences, 1, length)?;
     let q = halves(gpu, sequences * 32 * 128)?;
     let mut out = halves(gpu, sequences * 32 * 128)?;
-    let mut scratch = Scratch::new(gpu, sequences, 32, HeadDim::D128, length)?;
+    let scratch = Scratch::new(gpu, sequences, 32, HeadDim::D128, length)?;
     let bytes = (sequences * length * 8 * 128 * 4) as f64;
     let flops = (sequences * length * 32 * 128 * 4) as f64;
     let name = format!("decode | {sequences} x {length}");
     timed(gpu, &name, bytes, flops, || {
-        let scratch = &mut scratch;
+        let scratch = &scratch;
         launch::decode(gpu, ATTENTION, &q, &cache, None, &plan, scratch, &mut out)
     })
 }

@@ -7,13 +7,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, result,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr,
+    DriverError, PinnedHostSlice, result,
 };
 use cudarc::nvrtc::Ptx;
+use zeroize::Zeroize;
 
 use crate::cubins::{self, Architecture};
 use crate::{Argument, Device, DeviceError, Launch};
@@ -22,6 +25,33 @@ use crate::{Argument, Device, DeviceError, Launch};
 const NEEDED: i32 = 13_000;
 /// A block may have so much shared memory without asking.
 const SHARED_UNASKED: u32 = 48 << 10;
+/// Bytes of each of the two pinned buffers.
+const PINNED_BYTES: usize = 8 << 20;
+
+/// How bytes travel to the GPU. What is faster depends on the machine: under confidential computing
+/// the driver encrypts through buffers of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Staging {
+    /// From where they are; the driver copies them first.
+    #[default]
+    Pageable,
+    /// By way of two buffers that the GPU reads itself, one filled while the other is read.
+    Pinned,
+}
+
+/// A buffer that the GPU reads.
+#[derive(Debug)]
+struct Pinned {
+    memory: PinnedHostSlice<u8>,
+    /// Passed when the GPU has read it.
+    read: Option<CudaEvent>,
+}
+
+/// Launches that were kept, with the memory that they name.
+pub struct Graph {
+    graph: CudaGraph,
+    _memory: Vec<Rc<CudaSlice<u8>>>,
+}
 
 /// One GPU with the kernels of its architecture, and one stream: launches and copies take effect in
 /// order.
@@ -31,6 +61,10 @@ pub struct Gpu {
     stream: Arc<CudaStream>,
     modules: Vec<Arc<CudaModule>>,
     functions: RefCell<HashMap<&'static str, CudaFunction>>,
+    /// With [`Staging::Pinned`]; the first is the next.
+    pinned: RefCell<Vec<Pinned>>,
+    /// While a graph is made: the memory that it names.
+    captured: RefCell<Option<Vec<Rc<CudaSlice<u8>>>>>,
     architecture: Architecture,
     /// Set by an error after which nothing on the device can be trusted.
     lost: Cell<Option<u32>>,
@@ -38,7 +72,7 @@ pub struct Gpu {
 
 impl Gpu {
     /// The GPU of this number, with the kernels in `folder` (what `make kernels` gives).
-    pub fn open(number: usize, folder: &Path) -> Result<Self, DeviceError> {
+    pub fn open(number: usize, folder: &Path, staging: Staging) -> Result<Self, DeviceError> {
         driver()?;
         let context = CudaContext::new(number).map_err(|error| refusal(error, 0))?;
         let (major, minor) = context
@@ -52,7 +86,18 @@ impl Gpu {
         let modules = modules.map_err(|error| refusal(error, 0))?;
         // SAFETY: there is one stream, on which everything is in order without events.
         unsafe { context.disable_event_tracking() };
+        let mut pinned = Vec::new();
+        if staging == Staging::Pinned {
+            for _ in 0..2 {
+                // SAFETY: bytes are written before they are read.
+                let memory = unsafe { context.alloc_pinned(PINNED_BYTES) };
+                let memory = memory.map_err(|error| refusal(error, PINNED_BYTES))?;
+                pinned.push(Pinned { memory, read: None });
+            }
+        }
         Ok(Self {
+            pinned: RefCell::new(pinned),
+            captured: RefCell::default(),
             stream: context.new_stream().map_err(|error| refusal(error, 0))?,
             context,
             modules,
@@ -123,6 +168,54 @@ impl Gpu {
     }
 }
 
+impl Gpu {
+    /// Through the pinned buffers, in turns.
+    fn write_pinned(
+        &self,
+        buffers: &mut [Pinned],
+        to: &CudaSlice<u8>,
+        at: usize,
+        bytes: &[u8],
+    ) -> Result<(), DriverError> {
+        let address = to.device_ptr(&self.stream).0 + at as u64;
+        for (index, chunk) in bytes.chunks(PINNED_BYTES).enumerate() {
+            let place = index % buffers.len();
+            let buffer = &mut buffers[place];
+            if let Some(read) = buffer.read.take() {
+                read.synchronize()?;
+            }
+            let memory = &mut buffer.memory.as_mut_slice()?[..chunk.len()];
+            memory.copy_from_slice(chunk);
+            let address = address + (index * PINNED_BYTES) as u64;
+            // SAFETY: the caller has checked that `to` holds `bytes` from `at` on; the buffer is
+            // not written before the event that follows has passed, and outlives it.
+            unsafe { result::memcpy_htod_async(address, memory, self.stream.cu_stream()) }?;
+            buffer.read = Some(self.stream.record_event(None)?);
+        }
+        // The next write begins with the buffer that has waited longest.
+        let used = bytes.chunks(PINNED_BYTES).len() % buffers.len();
+        buffers.rotate_left(used);
+        Ok(())
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Prompts have passed through these buffers.
+        for buffer in self.pinned.get_mut() {
+            if let Ok(memory) = buffer.memory.as_mut_slice() {
+                memory.zeroize();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Graph")
+    }
+}
+
 /// Refuses a machine without a driver, and one whose driver is too old.
 fn driver() -> Result<(), DeviceError> {
     // SAFETY: looks for a library by name, as loading it later does.
@@ -172,6 +265,7 @@ fn range(memory: &CudaSlice<u8>, at: usize, bytes: usize) -> Result<usize, Devic
 
 impl Device for Gpu {
     type Memory = CudaSlice<u8>;
+    type Graph = Graph;
 
     fn allocate(&self, bytes: usize) -> Result<CudaSlice<u8>, DeviceError> {
         self.working()?;
@@ -179,13 +273,21 @@ impl Device for Gpu {
         memory.map_err(|error| self.fault(error, bytes))
     }
 
-    fn write(&self, to: &mut CudaSlice<u8>, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn write(&self, to: &CudaSlice<u8>, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         self.working()?;
-        let end = range(to, at, bytes.len())?;
+        range(to, at, bytes.len())?;
         if bytes.is_empty() {
             return Ok(());
         }
-        let done = self.stream.memcpy_htod(bytes, &mut to.slice_mut(at..end));
+        let mut pinned = self.pinned.borrow_mut();
+        let done = if pinned.is_empty() {
+            let address = to.device_ptr(&self.stream).0 + at as u64;
+            // SAFETY: the range is within the memory. The driver has copied what is pageable before
+            // it returns.
+            unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
+        } else {
+            self.write_pinned(&mut pinned, to, at, bytes)
+        };
         done.map_err(|error| self.fault(error, 0))
     }
 
@@ -210,6 +312,9 @@ impl Device for Gpu {
                 Argument::Memory(memory, at) => {
                     if !Arc::ptr_eq(memory.context(), &self.context) {
                         return Err(DeviceError::OtherDevice);
+                    }
+                    if let Some(captured) = self.captured.borrow_mut().as_mut() {
+                        captured.push(Rc::clone(memory));
                     }
                     memory.device_ptr(&self.stream).0 + *at as u64
                 }
@@ -238,6 +343,33 @@ impl Device for Gpu {
         };
         started.map_err(|error| self.fault(error, 0))
     }
+
+    fn capture<E: From<DeviceError>>(
+        &self,
+        run: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Graph, E> {
+        self.working()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let begun = self.stream.begin_capture(mode);
+        begun.map_err(|error| self.fault(error, 0))?;
+        *self.captured.borrow_mut() = Some(Vec::new());
+        let done = run();
+        let memory = self.captured.borrow_mut().take().unwrap_or_default();
+        // Ended in any case: the stream is of no use before.
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        done?;
+        let graph = graph.map_err(|error| self.fault(error, 0))?;
+        let code = CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED as u32;
+        Ok(Graph {
+            graph: graph.ok_or(DeviceError::Driver { code })?,
+            _memory: memory,
+        })
+    }
+
+    fn replay(&self, graph: &Graph) -> Result<(), DeviceError> {
+        self.working()?;
+        graph.graph.launch().map_err(|error| self.fault(error, 0))
+    }
 }
 
 #[cfg(test)]
@@ -246,7 +378,7 @@ mod tests {
 
     #[test]
     fn without_a_driver_the_refusal_says_so() {
-        let opened = Gpu::open(0, Path::new("/nonexistent"));
+        let opened = Gpu::open(0, Path::new("/nonexistent"), Staging::Pageable);
         // SAFETY: as above.
         match unsafe { sys::is_culib_present() } {
             false => assert!(matches!(opened, Err(DeviceError::NoDriver))),

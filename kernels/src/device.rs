@@ -1,6 +1,7 @@
 //! What runs kernels, the memory they work on, and a launch.
 
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 use crate::Bf16;
 use crate::cubins::CubinError;
@@ -11,17 +12,30 @@ pub trait Device {
     /// Some memory; dropping it gives it back.
     type Memory;
 
+    /// Launches that run again as one.
+    type Graph;
+
     /// So many bytes of no known content, at an address that is a multiple of 16.
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, DeviceError>;
 
     /// Copies to the device, from byte `at` on.
-    fn write(&self, to: &mut Self::Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+    fn write(&self, to: &Self::Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError>;
 
     /// Copies from the device.
     fn read(&self, from: &Self::Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
     /// Starts a kernel.
     fn launch(&self, launch: &Launch<'_, Self::Memory>) -> Result<(), DeviceError>;
+
+    /// Keeps what `run` launches, and starts nothing of it. `run` neither reads nor writes. The
+    /// graph keeps the memory that its launches name.
+    fn capture<E: From<DeviceError>>(
+        &self,
+        run: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Self::Graph, E>;
+
+    /// Starts a graph's launches, in order, on what their memory holds by now.
+    fn replay(&self, graph: &Self::Graph) -> Result<(), DeviceError>;
 }
 
 /// Why a device did not do what it was asked.
@@ -117,7 +131,7 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub enum Argument<'a, M> {
     /// The address of some memory, so many bytes from its start.
-    Memory(&'a M, usize),
+    Memory(&'a Rc<M>, usize),
     /// No memory.
     Null,
     /// A number.
@@ -200,10 +214,13 @@ element!(i32, i32, |x| x, |x| x);
 element!(u32, u32, |x| x, |x| x);
 element!(u8, u8, |x| x, |x| x);
 
-/// Elements on a device, in row-major order; shapes are the launchers' to know.
+/// Elements on a device, in row-major order; shapes are the launchers' to know. Parts of one share
+/// its memory.
 #[derive(Debug)]
 pub struct Tensor<M, T> {
-    memory: M,
+    memory: Rc<M>,
+    /// Bytes before the first element.
+    at: usize,
     len: usize,
     kind: PhantomData<T>,
 }
@@ -215,7 +232,8 @@ impl<M, T: Element> Tensor<M, T> {
             .checked_mul(T::BYTES)
             .ok_or(DeviceError::OutOfMemory { bytes: usize::MAX })?;
         Ok(Self {
-            memory: device.allocate(bytes.max(16))?,
+            memory: Rc::new(device.allocate(bytes.max(16))?),
+            at: 0,
             len,
             kind: PhantomData,
         })
@@ -228,27 +246,64 @@ impl<M, T: Element> Tensor<M, T> {
         Ok(tensor)
     }
 
+    /// `len` elements from `first` on, in the same memory. Kernels read 16 bytes at once: the part
+    /// begins at a multiple of that.
+    pub fn part(&self, first: usize, len: usize) -> Result<Self, DeviceError> {
+        let start = first.saturating_mul(T::BYTES);
+        let ends = first.checked_add(len).is_some_and(|end| end <= self.len);
+        if !ends || !start.is_multiple_of(16) {
+            let bytes = len.saturating_mul(T::BYTES);
+            return Err(DeviceError::OutOfBounds { at: start, bytes });
+        }
+        Ok(Self {
+            memory: Rc::clone(&self.memory),
+            at: self.at + start,
+            len,
+            kind: PhantomData,
+        })
+    }
+
+    /// The same bytes as elements of another type.
+    pub(crate) fn cast<U: Element>(&self) -> Tensor<M, U> {
+        Tensor {
+            memory: Rc::clone(&self.memory),
+            at: self.at,
+            len: self.len * T::BYTES / U::BYTES,
+            kind: PhantomData,
+        }
+    }
+
     /// Replaces the first elements.
     pub fn write<D: Device<Memory = M>>(
         &mut self,
         device: &D,
         content: &[T],
     ) -> Result<(), DeviceError> {
-        if content.len() > self.len {
-            return Err(DeviceError::OutOfBounds {
-                at: 0,
-                bytes: content.len() * T::BYTES,
-            });
-        }
         let mut bytes = Vec::with_capacity(content.len() * T::BYTES);
         content.iter().for_each(|element| element.put(&mut bytes));
-        device.write(&mut self.memory, 0, &bytes)
+        self.write_bytes(device, 0, &bytes)
+    }
+
+    /// Replaces elements from `first` on by little-endian ones, as files hold them.
+    pub fn write_bytes<D: Device<Memory = M>>(
+        &mut self,
+        device: &D,
+        first: usize,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let at = first.saturating_mul(T::BYTES);
+        let end = at.checked_add(bytes.len());
+        if end.is_none_or(|end| end > self.len * T::BYTES) {
+            let bytes = bytes.len();
+            return Err(DeviceError::OutOfBounds { at, bytes });
+        }
+        device.write(&self.memory, self.at + at, bytes)
     }
 
     /// All elements.
     pub fn read<D: Device<Memory = M>>(&self, device: &D) -> Result<Vec<T>, DeviceError> {
         let mut bytes = vec![0; self.len * T::BYTES];
-        device.read(&self.memory, 0, &mut bytes)?;
+        device.read(&self.memory, self.at, &mut bytes)?;
         Ok(bytes.chunks_exact(T::BYTES).map(T::get).collect())
     }
 
@@ -263,10 +318,10 @@ impl<M, T: Element> Tensor<M, T> {
     }
 
     pub(crate) fn argument(&self) -> Argument<'_, M> {
-        Argument::Memory(&self.memory, 0)
+        Argument::Memory(&self.memory, self.at)
     }
 
     pub(crate) fn argument_at(&self, element: usize) -> Argument<'_, M> {
-        Argument::Memory(&self.memory, element * T::BYTES)
+        Argument::Memory(&self.memory, self.at + element * T::BYTES)
     }
 }

@@ -14,13 +14,15 @@ pub mod cubins;
 mod cuda;
 mod device;
 pub mod launch;
+mod parcel;
 mod plan;
 mod recorder;
 pub mod reference;
 
 pub use bf16::Bf16;
 #[cfg(feature = "cuda")]
-pub use cuda::Gpu;
+pub use cuda::{Gpu, Graph, Staging};
 pub use device::{Argument, Device, DeviceError, Element, Launch, LaunchError, Tensor};
-pub use plan::{Cache, CacheShape, HeadDim, Plan, PlanError, SequenceStep};
+pub use parcel::{Inbox, Parcel, Place};
+pub use plan::{Cache, CacheShape, Draft, HeadDim, Plan, PlanError, Room, SequenceStep};
 pub use recorder::{Counts, Recorder};

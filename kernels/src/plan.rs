@@ -1,6 +1,7 @@
 //! Where the tokens of a step lie in the paged cache: checked, and sent in one copy.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use crate::{Argument, Bf16, Device, DeviceError, Tensor};
 
@@ -64,21 +65,45 @@ impl CacheShape {
     }
 }
 
-/// Keys and values of one layer.
+/// Keys and values of one layer, or of all: [`Cache::layer`] gives those of one.
 #[derive(Debug)]
 pub struct Cache<M> {
     pub(crate) keys: Tensor<M, Bf16>,
     pub(crate) values: Tensor<M, Bf16>,
     pub(crate) shape: CacheShape,
+    pub(crate) layers: usize,
 }
 
 impl<M> Cache<M> {
-    /// A cache of no known content.
+    /// A cache of no known content, for one layer.
     pub fn new<D: Device<Memory = M>>(device: &D, shape: CacheShape) -> Result<Self, DeviceError> {
+        Self::of_layers(device, shape, 1)
+    }
+
+    /// The same for several layers, in two allocations.
+    pub fn of_layers<D: Device<Memory = M>>(
+        device: &D,
+        shape: CacheShape,
+        layers: usize,
+    ) -> Result<Self, DeviceError> {
+        let all = shape.elements().saturating_mul(layers);
         Ok(Self {
-            keys: Tensor::empty(device, shape.elements())?,
-            values: Tensor::empty(device, shape.elements())?,
+            keys: Tensor::empty(device, all)?,
+            values: Tensor::empty(device, all)?,
             shape,
+            layers,
+        })
+    }
+
+    /// One layer's part of the same memory.
+    pub fn layer(&self, layer: usize) -> Result<Self, DeviceError> {
+        let size = self.shape.elements();
+        let first = layer.saturating_mul(size);
+        Ok(Self {
+            keys: self.keys.part(first, size)?,
+            values: self.values.part(first, size)?,
+            shape: self.shape,
+            layers: 1,
         })
     }
 
@@ -147,13 +172,119 @@ pub enum PlanError {
     Device(#[from] DeviceError),
 }
 
-/// The places of a step's tokens, on the device.
+/// Sizes that a plan is to have whatever its steps: those that a graph was made for. Zeros ask for
+/// what the steps need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Room {
+    /// Sequences; what the steps lack is filled with ones of length 0 and one token that is not
+    /// kept.
+    pub sequences: usize,
+    /// Blocks of a sequence.
+    pub table_width: usize,
+}
+
+/// A plan that is checked and not yet sent.
 ///
 /// One array of `i32`: starts, lengths, tables, positions, slots, tiles.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    content: Vec<i32>,
+    shape: CacheShape,
+    starts: Rc<[usize]>,
+    tiles: usize,
+    table_width: usize,
+    longest: usize,
+    positions: usize,
+}
+
+impl Draft {
+    /// Checks the steps.
+    pub fn new(shape: CacheShape, steps: &[SequenceStep], room: Room) -> Result<Self, PlanError> {
+        check(shape, steps)?;
+        let page = shape.page_tokens();
+        let widest = steps.iter().map(|step| step.blocks.len()).max();
+        let table_width = widest.unwrap_or(0).max(room.table_width);
+        let padding = room.sequences.saturating_sub(steps.len());
+        let (mut starts, mut lengths, mut tables) = (vec![0usize], Vec::new(), Vec::new());
+        let (mut positions, mut slots, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
+        for (sequence, step) in steps.iter().enumerate() {
+            starts.push(starts[sequence] + step.new_tokens);
+            lengths.push(step.length);
+            tables.extend(step.blocks.iter().map(|block| *block as usize));
+            tables.resize((sequence + 1) * table_width, 0);
+            for position in step.length - step.new_tokens..step.length {
+                positions.push(position);
+                slots.push(step.blocks[position / page] as usize * page + position % page);
+            }
+            let rows = (0..step.new_tokens).step_by(TILE_ROWS);
+            tiles.extend(rows.flat_map(|row| [sequence, row]));
+        }
+        let tokens = positions.len();
+        starts.extend((1..=padding).map(|row| tokens + row));
+        lengths.resize(steps.len() + padding, 0);
+        tables.resize((steps.len() + padding) * table_width, 0);
+        positions.resize(tokens + padding, 0);
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let number = |number: &usize| i32::try_from(*number).map_err(|_| PlanError::TooLarge);
+        let mut content = Vec::new();
+        for part in [&starts, &lengths, &tables, &positions, &slots] {
+            for value in part {
+                content.push(number(value)?);
+            }
+        }
+        content.extend(std::iter::repeat_n(-1, padding));
+        for value in &tiles {
+            content.push(number(value)?);
+        }
+        Ok(Self {
+            content,
+            shape,
+            starts: starts.into(),
+            tiles: tiles.len() / 2,
+            table_width,
+            longest: match room.table_width {
+                0 => longest,
+                _ => table_width * page,
+            },
+            positions: longest,
+        })
+    }
+
+    pub(crate) fn words(&self) -> impl Iterator<Item = u32> + '_ {
+        self.content.iter().map(|word| word.cast_unsigned())
+    }
+
+    /// The plan whose content is in `content`.
+    pub(crate) fn at<M>(&self, content: Tensor<M, i32>) -> Plan<M> {
+        let sequences = self.starts.len() - 1;
+        let tokens = self.starts[sequences];
+        let behind = 2 * sequences + 1 + sequences * self.table_width;
+        Plan {
+            content,
+            shape: self.shape,
+            starts: Rc::clone(&self.starts),
+            first: 0,
+            sequences,
+            tokens,
+            tiles: self.tiles,
+            table_width: self.table_width,
+            longest: self.longest,
+            positions: self.positions,
+            offsets: [0, sequences + 1, 2 * sequences + 1, behind, behind + tokens],
+            tiles_at: behind + 2 * tokens,
+        }
+    }
+}
+
+/// The places of a step's tokens, on the device.
 #[derive(Debug)]
 pub struct Plan<M> {
     content: Tensor<M, i32>,
     pub(crate) shape: CacheShape,
+    /// Of all sequences of the draft.
+    starts: Rc<[usize]>,
+    /// The first sequence of this part of it.
+    first: usize,
     pub(crate) sequences: usize,
     pub(crate) tokens: usize,
     pub(crate) tiles: usize,
@@ -161,6 +292,9 @@ pub struct Plan<M> {
     pub(crate) longest: usize,
     /// One past the highest position.
     pub(crate) positions: usize,
+    /// Of starts, lengths, tables, positions and slots.
+    offsets: [usize; 5],
+    tiles_at: usize,
 }
 
 impl<M> Plan<M> {
@@ -170,43 +304,55 @@ impl<M> Plan<M> {
         shape: CacheShape,
         steps: &[SequenceStep],
     ) -> Result<Self, PlanError> {
-        check(shape, steps)?;
-        let page = shape.page_tokens();
-        let table_width = steps
-            .iter()
-            .map(|step| step.blocks.len())
-            .max()
-            .unwrap_or(0);
-        let (mut starts, mut lengths, mut tables) = (vec![0usize], Vec::new(), Vec::new());
-        let (mut positions, mut slots, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
-        for (sequence, step) in steps.iter().enumerate() {
-            starts.push(starts[sequence] + step.new_tokens);
-            lengths.push(step.length);
-            let padding = table_width - step.blocks.len();
-            tables.extend(step.blocks.iter().map(|block| *block as usize));
-            tables.extend(std::iter::repeat_n(0, padding));
-            for position in step.length - step.new_tokens..step.length {
-                positions.push(position);
-                slots.push(step.blocks[position / page] as usize * page + position % page);
-            }
-            let rows = (0..step.new_tokens).step_by(TILE_ROWS);
-            tiles.extend(rows.flat_map(|row| [sequence, row]));
-        }
-        let mut plan = Self {
-            content: Tensor::empty(device, 0)?,
-            shape,
-            sequences: steps.len(),
-            tokens: positions.len(),
-            tiles: tiles.len() / 2,
-            table_width,
-            longest: lengths.iter().copied().max().unwrap_or(0),
-            positions: lengths.iter().copied().max().unwrap_or(0),
+        let draft = Draft::new(shape, steps, Room::default())?;
+        let content = Tensor::from(device, &draft.content)?;
+        Ok(draft.at(content))
+    }
+
+    /// The first sequences, for prefill, and the others, for decode: each a plan of its own in the
+    /// same memory. Tokens lie in the same order.
+    pub fn split(&self, sequences: usize) -> [Self; 2] {
+        let sequences = sequences.min(self.sequences);
+        let starts = &self.starts[self.first..];
+        let tokens = starts[sequences] - starts[0];
+        let new = starts[..=sequences].windows(2);
+        let tiles = new.map(|pair| (pair[1] - pair[0]).div_ceil(TILE_ROWS));
+        let tiles = tiles.sum::<usize>().min(self.tiles);
+        let [start, length, table, position, slot] = self.offsets;
+        let part = |first: usize, count, tokens, tiles, offsets, tiles_at| Self {
+            content: self.content.cast(),
+            shape: self.shape,
+            starts: Rc::clone(&self.starts),
+            first: self.first + first,
+            sequences: count,
+            tokens,
+            tiles,
+            table_width: self.table_width,
+            longest: self.longest,
+            positions: self.positions,
+            offsets,
+            tiles_at,
         };
-        let parts = [starts, lengths, tables, positions, slots, tiles];
-        let all = parts.concat().into_iter().map(i32::try_from);
-        let all: Result<Vec<i32>, _> = all.collect();
-        plan.content = Tensor::from(device, &all.map_err(|_| PlanError::TooLarge)?)?;
-        Ok(plan)
+        let behind = [
+            start + sequences,
+            length + sequences,
+            table + sequences * self.table_width,
+            position + tokens,
+            slot + tokens,
+        ];
+        let others = self.sequences - sequences;
+        // Tiles name sequences of the first part: the others have none, and are not for prefill.
+        [
+            part(0, sequences, tokens, tiles, self.offsets, self.tiles_at),
+            part(
+                sequences,
+                others,
+                self.tokens - tokens,
+                0,
+                behind,
+                self.tiles_at,
+            ),
+        ]
     }
 
     /// New tokens of all sequences.
@@ -220,32 +366,27 @@ impl<M> Plan<M> {
     }
 
     pub(crate) fn starts(&self) -> Argument<'_, M> {
-        self.content.argument()
+        self.content.argument_at(self.offsets[0])
     }
 
     pub(crate) fn lengths(&self) -> Argument<'_, M> {
-        self.content.argument_at(self.sequences + 1)
+        self.content.argument_at(self.offsets[1])
     }
 
     pub(crate) fn tables(&self) -> Argument<'_, M> {
-        self.content.argument_at(2 * self.sequences + 1)
-    }
-
-    fn behind_tables(&self) -> usize {
-        2 * self.sequences + 1 + self.sequences * self.table_width
+        self.content.argument_at(self.offsets[2])
     }
 
     pub(crate) fn positions(&self) -> Argument<'_, M> {
-        self.content.argument_at(self.behind_tables())
+        self.content.argument_at(self.offsets[3])
     }
 
     pub(crate) fn slots(&self) -> Argument<'_, M> {
-        self.content.argument_at(self.behind_tables() + self.tokens)
+        self.content.argument_at(self.offsets[4])
     }
 
     pub(crate) fn tiles(&self) -> Argument<'_, M> {
-        let at = self.behind_tables() + 2 * self.tokens;
-        self.content.argument_at(at)
+        self.content.argument_at(self.tiles_at)
     }
 }
 

@@ -7,8 +7,12 @@ use crate::{Device, DeviceError, Launch};
 /// What has been asked of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Kernels.
+    /// Kernels, each started by itself.
     pub launches: u64,
+    /// Graphs, each started as one.
+    pub replays: u64,
+    /// Graphs that were made.
+    pub captures: u64,
     /// Copies to the device.
     pub writes: u64,
     /// Copies from the device.
@@ -51,13 +55,14 @@ impl<D> Recorder<D> {
 
 impl<D: Device> Device for Recorder<D> {
     type Memory = D::Memory;
+    type Graph = D::Graph;
 
     fn allocate(&self, bytes: usize) -> Result<D::Memory, DeviceError> {
         self.count(|counts| counts.allocations += 1);
         self.device.allocate(bytes)
     }
 
-    fn write(&self, to: &mut D::Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn write(&self, to: &D::Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         self.count(|counts| {
             counts.writes += 1;
             counts.written_bytes += bytes.len() as u64;
@@ -76,5 +81,24 @@ impl<D: Device> Device for Recorder<D> {
     fn launch(&self, launch: &Launch<'_, D::Memory>) -> Result<(), DeviceError> {
         self.count(|counts| counts.launches += 1);
         self.device.launch(launch)
+    }
+
+    fn capture<E: From<DeviceError>>(
+        &self,
+        run: impl FnOnce() -> Result<(), E>,
+    ) -> Result<D::Graph, E> {
+        let before = self.counts.get();
+        let graph = self.device.capture(run);
+        // What was launched meanwhile did not start.
+        self.counts.set(Counts {
+            captures: before.captures + 1,
+            ..before
+        });
+        graph
+    }
+
+    fn replay(&self, graph: &D::Graph) -> Result<(), DeviceError> {
+        self.count(|counts| counts.replays += 1);
+        self.device.replay(graph)
     }
 }

@@ -80,3 +80,13 @@ fn emulated_embeddings_have_the_references_bits() {
 fn emulated_sampling_chooses_the_references_tokens() {
     cases(150, check::sample);
 }
+
+#[test]
+fn emulated_biases_and_reports_have_the_references_bits() {
+    cases(120, check::logits);
+}
+
+#[test]
+fn emulated_wiping_zeroes_the_named_blocks_and_no_others() {
+    cases(30, check::wipe);
+}

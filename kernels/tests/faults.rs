@@ -55,6 +55,12 @@ const FORGOTTEN: &[Fault] = &[
         "if (thread_x() == 0) {",
         check::sample,
     ),
+    (
+        "logits.cu",
+        "block_sync();\n\n    u64 best",
+        "u64 best",
+        check::logits,
+    ),
 ];
 
 /// Another meaning: masks, paging, operands, order.
@@ -95,6 +101,13 @@ const MISTAKEN: &[Fault] = &[
         "histogram[digit] < target",
         "histogram[digit] <= target",
         check::sample,
+    ),
+    ("logits.cu", "here < below", "here <= below", check::logits),
+    (
+        "wipe.cu",
+        "(long)block_y() * blocks + id",
+        "(long)block_y() + id",
+        check::wipe,
     ),
 ];
 

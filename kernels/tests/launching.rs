@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // as in unit tests
 
+use std::cell::RefCell;
+
 use kernels::launch::{self, Activation, Attention, Choice, Gemm, Norm, Scratch};
 use kernels::{
     Bf16, Cache, CacheShape, Counts, Device, DeviceError, HeadDim, Launch, LaunchError, Plan,
@@ -11,24 +13,35 @@ use kernels::{
 
 struct Idle;
 
+type Held = RefCell<Vec<u8>>;
+
 impl Device for Idle {
-    type Memory = Vec<u8>;
+    type Memory = Held;
+    type Graph = ();
 
-    fn allocate(&self, bytes: usize) -> Result<Vec<u8>, DeviceError> {
-        Ok(vec![0; bytes])
+    fn allocate(&self, bytes: usize) -> Result<Held, DeviceError> {
+        Ok(RefCell::new(vec![0; bytes]))
     }
 
-    fn write(&self, to: &mut Vec<u8>, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
-        to[at..at + bytes.len()].copy_from_slice(bytes);
+    fn write(&self, to: &Held, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        to.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
-    fn read(&self, from: &Vec<u8>, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        bytes.copy_from_slice(&from[at..at + bytes.len()]);
+    fn read(&self, from: &Held, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        bytes.copy_from_slice(&from.borrow()[at..at + bytes.len()]);
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch<'_, Vec<u8>>) -> Result<(), DeviceError> {
+    fn capture<E: From<DeviceError>>(&self, run: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        run()
+    }
+
+    fn replay(&self, (): &()) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch<'_, Held>) -> Result<(), DeviceError> {
         assert!(launch.grid().iter().all(|blocks| *blocks > 0));
         assert!(launch.grid()[1..].iter().all(|blocks| *blocks < 65_536));
         Ok(())
@@ -42,7 +55,7 @@ const SHAPE: CacheShape = CacheShape {
     dim: HeadDim::D64,
 };
 
-fn halves(len: usize) -> Tensor<Vec<u8>, Bf16> {
+fn halves(len: usize) -> Tensor<Held, Bf16> {
     Tensor::empty(&Idle, len).unwrap()
 }
 
@@ -54,7 +67,7 @@ fn step(new_tokens: usize, length: usize, blocks: &[u32]) -> SequenceStep {
     }
 }
 
-fn plan(steps: &[SequenceStep]) -> Result<Plan<Vec<u8>>, PlanError> {
+fn plan(steps: &[SequenceStep]) -> Result<Plan<Held>, PlanError> {
     Plan::new(&Idle, SHAPE, steps)
 }
 
@@ -146,8 +159,8 @@ fn decode_takes_one_token_of_each_sequence_and_room_for_its_parts() {
         let plan = plan(&[step(new_tokens, 20, &[0, 1])]).unwrap();
         let size = new_tokens * 4 * 64;
         let (q, mut out) = (halves(size), halves(size));
-        let mut scratch = Scratch::new(&Idle, 1, room, HeadDim::D64, 20).unwrap();
-        let scratch = &mut scratch;
+        let scratch = Scratch::new(&Idle, 1, room, HeadDim::D64, 20).unwrap();
+        let scratch = &scratch;
         launch::decode(
             &Idle,
             attention(),
@@ -231,12 +244,12 @@ fn a_plan_is_one_copy_and_decode_two_launches() {
     let device = Recorder::new(Idle);
     let cache = Cache::new(&device, SHAPE).unwrap();
     let (q, mut out) = (halves(512), halves(512));
-    let mut scratch = Scratch::new(&device, 2, 4, HeadDim::D64, 20).unwrap();
+    let scratch = Scratch::new(&device, 2, 4, HeadDim::D64, 20).unwrap();
     device.take();
     let steps = [step(1, 17, &[2, 0]), step(1, 17, &[2, 1])];
     let plan = Plan::new(&device, SHAPE, &steps).unwrap();
     assert_eq!(device.take().writes, 1);
-    let scratch = &mut scratch;
+    let scratch = &scratch;
     launch::decode(
         &device,
         attention(),

@@ -17,20 +17,34 @@ pub(crate) struct Heads {
     pub(crate) scale: f32,
     /// How many tokens one sees, itself included.
     pub(crate) window: usize,
-    /// Floats of one block of the cache, all layers together.
-    pub(crate) block_floats: usize,
-    /// Offset of this layer's keys in a block of [`LANES`] tokens: `[kv_head][head_dim][token]`.
+    /// The group of layers that see equally far, and which of its pages this one lies in.
+    pub(crate) group: usize,
+    pub(crate) unit: usize,
+    /// Pages of a block of this group.
+    pub(crate) units: usize,
+    /// Floats of one page of the cache.
+    pub(crate) page_floats: usize,
+    /// Offset of this layer's keys in a page of [`LANES`] tokens: `[kv_head][head_dim][token]`.
     pub(crate) keys: usize,
-    /// Offset of this layer's values in a block: `[kv_head][token][head_dim]`.
+    /// Offset of this layer's values in a page: `[kv_head][token][head_dim]`.
     pub(crate) values: usize,
 }
 
-/// One query token: its place in its sequence, and the sequence's length and blocks.
+impl Heads {
+    /// Where the page of a block begins in the cache.
+    #[inline(always)]
+    pub(crate) fn page(&self, pages: &[u32], block: usize) -> usize {
+        pages[block * self.units + self.unit] as usize * self.page_floats
+    }
+}
+
+/// One query token: its place in its sequence, and the sequence's length and, for each group
+/// of layers, its pages.
 #[derive(Clone, Copy)]
 pub(crate) struct Query<'a> {
     pub(crate) position: usize,
     pub(crate) length: usize,
-    pub(crate) blocks: &'a [u32],
+    pub(crate) blocks: &'a [Vec<u32>],
 }
 
 /// Rows of queries that pass over the cache together.
@@ -129,7 +143,7 @@ leveled! {
         let group = layout.heads / layout.kv_heads;
         let head_dim = layout.head_dim;
         let width = task.kv_heads.len() * group * head_dim;
-        let blocks = task.queries[0].blocks;
+        let pages = task.queries[0].blocks[layout.group].as_slice();
         let mut scores = Vec::new();
         for kv_head in task.kv_heads.clone() {
             let count = task.queries.len() * group;
@@ -151,7 +165,7 @@ leveled! {
             while start < count {
                 let places = |index: usize| place(start + index);
                 let out = &mut *task.out;
-                let (head, scores) = ((layout, cache, blocks, kv_head), &mut scores);
+                let (head, scores) = ((layout, cache, pages, kv_head), &mut scores);
                 start += match count - start {
                     1 => tile::<V, 1>(head, [row(start)], scores, out, places),
                     2 | 3 => {
@@ -172,7 +186,7 @@ leveled! {
 /// whichever rows it stands with: whole blocks, with nothing in place of what it does not see.
 #[inline(always)]
 fn tile<V: Isa, const N: usize>(
-    (layout, cache, blocks, kv_head): (Heads, &[f32], &[u32], usize),
+    (layout, cache, pages, kv_head): (Heads, &[f32], &[u32], usize),
     rows: [Row<'_>; N],
     scores: &mut Vec<Lanes>,
     out: &mut [f32],
@@ -187,13 +201,13 @@ fn tile<V: Isa, const N: usize>(
         .iter()
         .fold(0, |end, row| end.max(row.end))
         .div_ceil(LANES);
-    let head = |block: u32, offset: usize| {
-        let start = block as usize * layout.block_floats + offset;
+    let head = |block: usize, offset: usize| {
+        let start = layout.page(pages, block) + offset;
         &cache[start + kv_head * LANES * head_dim..][..LANES * head_dim]
     };
     scores.clear();
-    for (index, block) in blocks[first..last].iter().enumerate() {
-        let keys = head(*block, layout.keys).as_chunks::<LANES>().0;
+    for block in first..last {
+        let keys = head(block, layout.keys).as_chunks::<LANES>().0;
         let mut sums = [V::splat(0.0); N];
         let q = rows.map(|row| &row.q[..keys.len()]);
         for (dim, keys) in keys.iter().enumerate() {
@@ -202,7 +216,7 @@ fn tile<V: Isa, const N: usize>(
                 sums[ROW] = V::multiply_add(sums[ROW], keys, V::splat(q[ROW][dim]));
             });
         }
-        let start = (first + index) * LANES;
+        let start = block * LANES;
         for (row, sums) in rows.iter().zip(sums) {
             let mut lanes = V::store(V::mul(sums, V::splat(layout.scale)));
             row.hide(start, &mut lanes);
@@ -217,11 +231,7 @@ fn tile<V: Isa, const N: usize>(
     let mut dim = 0;
     while dim < head_dim {
         let count = if head_dim - dim >= 4 * LANES { 4 } else { 1 };
-        let values = || {
-            blocks[first..last]
-                .iter()
-                .map(|block| head(*block, layout.values))
-        };
+        let values = || (first..last).map(|block| head(block, layout.values));
         let mut write = |row: usize, dim: usize, lanes: &[f32]| {
             let out = &mut out[place(row) + dim..][..lanes.len()];
             for (out, lane) in out.iter_mut().zip(lanes) {

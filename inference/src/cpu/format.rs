@@ -1,7 +1,7 @@
 //! How weights are stored, and how they are widened to f32: exactly, in every format.
 
 use super::vector::{Isa, Separate};
-use super::{LANES, mxfp4};
+use super::{LANES, affine, mxfp4};
 
 /// How the elements of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +20,25 @@ pub(crate) enum Format {
     Int4 {
         shift: u8,
     },
+    /// As other programs make them: see [`affine`].
+    Affine4 {
+        shift: u8,
+    },
+    /// Likewise.
+    Affine8 {
+        shift: u8,
+    },
+    /// Likewise.
+    Float8 {
+        shift: u8,
+    },
 }
 
 /// Rows of a stored matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub(crate) bytes: &'a [u8],
-    /// Of [`Format::Mxfp4`], [`Format::Int8`] and [`Format::Int4`] alone.
+    /// Of formats in which groups of weights share one.
     pub(crate) scales: &'a [u8],
     pub(crate) format: Format,
     pub(crate) columns: usize,
@@ -46,7 +58,11 @@ impl<'a> Rows<'a> {
     pub(super) fn row(self, row: usize) -> Row<'a> {
         let Rows { bytes, scales, .. } = self.slice(row..row + 1);
         let shift = match self.format {
-            Format::Int8 { shift } | Format::Int4 { shift } => u32::from(shift),
+            Format::Int8 { shift }
+            | Format::Int4 { shift }
+            | Format::Affine4 { shift }
+            | Format::Affine8 { shift }
+            | Format::Float8 { shift } => u32::from(shift),
             _ => 0,
         };
         Row {
@@ -63,8 +79,9 @@ impl Format {
         match self {
             Self::F32 => columns * 4,
             Self::F16 | Self::Bf16 => columns * 2,
-            Self::Int8 { .. } => columns,
+            Self::Int8 { .. } | Self::Affine8 { .. } | Self::Float8 { .. } => columns,
             Self::Int4 { .. } | Self::Mxfp4 => columns / 2,
+            Self::Affine4 { .. } => affine::half_bytes(columns),
         }
     }
 
@@ -74,6 +91,10 @@ impl Format {
             Self::F32 | Self::F16 | Self::Bf16 => 0,
             Self::Mxfp4 => columns / mxfp4::BLOCK,
             Self::Int8 { shift } | Self::Int4 { shift } => (columns >> shift) * 2,
+            Self::Affine4 { shift } | Self::Affine8 { shift } => {
+                affine::groups(columns, shift) * affine::RECORD
+            }
+            Self::Float8 { shift } => affine::groups(columns, shift) * 4,
         }
     }
 }
@@ -81,9 +102,9 @@ impl Format {
 /// One stored row.
 #[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
-    bytes: &'a [u8],
-    scales: &'a [u8],
-    shift: u32,
+    pub(super) bytes: &'a [u8],
+    pub(super) scales: &'a [u8],
+    pub(super) shift: u32,
 }
 
 /// Widens the elements of one format.
@@ -261,6 +282,9 @@ pub(crate) fn widen(rows: Rows<'_>, out: &mut [f32]) {
             Format::Mxfp4 => Mxfp4::widen::<Separate>(row, 0, out),
             Format::Int8 { .. } => Int8::widen::<Separate>(row, 0, out),
             Format::Int4 { .. } => Int4::widen::<Separate>(row, 0, out),
+            Format::Affine4 { .. } => affine::Affine4::widen::<Separate>(row, 0, out),
+            Format::Affine8 { .. } => affine::Affine8::widen::<Separate>(row, 0, out),
+            Format::Float8 { .. } => affine::Float8::widen::<Separate>(row, 0, out),
         }
     }
 }

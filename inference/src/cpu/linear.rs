@@ -1,5 +1,6 @@
 //! Weights times activations. Weights stay as they are stored and are widened on the way.
 
+use super::affine::{self, Affine4, Affine8, Float8};
 use super::amx::{self, Packed};
 use super::format::{Bf16, Element, F16, F32, Int4, Int8, Mxfp4, Stream};
 use super::level::leveled;
@@ -175,6 +176,9 @@ fn compute(level: Level, task: Task<'_>) {
         Format::Mxfp4 => task_mxfp4(level, task),
         Format::Int8 { .. } => task_int8(level, task),
         Format::Int4 { .. } => task_int4(level, task),
+        Format::Affine4 { .. } => task_affine4(level, task),
+        Format::Affine8 { .. } => task_affine8(level, task),
+        Format::Float8 { .. } => task_float8(level, task),
     }
 }
 
@@ -198,10 +202,7 @@ leveled! {
 
 leveled! {
     fn task_mxfp4(task: Task<'_>) {
-        match task.x.len() / task.weight.columns {
-            ..MANY => panels::<V, Mxfp4, 4, 1>(task),
-            _ => many::<V, Mxfp4>(task),
-        }
+        whole::<V, Mxfp4>(task);
     }
 }
 
@@ -217,12 +218,39 @@ leveled! {
     }
 }
 
+leveled! {
+    fn task_affine4(task: Task<'_>) {
+        whole::<V, Affine4>(task);
+    }
+}
+
+leveled! {
+    fn task_affine8(task: Task<'_>) {
+        whole::<V, Affine8>(task);
+    }
+}
+
+leveled! {
+    fn task_float8(task: Task<'_>) {
+        whole::<V, Float8>(task);
+    }
+}
+
 #[inline(always)]
 fn part<V: Isa, E: Stream>(task: Task<'_>) {
     match (task.x.len() / task.weight.columns, V::WIDE) {
         (1, _) | (..MANY, false) => stream::<V, E, 1>(task),
         (2, true) => stream::<V, E, 2>(task),
         (..MANY_WIDE, true) => stream::<V, E, 4>(task),
+        _ => many::<V, E>(task),
+    }
+}
+
+/// Of formats that are not widened in registers.
+#[inline(always)]
+fn whole<V: Isa, E: Element>(task: Task<'_>) {
+    match task.x.len() / task.weight.columns {
+        ..MANY => panels::<V, E, 4, 1>(task),
         _ => many::<V, E>(task),
     }
 }
@@ -456,6 +484,12 @@ pub(crate) fn all_finite(pool: &Pool, rows: Rows<'_>) -> bool {
     const PART_BYTES: usize = 1 << 20;
     let (bytes, exponent) = match rows.format {
         Format::Mxfp4 => return mxfp4::all_finite(rows.scales),
+        Format::Affine4 { .. } | Format::Affine8 { .. } => {
+            return affine::are_finite(rows.scales, affine::RECORD);
+        }
+        Format::Float8 { .. } => {
+            return affine::are_finite(rows.scales, 4) && affine::are_numbers(rows.bytes);
+        }
         Format::F32 => (rows.bytes, None),
         Format::F16 => (rows.bytes, Some(0x7c00)),
         Format::Bf16 => (rows.bytes, Some(0x7f80)),

@@ -7,6 +7,7 @@
 //! (AVX2 with FMA, AVX-512), all levels of instructions agree; the baseline, which only emulators
 //! use, rounds twice and has bits of its own.
 
+mod affine;
 mod amx;
 mod attention;
 mod choose;
@@ -18,6 +19,9 @@ mod mxfp4;
 mod pool;
 mod vector;
 
+pub(crate) use affine::{
+    RECORD as AFFINE_RECORD, are_numbers as are_float8, groups as affine_groups, half_bytes,
+};
 pub(crate) use attention::{Heads, Query, attend};
 pub(crate) use format::{Format, Rows, from_f16, widen};
 pub(crate) use level::Level;

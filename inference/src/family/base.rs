@@ -96,6 +96,7 @@ impl Base {
             context_tokens: self.context_tokens,
             original_tokens: None,
             partial: false,
+            truncates: false,
         }
     }
 
@@ -213,6 +214,7 @@ impl Base {
         ModelConfig {
             decoder,
             end_tokens: self.end_tokens,
+            scheme: None,
         }
     }
 

@@ -5,7 +5,7 @@ use super::ModelConfig;
 use super::base::{Base, Bias, Defaults, sliding_layers, window};
 use crate::config::Fields;
 use crate::error::ConfigError;
-use crate::rope::RopeSpec;
+use crate::rope::{RopeDefaults, RopeSpec};
 use crate::spec::{Activation, AttentionSpec, LayerSpec};
 
 /// Every so many layers one is global.
@@ -65,7 +65,11 @@ fn take_activation(fields: &mut Fields) -> Result<Activation, ConfigError> {
 
 /// The local and the global rotation; a scaling in the old spelling is the global one's.
 fn take_ropes(fields: &mut Fields, base: &Base) -> Result<(RopeSpec, RopeSpec), ConfigError> {
-    let mut global_defaults = base.rope_defaults();
+    // transformers looks for `truncate` beside the layers' kinds, where it never stands.
+    let mut global_defaults = RopeDefaults {
+        truncates: true,
+        ..base.rope_defaults()
+    };
     global_defaults.theta = fields.positive("rope_theta")?.unwrap_or(1e6);
     let mut local_defaults = base.rope_defaults();
     local_defaults.theta = fields.positive("rope_local_base_freq")?.unwrap_or(1e4);

@@ -71,7 +71,7 @@ impl Scaling {
         let factor = parameters.positive("factor")?.unwrap_or(context / original);
         let fast = parameters.positive("beta_fast")?.unwrap_or(32.0);
         let slow = parameters.positive("beta_slow")?.unwrap_or(1.0);
-        let truncate = parameters.switch_or("truncate", true)?;
+        let truncate = parameters.switch_or("truncate", true)? || defaults.truncates;
         let size = match parameters.positive("attention_factor")? {
             Some(size) => size,
             None => yarn_size(parameters, factor)?,

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use zeroize::Zeroizing;
 
 use super::slot::Slot;
-use crate::cache::{BLOCK_TOKENS, KvCache};
+use crate::cache::{BLOCK_TOKENS, Blocks, KvCache};
 
 /// Sequences that are kept of one client: a conversation, and a few beside it.
 const MAX_OF_A_CLIENT: usize = 4;
@@ -27,7 +27,7 @@ struct Sequence {
     tokens: Zeroizing<Vec<u32>>,
     /// The decoder's phase in which they were read.
     phase: usize,
-    blocks: Vec<u32>,
+    blocks: Blocks,
 }
 
 impl Kept {
@@ -43,7 +43,7 @@ impl Kept {
         let client = match &request.client {
             // With one block there is nothing to gain.
             Some(client) if read > BLOCK_TOKENS => client.number(),
-            _ => return cache.give_back_all(blocks),
+            _ => return cache.give_back(blocks),
         };
         tokens.truncate(read);
         cache.shrink(&mut blocks, read);
@@ -64,22 +64,23 @@ impl Kept {
 
     /// The client's kept sequence with the longest beginning in common with `tokens`: how much
     /// that is, and the blocks that hold it. The last token is always read anew: what follows it
-    /// is not kept.
+    /// is not kept. One that parts from `tokens` before what its windows hold is of no use.
     pub(super) fn take(
         &mut self,
         cache: &mut KvCache,
         client: u64,
         tokens: &[u32],
         phase: usize,
-    ) -> Option<(usize, Vec<u32>)> {
+    ) -> Option<(usize, Blocks)> {
         let (common, index) = self
             .sequences
             .iter()
             .enumerate()
             .filter(|(_, sequence)| (sequence.client, sequence.phase) == (client, phase))
             .map(|(index, sequence)| (sequence.common(tokens), index))
+            .map(|(common, index)| (common.min(tokens.len().saturating_sub(1)), index))
+            .filter(|(common, index)| cache.goes_on(&self.sequences[*index].blocks, *common))
             .max()?;
-        let common = common.min(tokens.len().saturating_sub(1));
         if common < BLOCK_TOKENS {
             return None;
         }
@@ -105,9 +106,9 @@ impl Kept {
         gone.into_iter().for_each(|sequence| sequence.free(cache));
     }
 
-    /// Blocks that could be had by freeing everything here.
-    pub(super) fn blocks(&self) -> usize {
-        self.sequences.iter().map(|kept| kept.blocks.len()).sum()
+    /// Pages that could be had by freeing everything here.
+    pub(super) fn pages(&self) -> usize {
+        self.sequences.iter().map(|kept| kept.blocks.pages()).sum()
     }
 }
 
@@ -118,6 +119,6 @@ impl Sequence {
     }
 
     fn free(self, cache: &mut KvCache) {
-        cache.give_back_all(self.blocks);
+        cache.give_back(self.blocks);
     }
 }

@@ -4,9 +4,10 @@ use tokio::sync::mpsc::Sender;
 use zeroize::Zeroizing;
 
 use super::Job;
+use crate::backend::{Draw, Drawn, Reading};
+use crate::cache::Blocks;
 use crate::decoder::{Logits, Part};
 use crate::request::{Chunk, Emitted, Finish, Request, TokenChoice, TokenLogprob};
-use crate::sample::logprobs;
 use crate::text::{Characters, StopFilter};
 use crate::tokenizer::{TokenBytes, Tokenizer};
 
@@ -18,12 +19,12 @@ pub(super) struct Slot {
     pub(super) paused: bool,
     /// The prompt and what was generated.
     pub(super) tokens: Zeroizing<Vec<u32>>,
-    prompt_tokens: usize,
+    pub(super) prompt_tokens: usize,
     /// Tokens that are in the cache.
     pub(super) read: usize,
     /// Tokens of the prompt that were in the cache when it began.
     pub(super) cached: usize,
-    pub(super) blocks: Vec<u32>,
+    pub(super) blocks: Blocks,
     pub(super) request: Request,
     pub(super) sender: Sender<Emitted>,
     bytes: TokenBytes,
@@ -32,6 +33,8 @@ pub(super) struct Slot {
     /// What was noted of tokens since the last chunk.
     noted: Vec<TokenChoice>,
     pub(super) ended: bool,
+    /// What it has in the cache is not to be used again.
+    pub(super) faulty: bool,
 }
 
 impl Slot {
@@ -51,7 +54,7 @@ impl Slot {
             tokens,
             read: 0,
             cached: 0,
-            blocks: Vec::new(),
+            blocks: Blocks::default(),
             stop: StopFilter::new(std::mem::take(&mut request.stop)),
             request,
             sender,
@@ -59,6 +62,7 @@ impl Slot {
             characters: Characters::default(),
             noted: Vec::new(),
             ended: false,
+            faulty: false,
         }
     }
 
@@ -76,31 +80,39 @@ impl Slot {
         self.tokens.len() - self.read
     }
 
-    /// The next `share` unread tokens; a distribution is wanted if they are the last.
-    pub(super) fn part(&self, share: usize) -> Part<'_> {
+    /// The next `share` unread tokens; the next one is wanted if they are the last.
+    pub(super) fn reading(&self, share: usize) -> Reading<'_> {
         let end = self.read + share;
-        let logits = if end == self.tokens.len() {
-            Logits::Last
-        } else {
-            Logits::None
+        let is_last = end == self.tokens.len();
+        let request = &self.request;
+        let draw = || Draw {
+            sampling: &request.sampling,
+            bias: &request.logit_bias,
+            written: &self.tokens[self.prompt_tokens..],
+            position: self.tokens.len() as u64,
+            logprobs: request.logprobs,
         };
-        Part {
-            tokens: &self.tokens[self.read..end],
-            start: self.read,
-            length: self.tokens.len(),
-            blocks: &self.blocks,
-            logits,
+        Reading {
+            part: Part {
+                tokens: &self.tokens[self.read..end],
+                start: self.read,
+                length: self.tokens.len(),
+                blocks: self.blocks.groups(),
+                logits: if is_last { Logits::Last } else { Logits::None },
+            },
+            prompt_tokens: self.prompt_tokens,
+            draw: is_last.then(draw),
         }
     }
 
-    /// The tokens that were generated.
-    pub(super) fn written(&self) -> &[u32] {
-        &self.tokens[self.prompt_tokens..]
+    /// Ends without a word: what the model gave is not to be served.
+    pub(super) fn withhold(&mut self) {
+        (self.ended, self.faulty) = (true, true);
     }
 
     /// Notes how likely a token is that is about to be accepted, if that was asked for.
-    pub(super) fn note(&mut self, logits: &[f32], token: u32, tokenizer: &Tokenizer) {
-        let Some(count) = self.request.logprobs else {
+    pub(super) fn note(&mut self, drawn: &Drawn, tokenizer: &Tokenizer) {
+        let Some((logprob, likeliest)) = &drawn.logprobs else {
             return;
         };
         let entry = |token: u32, logprob: f32| {
@@ -112,12 +124,11 @@ impl Slot {
                 logprob,
             }
         };
-        let (logprob, likeliest) = logprobs(logits, token, count as usize);
         let likeliest = likeliest
-            .into_iter()
-            .map(|(token, logprob)| entry(token, logprob));
+            .iter()
+            .map(|(token, logprob)| entry(*token, *logprob));
         self.noted.push(TokenChoice {
-            taken: entry(token, logprob),
+            taken: entry(drawn.token, *logprob),
             likeliest: likeliest.collect(),
         });
     }

@@ -149,8 +149,8 @@ impl<M> Case<M> {
         } else {
             let longest = steps.iter().map(|step| step.length).max().unwrap_or(0);
             let (heads, dim) = (attention.heads, self.shape.dim);
-            let mut scratch = Scratch::new(device, steps.len(), heads, dim, longest)?;
-            let scratch = &mut scratch;
+            let scratch = Scratch::new(device, steps.len(), heads, dim, longest)?;
+            let scratch = &scratch;
             launch::decode(
                 device, attention, &q, cache, sinks, &plan, scratch, &mut out,
             )?;

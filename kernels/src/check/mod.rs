@@ -3,10 +3,12 @@
 //! and must give the same bits, and what a kernel says about batches is compared bit for bit.
 
 mod attention;
+mod logits;
 mod rows;
 mod sample;
 
 pub use attention::{decode, gemm, prefill, rung};
+pub use logits::{logits, wipe};
 pub use rows::{embed, gate, rms_norm, rope};
 pub use sample::sample;
 

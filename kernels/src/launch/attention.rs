@@ -179,7 +179,7 @@ pub fn decode<D: Device>(
     cache: &Cache<D::Memory>,
     sinks: Option<&Tensor<D::Memory, f32>>,
     plan: &Plan<D::Memory>,
-    scratch: &mut Scratch<D::Memory>,
+    scratch: &Scratch<D::Memory>,
     out: &mut Tensor<D::Memory, Bf16>,
 ) -> Result<(), LaunchError> {
     let shape = [plan.sequences, attention.heads, cache.shape.dim.size()];

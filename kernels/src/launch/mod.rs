@@ -5,13 +5,17 @@
 
 mod attention;
 mod gemm;
+mod logits;
 mod rows;
 mod sample;
+mod wipe;
 
 pub use attention::{Attention, Rung, Scratch, decode, prefill, prefill_by};
 pub use gemm::{Gemm, GemmOutput, gemm};
+pub use logits::{Entry, LIKELIEST, Record, Rows, adjust, note};
 pub use rows::{Activation, HeadNorms, Norm, Rope, embed, gate, rms_norm, rope};
 pub use sample::{Choice, sample};
+pub use wipe::wipe;
 
 use crate::{Argument, Element, LaunchError, Tensor};
 

@@ -54,16 +54,23 @@ impl Choice {
     }
 
     /// As the kernel reads it.
-    fn put(&self, to: &mut Vec<u8>) {
-        let top_k = self.top_k.min(i32::MAX as u32).to_le_bytes();
-        let floats = |floats: &[f32], to: &mut Vec<u8>| {
-            floats.iter().for_each(|x| to.extend(x.to_le_bytes()));
-        };
-        floats(&[self.temperature, self.top_p, self.min_p], to);
-        to.extend(top_k);
-        floats(&[self.repetition, self.presence, self.frequency, 0.0], to);
-        to.extend(self.seed.to_le_bytes());
-        to.extend(self.position.to_le_bytes());
+    pub(crate) fn words(&self) -> [u32; 12] {
+        let this = self.clamped();
+        let low = |x: u64| x as u32;
+        [
+            this.temperature.to_bits(),
+            this.top_p.to_bits(),
+            this.min_p.to_bits(),
+            this.top_k.min(i32::MAX as u32),
+            this.repetition.to_bits(),
+            this.presence.to_bits(),
+            this.frequency.to_bits(),
+            0,
+            low(this.seed),
+            low(this.seed >> 32),
+            low(this.position),
+            low(this.position >> 32),
+        ]
     }
 
     /// Several, on the device.
@@ -71,10 +78,8 @@ impl Choice {
         device: &D,
         choices: &[Self],
     ) -> Result<Tensor<D::Memory, u8>, DeviceError> {
-        let mut bytes = Vec::with_capacity(choices.len() * Self::BYTES);
-        choices
-            .iter()
-            .for_each(|choice| choice.clamped().put(&mut bytes));
+        let words = choices.iter().flat_map(Self::words);
+        let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
         Tensor::from(device, &bytes)
     }
 }

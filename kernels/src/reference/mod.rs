@@ -5,10 +5,12 @@
 //! from their roundings.
 
 mod attention;
+mod logits;
 mod rows;
 mod sample;
 
 pub use attention::{AttentionInput, attention, gemm};
+pub use logits::{adjust, note};
 pub use rows::{embed, gate, rms_norm, rope_head};
 pub use sample::sample;
 

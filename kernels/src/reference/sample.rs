@@ -102,7 +102,7 @@ fn cut(kept: &mut Vec<(usize, u64)>, logits: &[f32], target: u64, measure: impl 
 }
 
 /// Unsigned numbers in the order of floats.
-fn order(x: f32) -> u32 {
+pub(super) fn order(x: f32) -> u32 {
     let bits = (x + 0.0).to_bits();
     if bits >> 31 == 1 {
         !bits

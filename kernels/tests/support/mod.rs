@@ -38,13 +38,19 @@ fn shipped() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
         let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulate");
-        compile(Path::new(env!("CARGO_MANIFEST_DIR")), program, "-Werror")
+        // Other rooms run their own tests on it, too.
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
+        compile(&sources, program, "-Werror")
     });
     program.as_deref()
 }
 
 /// A process that runs kernels; each launch in another order of threads.
-pub(crate) struct Emulation(Rc<Process>);
+pub(crate) struct Emulation {
+    process: Rc<Process>,
+    /// While a graph is made: what it is to launch.
+    captured: RefCell<Option<Vec<Vec<u8>>>>,
+}
 
 struct Process {
     child: RefCell<Child>,
@@ -75,11 +81,14 @@ impl Emulation {
             .spawn()
             .unwrap();
         let pipes = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self(Rc::new(Process {
-            child: RefCell::new(child),
-            pipes: RefCell::new(pipes),
-            seed: Cell::new(seed),
-        }))
+        Self {
+            process: Rc::new(Process {
+                child: RefCell::new(child),
+                pipes: RefCell::new(pipes),
+                seed: Cell::new(seed),
+            }),
+            captured: RefCell::default(),
+        }
     }
 }
 
@@ -122,31 +131,32 @@ impl Memory {
 
 impl Device for Emulation {
     type Memory = Memory;
+    type Graph = Vec<Vec<u8>>;
 
     fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {
         let mut address = [0; 8];
-        self.0
+        self.process
             .ask(b'A', &[&(bytes as u64).to_le_bytes()], &mut address)?;
         Ok(Memory {
             address: u64::from_le_bytes(address),
             bytes,
-            process: self.0.clone(),
+            process: self.process.clone(),
         })
     }
 
-    fn write(&self, to: &mut Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn write(&self, to: &Memory, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         let [address, size] = to.range(at, bytes.len())?;
-        self.0.ask(b'W', &[&address, &size, bytes], &mut [])
+        self.process.ask(b'W', &[&address, &size, bytes], &mut [])
     }
 
     fn read(&self, from: &Memory, at: usize, bytes: &mut [u8]) -> Result<(), DeviceError> {
         let [address, size] = from.range(at, bytes.len())?;
-        self.0.ask(b'R', &[&address, &size], bytes)
+        self.process.ask(b'R', &[&address, &size], bytes)
     }
 
     fn launch(&self, launch: &Launch<'_, Memory>) -> Result<(), DeviceError> {
-        let seed = self.0.seed.get();
-        self.0.seed.set(seed.wrapping_add(1));
+        let seed = self.process.seed.get();
+        self.process.seed.set(seed.wrapping_add(1));
         let mut text = Vec::new();
         text.extend((launch.kernel().len() as u32).to_le_bytes());
         text.extend(launch.kernel().as_bytes());
@@ -172,13 +182,35 @@ impl Device for Emulation {
             };
             text.extend(bits.to_le_bytes());
         }
+        if let Some(captured) = self.captured.borrow_mut().as_mut() {
+            captured.push(text);
+            return Ok(());
+        }
         let mut unknown = [0; 4];
-        self.0.ask(b'L', &[&text], &mut unknown)?;
+        self.process.ask(b'L', &[&text], &mut unknown)?;
         match unknown {
             [0, ..] => Ok(()),
             _ => Err(DeviceError::NoKernel {
                 name: launch.kernel(),
             }),
         }
+    }
+
+    fn capture<E: From<DeviceError>>(
+        &self,
+        run: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Vec<Vec<u8>>, E> {
+        *self.captured.borrow_mut() = Some(Vec::new());
+        let done = run();
+        let captured = self.captured.borrow_mut().take();
+        done.map(|()| captured.unwrap())
+    }
+
+    fn replay(&self, graph: &Vec<Vec<u8>>) -> Result<(), DeviceError> {
+        let mut unknown = [0; 4];
+        for launch in graph {
+            self.process.ask(b'L', &[launch], &mut unknown)?;
+        }
+        Ok(())
     }
 }

@@ -279,8 +279,11 @@ pub(crate) fn ocsp() -> Seeds {
 }
 
 pub(crate) fn model_config() -> Seeds {
-    let families = fs::read_dir(repository().join("tests/fixtures/families"));
-    let families = families.into_iter().flatten().flatten();
+    let rooms = ["families", "quantised"].map(|room| format!("tests/fixtures/{room}"));
+    let families = rooms
+        .into_iter()
+        .map(|room| fs::read_dir(repository().join(room)));
+    let families = families.flatten().flatten().flatten();
     let configs = families.filter_map(|family| fs::read(family.path().join("config.json")).ok());
     configs
         .chain([fixture("f32-tied-llama3/config.json")])

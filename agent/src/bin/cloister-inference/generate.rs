@@ -21,7 +21,9 @@ pub(super) fn run(model: &Path, arguments: &Arguments) -> Result<(), Box<dyn Err
         threads: arguments.threads,
         ..EngineLimits::default()
     };
-    let engine = Engine::open(model, limits.clone())?;
+    let (device, cuda) = (arguments.device, &arguments.cuda);
+    let (engine, chosen) = Engine::open_on(model, limits.clone(), device, cuda)?;
+    eprintln!("{}: {chosen}", super::NAME);
     let prompt = match arguments.raw {
         true => engine.encode_text(&prompt)?,
         false => engine.render_chat(&[ChatMessage {
@@ -55,5 +57,5 @@ pub(super) fn run(model: &Path, arguments: &Arguments) -> Result<(), Box<dyn Err
         out.flush()?;
     }
     writeln!(out)?;
-    Ok(())
+    engine.fault().map_or(Ok(()), |fault| Err(fault.into()))
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use agent::cause::Cause;
 use agent::insecure;
-use inference::Bits;
+use inference::{Bits, CudaOptions, DeviceChoice};
 use lexopt::prelude::*;
 
 mod bench;
@@ -46,6 +46,9 @@ Commands:
 
 Options:
       --threads N            threads that compute                  [one for each processor]
+      --device auto|cpu|cuda for generate: what computes           [auto]
+      --kernels DIR          what `make kernels` gives             [build/kernels]
+      --pinned               weights travel to a GPU by way of pinned memory
   -h, --help                 print this
   -V, --version              print the version
 ";
@@ -68,6 +71,8 @@ struct Arguments {
     bits: Option<u32>,
     port: Option<u16>,
     threads: Option<NonZeroUsize>,
+    device: DeviceChoice,
+    cuda: CudaOptions,
     raw: bool,
     json: bool,
     insecure_localhost: bool,
@@ -157,6 +162,9 @@ fn parse() -> Result<Option<Arguments>, Box<dyn Error>> {
             Long("bits") => arguments.bits = Some(parser.value()?.parse()?),
             Long("port") => arguments.port = Some(parser.value()?.parse()?),
             Long("threads") => arguments.threads = Some(parser.value()?.parse()?),
+            Long("device") => arguments.device = parser.value()?.parse()?,
+            Long("kernels") => arguments.cuda.kernels = parser.value()?.into(),
+            Long("pinned") => arguments.cuda.pinned = true,
             Long("raw") => arguments.raw = true,
             Long("json") => arguments.json = true,
             Long("insecure-localhost") => arguments.insecure_localhost = true,
