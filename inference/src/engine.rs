@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::cache::{BLOCK_TOKENS, block_bytes};
 use crate::client::Client;
 use crate::config::Fields;
+use crate::conversation::Conversation;
+use crate::embedding::Embedding;
 use crate::error::{ConfigError, LoadError, Name, PromptError, SubmitError};
 use crate::folder;
 use crate::model::Model;
+use crate::reasoning::Marks;
 use crate::request::{ChatMessage, Generation, Prompt, Request};
 use crate::scheduler::{Job, Message, Scheduler, Shared};
 use crate::template::ChatTemplate;
@@ -78,6 +82,10 @@ pub struct EngineInfo {
     pub max_new_tokens: u32,
     /// Whether [`Engine::render_chat`] can work.
     pub has_chat_template: bool,
+    /// Whether the model marks what it thinks, so that answers in conversations come apart from it.
+    pub marks_reasoning: bool,
+    /// Numbers of a vector, of an embedding model. Such a model writes no text.
+    pub embedding_dimensions: Option<u32>,
 }
 
 /// The engine's state at one moment.
@@ -125,12 +133,16 @@ impl Engine {
         )?);
         let template = read_template(model)?;
         let end_tokens = read_end_tokens(model, &loaded)?;
+        let style = template.as_ref().and_then(|template| template.style);
+        let marks = style.and_then(|style| Marks::find(style, &tokenizer));
         let info = EngineInfo {
             parameters: loaded.parameters(),
             vocabulary: loaded.vocabulary(),
             context_tokens: limits.context_tokens,
             max_new_tokens: limits.max_new_tokens,
             has_chat_template: template.is_some(),
+            marks_reasoning: marks.is_some(),
+            embedding_dimensions: loaded.embedding_dimensions(),
         };
 
         let shared = Arc::new(Shared::default());
@@ -138,6 +150,7 @@ impl Engine {
         let scheduler = Scheduler::new(
             loaded,
             Arc::clone(&tokenizer),
+            marks,
             end_tokens,
             limits.clone(),
             Arc::clone(&shared),
@@ -169,12 +182,29 @@ impl Engine {
         self.shared.stats()
     }
 
-    /// Renders a conversation with the model's chat template, ready for its next answer.
+    /// Renders messages with the model's chat template, ready for its next answer.
     pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
-        let template = self.template.as_ref().ok_or(PromptError::NoChatTemplate)?;
-        let text = template.render(messages)?;
-        self.tokenizer
-            .encode(&text, false, self.limits.context_tokens)
+        self.render(&messages.into())
+    }
+
+    /// Renders a conversation with the model's chat template, ready for its next answer.
+    pub fn render(&self, conversation: &Conversation) -> Result<Prompt, PromptError> {
+        let rendered = self.template()?.render(conversation)?;
+        let context_tokens = self.limits.context_tokens;
+        let mut prompt = self
+            .tokenizer
+            .encode(&rendered.text, false, context_tokens)?;
+        prompt.separated = self.info.marks_reasoning.then_some(rendered.thinks);
+        Ok(prompt)
+    }
+
+    /// The text that a conversation becomes, before it is tokens.
+    pub fn render_text(&self, conversation: &Conversation) -> Result<String, PromptError> {
+        Ok(self.template()?.render(conversation)?.text)
+    }
+
+    fn template(&self) -> Result<&ChatTemplate, PromptError> {
+        self.template.as_ref().ok_or(PromptError::NoChatTemplate)
     }
 
     /// Encodes plain text, with the special tokens that the tokenizer puts around a text.
@@ -191,7 +221,35 @@ impl Engine {
 
     /// Queues a request.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
+        if self.info.embedding_dimensions.is_some() {
+            return Err(SubmitError::NoText);
+        }
         self.check(&request)?;
+        self.queue(request)
+    }
+
+    /// Queues a text whose vector is wanted, of an embedding model. It takes its turn as any other
+    /// request.
+    pub fn embed(
+        &self,
+        text: Prompt,
+        deadline: Option<Instant>,
+        client: Option<Client>,
+    ) -> Result<Embedding, SubmitError> {
+        if self.info.embedding_dimensions.is_none() {
+            return Err(SubmitError::NoEmbedding);
+        }
+        let request = Request {
+            max_new_tokens: 0,
+            deadline,
+            client,
+            ..Request::new(text)
+        };
+        self.check_prompt(&request)?;
+        self.queue(request).map(Embedding)
+    }
+
+    fn queue(&self, request: Request) -> Result<Generation, SubmitError> {
         let limit = self.limits.max_queued;
         let more = |queued: u32| (queued < limit).then_some(queued + 1);
         self.shared
@@ -209,9 +267,36 @@ impl Engine {
         Ok(Generation::new(receiver, prompt_tokens))
     }
 
-    fn check(&self, request: &Request) -> Result<(), SubmitError> {
+    /// Prompt and answer fit the context.
+    fn check_prompt(&self, request: &Request) -> Result<(), SubmitError> {
         let Request {
             prompt,
+            max_new_tokens,
+            ..
+        } = request;
+        let (max_new_tokens, vocabulary) = (*max_new_tokens, self.info.vocabulary);
+        let context_tokens = self.limits.context_tokens;
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        if prompt.is_empty() {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if prompt_tokens.saturating_add(max_new_tokens) > context_tokens {
+            return Err(SubmitError::ContextLength {
+                prompt_tokens,
+                max_new_tokens,
+                context_tokens,
+            });
+        }
+        if prompt.tokens().iter().any(|token| *token >= vocabulary) {
+            return Err(SubmitError::UnknownToken { vocabulary });
+        }
+        Ok(())
+    }
+
+    fn check(&self, request: &Request) -> Result<(), SubmitError> {
+        self.check_prompt(request)?;
+        let Request {
+            prompt: _,
             sampling,
             max_new_tokens,
             stop,
@@ -222,24 +307,8 @@ impl Engine {
         } = request;
         let (asked, limit) = (*max_new_tokens, self.limits.max_new_tokens);
         let vocabulary = self.info.vocabulary;
-        let context_tokens = self.limits.context_tokens;
-        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        if prompt.is_empty() {
-            return Err(SubmitError::EmptyPrompt);
-        }
         if asked == 0 || asked > limit {
             return Err(SubmitError::NewTokens { asked, limit });
-        }
-        if prompt_tokens.saturating_add(asked) > context_tokens {
-            let max_new_tokens = asked;
-            return Err(SubmitError::ContextLength {
-                prompt_tokens,
-                max_new_tokens,
-                context_tokens,
-            });
-        }
-        if prompt.tokens().iter().any(|token| *token >= vocabulary) {
-            return Err(SubmitError::UnknownToken { vocabulary });
         }
         if !(0.0..=MAX_TEMPERATURE).contains(&sampling.temperature) {
             return Err(SubmitError::Temperature);

@@ -272,6 +272,9 @@ pub enum PromptError {
         /// The line of the template.
         line: usize,
     },
+    /// A variable of the conversation has a name that the template gets from elsewhere.
+    #[error("the variable {0} is not for a conversation to set")]
+    Variable(Name),
     /// The chat template took too many steps or wrote too much.
     #[error("the chat template took too many steps or wrote too much")]
     TooMuchWork,
@@ -371,6 +374,12 @@ pub enum SubmitError {
         /// The longest stop string.
         max_bytes: usize,
     },
+    /// An embedding model writes no text.
+    #[error("this is an embedding model: it writes no text")]
+    NoText,
+    /// Only embedding models make embeddings.
+    #[error("this is no embedding model: it makes no embeddings")]
+    NoEmbedding,
     /// As many requests wait as may wait.
     #[error("{limit} requests are waiting already: try again later")]
     QueueFull {

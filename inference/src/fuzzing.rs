@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::conversation::Conversation;
+use crate::error::PromptError;
 use crate::request::{ChatMessage, Role};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{TokenBytes, Tokenizer};
@@ -36,7 +38,9 @@ pub fn template(bytes: &[u8]) -> bool {
         content: content.to_owned(),
     };
     template
-        .render(&[say(Role::System, "a"), say(Role::User, "b\n{{ c }}")])
+        .render(&Conversation::from(
+            &[say(Role::System, "a"), say(Role::User, "b\n{{ c }}")][..],
+        ))
         .is_ok()
 }
 
@@ -54,4 +58,21 @@ pub fn tokenizer(bytes: &[u8]) -> bool {
         .iter()
         .for_each(|token| drop(bytes.push(&tokenizer, *token).to_vec()));
     true
+}
+
+/// A conversation through any template, for comparisons; a refusal says why.
+pub fn render(
+    template: &str,
+    tokens: BTreeMap<String, String>,
+    conversation: &Conversation,
+) -> Result<String, String> {
+    let template = ChatTemplate::compile(template.to_owned(), tokens);
+    let template = template.map_err(|error| error.to_string())?;
+    let rendered = template.render(conversation);
+    rendered
+        .map(|rendered| rendered.text)
+        .map_err(|error| match error {
+            PromptError::Refused(objection) => objection.words().to_owned(),
+            error => error.to_string(),
+        })
 }

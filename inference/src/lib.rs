@@ -13,8 +13,10 @@ mod batch;
 mod cache;
 mod client;
 mod config;
+mod conversation;
 mod cpu;
 mod decoder;
+mod embedding;
 mod engine;
 mod error;
 mod family;
@@ -26,6 +28,7 @@ mod map;
 mod mlp;
 mod model;
 mod quantise;
+mod reasoning;
 mod request;
 mod rope;
 mod safetensors;
@@ -39,11 +42,14 @@ mod weights;
 
 pub use batch::Batch;
 pub use client::Client;
+pub use conversation::{Conversation, Day, Turn};
+pub use embedding::{Embedding, normalise};
 pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
 pub use error::{
     ConfigError, LoadError, Name, Objection, PromptError, SafetensorsError, SubmitError,
     TensorError, TokenizerError,
 };
+pub use json::Json;
 pub use model::{Model, Session};
 pub use quantise::{Bits, QuantiseError, Quantised, quantise};
 pub use request::{

@@ -23,6 +23,7 @@ use crate::cache::KvCache;
 use crate::decoder::{Part, Workspace};
 use crate::engine::{EngineLimits, EngineStats};
 use crate::model::Model;
+use crate::reasoning::Marks;
 use crate::request::{Emitted, Finish, Request};
 use crate::sample::{adjust, sample};
 use crate::tokenizer::Tokenizer;
@@ -68,6 +69,8 @@ impl Shared {
 pub(crate) struct Scheduler {
     model: Model,
     tokenizer: Arc<Tokenizer>,
+    /// How the model marks what it thinks.
+    marks: Option<Marks>,
     end_tokens: Vec<u32>,
     limits: EngineLimits,
     shared: Arc<Shared>,
@@ -101,6 +104,7 @@ impl Scheduler {
     pub(crate) fn new(
         model: Model,
         tokenizer: Arc<Tokenizer>,
+        marks: Option<Marks>,
         end_tokens: Vec<u32>,
         limits: EngineLimits,
         shared: Arc<Shared>,
@@ -110,6 +114,7 @@ impl Scheduler {
         let scheduler = Self {
             model,
             tokenizer,
+            marks,
             end_tokens,
             limits,
             shared,
@@ -159,7 +164,8 @@ impl Scheduler {
             match message {
                 Ok(Message::Job(job)) => {
                     self.arrivals += 1;
-                    let slot = Slot::new(*job, self.arrivals, &self.tokenizer);
+                    let marks = self.marks.as_ref();
+                    let slot = Slot::new(*job, self.arrivals, &self.tokenizer, marks);
                     self.queue.push(slot);
                 }
                 Ok(Message::Left(client)) => {
@@ -178,7 +184,7 @@ impl Scheduler {
         let late = |request: &Request| request.deadline.is_some_and(|deadline| deadline <= now);
         for slot in self.queue.iter_mut().chain(&mut self.slots) {
             if !slot.ended && late(&slot.request) {
-                slot.emit(String::new(), Some(Finish::Deadline));
+                slot.emit(String::new(), String::new(), Some(Finish::Deadline));
             }
         }
         let over = |slot: &mut Slot| slot.ended || slot.sender.is_closed();
@@ -248,7 +254,8 @@ impl Scheduler {
             queue, cache, kept, ..
         } = self;
         let slot = &mut queue[next];
-        let needed = KvCache::blocks_for(slot.tokens.len() + 1);
+        let room = slot.first_room();
+        let needed = KvCache::blocks_for(room);
         if needed > cache.free_blocks() + kept.blocks() {
             return false;
         }
@@ -262,7 +269,7 @@ impl Scheduler {
                 slot.cached = read;
             }
         }
-        while !cache.grow(&mut slot.blocks, slot.tokens.len() + 1) {
+        while !cache.grow(&mut slot.blocks, room) {
             if !kept.evict(cache) {
                 cache.give_back_all(std::mem::take(&mut slot.blocks));
                 slot.read = 0;
@@ -358,7 +365,7 @@ impl Scheduler {
         let mut distributions = self
             .work
             .logits
-            .chunks_exact(self.model.decoder.spec.vocabulary as usize);
+            .chunks_exact(self.model.decoder.spec.width());
         for (index, share) in plan {
             let slot = &mut self.slots[*index];
             slot.read += share;
@@ -368,6 +375,10 @@ impl Scheduler {
             let Some(logits) = distributions.next() else {
                 continue;
             };
+            if let Some(pooling) = self.model.pooling {
+                slot.embed(pooling.vector(logits));
+                continue;
+            }
             let request = &slot.request;
             let adjusted = adjust(
                 logits,

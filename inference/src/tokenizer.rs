@@ -98,6 +98,11 @@ impl Tokenizer {
         Ok(Prompt::from_tokens(encoding.get_ids().to_vec()))
     }
 
+    /// The token that stands for this very text.
+    pub(crate) fn token(&self, text: &str) -> Option<u32> {
+        self.library.token_to_id(text)
+    }
+
     /// Appends a token's bytes; special and unknown tokens have none.
     pub(crate) fn bytes(&self, token: u32, out: &mut Vec<u8>) {
         if self.special.contains(&token) {

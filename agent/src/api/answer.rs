@@ -16,7 +16,9 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::logprobs::{ChatLogprobs, TextLogprobs};
+use super::reasoning::CompletionDetails;
 use super::{Api, Response, json};
+use crate::http::Body;
 use crate::metrics::Metrics;
 
 /// Text that one event holds, give or take a piece.
@@ -47,19 +49,54 @@ impl Answer {
 
     /// The next pieces in one: what is there already need not be wrapped one by one, and records
     /// leave at a fixed pace.
-    async fn next_pieces(&mut self) -> Result<Chunk, ApiError> {
+    pub(super) async fn next_pieces(&mut self) -> Result<Chunk, ApiError> {
         let mut pieces = self.next().await?;
-        while pieces.finish.is_none() && pieces.text.len() < MAX_EVENT_BYTES {
+        while pieces.finish.is_none()
+            && pieces.text.len() + pieces.reasoning.len() < MAX_EVENT_BYTES
+        {
             let Some(piece) = self.next().now_or_never() else {
                 break;
             };
             let piece = piece?;
             pieces.text.push_str(&piece.text);
+            pieces.reasoning.push_str(&piece.reasoning);
             pieces.tokens.extend(piece.tokens);
             pieces.finish = piece.finish;
         }
         Ok(pieces)
     }
+
+    /// All of it.
+    pub(super) async fn whole(&mut self) -> Result<Whole, ApiError> {
+        let (mut content, mut reasoning) = (String::new(), String::new());
+        let mut tokens = Vec::new();
+        loop {
+            let chunk = self.next().await?;
+            content.push_str(&chunk.text);
+            reasoning.push_str(&chunk.reasoning);
+            tokens.extend(chunk.tokens);
+            if let Some(finish) = chunk.finish {
+                return Ok(Whole {
+                    content,
+                    reasoning,
+                    tokens,
+                    finish,
+                });
+            }
+        }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        self.generation.usage()
+    }
+}
+
+/// A whole answer.
+pub(super) struct Whole {
+    pub(super) content: String,
+    pub(super) reasoning: String,
+    tokens: Vec<TokenChoice>,
+    pub(super) finish: Finish,
 }
 
 impl Drop for Answer {
@@ -82,13 +119,8 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn new(api: &Api, is_chat: bool, logprobs: bool) -> Result<Self, ApiError> {
-        let random = [getrandom::u64(), getrandom::u64()];
-        let [Ok(first), Ok(second)] = random else {
-            return Err(ApiError::Entropy);
-        };
-        let kind = if is_chat { "chatcmpl" } else { "cmpl" };
         Ok(Self {
-            id: format!("{kind}-{first:016x}{second:016x}"),
+            id: fresh_id(if is_chat { "chatcmpl-" } else { "cmpl-" })?,
             created: unix_time(),
             model: api.model.clone(),
             fingerprint: api.fingerprint.clone(),
@@ -110,45 +142,45 @@ impl Head {
     }
 }
 
+/// A name that nothing else has.
+pub(super) fn fresh_id(kind: &str) -> Result<String, ApiError> {
+    let random = [getrandom::u64(), getrandom::u64()];
+    let [Ok(first), Ok(second)] = random else {
+        return Err(ApiError::Entropy);
+    };
+    Ok(format!("{kind}{first:016x}{second:016x}"))
+}
+
 /// Waits for the whole answers.
 pub(crate) async fn whole(answers: Vec<Answer>, head: Head) -> Result<Response, ApiError> {
     let mut wholes = Vec::new();
     let mut usage = UsageFields::default();
     for mut answer in answers {
-        let mut content = String::new();
-        let mut tokens = Vec::new();
-        let finish = loop {
-            let chunk = answer.next().await?;
-            content.push_str(&chunk.text);
-            tokens.extend(chunk.tokens);
-            if let Some(finish) = chunk.finish {
-                break finish;
-            }
-        };
-        usage.add(answer.generation.usage());
-        wholes.push((content, tokens, reason(finish)));
+        wholes.push(answer.whole().await?);
+        usage.add(answer.usage());
     }
     let wholes = wholes.iter().zip(0u32..);
     if head.is_chat {
-        let choices = wholes.map(|((content, tokens, finish_reason), index)| ChatChoice {
+        let choices = wholes.map(|(whole, index)| ChatChoice {
             index,
             message: Message {
                 role: "assistant",
-                content,
+                reasoning_content: Some(whole.reasoning.as_str()).filter(|text| !text.is_empty()),
+                content: &whole.content,
                 refusal: None,
             },
-            logprobs: head.logprobs.then(|| ChatLogprobs::of(tokens)),
-            finish_reason,
+            logprobs: head.logprobs.then(|| ChatLogprobs::of(&whole.tokens)),
+            finish_reason: reason(whole.finish),
         });
         let mut envelope = head.envelope("chat.completion", choices.collect::<Vec<_>>());
         envelope.usage = Some(Some(usage));
         Ok(json(StatusCode::OK, &envelope))
     } else {
-        let choices = wholes.map(|((text, tokens, finish_reason), index)| TextChoice {
-            text,
+        let choices = wholes.map(|(whole, index)| TextChoice {
+            text: &whole.content,
             index,
-            logprobs: head.logprobs.then(|| TextLogprobs::of(tokens)),
-            finish_reason: Some(*finish_reason),
+            logprobs: head.logprobs.then(|| TextLogprobs::of(&whole.tokens)),
+            finish_reason: Some(reason(whole.finish)),
         });
         let mut envelope = head.envelope("text_completion", choices.collect::<Vec<_>>());
         envelope.usage = Some(Some(usage));
@@ -171,7 +203,12 @@ pub(crate) fn stream(answers: Vec<Answer>, head: Head, include_usage: bool) -> R
         let bytes = events.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), events))
     });
-    let mut response = hyper::Response::new(StreamBody::new(frames).boxed_unsync());
+    as_events(StreamBody::new(frames).boxed_unsync())
+}
+
+/// A body of server-sent events.
+pub(super) fn as_events(body: Body) -> Response {
+    let mut response = hyper::Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -219,6 +256,7 @@ impl Events {
             let delta = Delta {
                 role: Some("assistant"),
                 content: Some(""),
+                ..Delta::default()
             };
             self.delta(&mut out, self.begun, delta, &[], None);
             self.begun += 1;
@@ -242,11 +280,18 @@ impl Events {
     }
 
     fn chunk(&mut self, out: &mut Vec<u8>, index: usize, chunk: &Chunk) {
-        let is_bare = chunk.text.is_empty() && chunk.tokens.is_empty();
-        if !is_bare || chunk.finish.is_none() {
+        if !chunk.reasoning.is_empty() {
             let delta = Delta {
-                role: None,
+                reasoning_content: Some(&chunk.reasoning),
+                ..Delta::default()
+            };
+            self.delta(out, index, delta, &[], None);
+        }
+        let is_bare = chunk.text.is_empty() && chunk.tokens.is_empty();
+        if !is_bare {
+            let delta = Delta {
                 content: Some(&chunk.text),
+                ..Delta::default()
             };
             self.delta(out, index, delta, &chunk.tokens, None);
         }
@@ -353,6 +398,8 @@ struct ChatChoice<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
     content: &'a str,
     refusal: Option<()>,
 }
@@ -369,6 +416,8 @@ struct DeltaChoice<'a> {
 struct Delta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
 }
@@ -387,6 +436,7 @@ struct UsageFields {
     completion_tokens: u32,
     total_tokens: u32,
     prompt_tokens_details: PromptDetails,
+    completion_tokens_details: CompletionDetails,
 }
 
 #[derive(Serialize, Default)]
@@ -402,6 +452,8 @@ impl UsageFields {
             .completion_tokens
             .saturating_add(usage.completion_tokens);
         self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+        let thought = &mut self.completion_tokens_details.reasoning_tokens;
+        *thought = thought.saturating_add(usage.reasoning_tokens);
         let cached = &mut self.prompt_tokens_details.cached_tokens;
         *cached = usage.cached_tokens.max(*cached);
     }

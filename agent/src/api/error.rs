@@ -53,6 +53,8 @@ pub(crate) enum ApiError {
     Path,
     /// As many requests wait as may wait.
     QueueFull,
+    /// The engine was too slow.
+    Deadline,
     /// The engine has stopped.
     Stopped,
     /// The system gave no randomness.
@@ -96,6 +98,10 @@ impl ApiError {
                 found,
                 limit,
             },
+            PromptError::Variable(_) => Self::invalid(
+                "chat_template_kwargs",
+                "holds a name that a template gets from elsewhere",
+            ),
             _ => Self::Prompt {
                 parameter,
                 reason: error.to_string(),
@@ -138,6 +144,13 @@ impl ApiError {
             SubmitError::Stop { .. } => {
                 Self::invalid("stop", "must be at most 4 strings, none empty or very long")
             }
+            SubmitError::NoText => {
+                Self::unsupported("model", "this is an embedding model: it writes no text")
+            }
+            SubmitError::NoEmbedding => Self::unsupported(
+                "model",
+                "this is no embedding model: it makes no embeddings",
+            ),
             SubmitError::QueueFull { .. } => Self::QueueFull,
             SubmitError::Stopped => Self::Stopped,
         }
@@ -158,7 +171,7 @@ impl ApiError {
             Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-            Self::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stopped | Self::Deadline => StatusCode::SERVICE_UNAVAILABLE,
             Self::Entropy => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -199,6 +212,7 @@ impl ApiError {
             Self::Path => (Some("unknown_url"), None),
             Self::QueueFull => (Some("rate_limit_exceeded"), None),
             Self::Stopped => (Some("engine_stopped"), None),
+            Self::Deadline => (Some("deadline_exceeded"), None),
             Self::Entropy => (Some("no_randomness"), None),
         }
     }
@@ -246,6 +260,7 @@ impl ApiError {
             Self::Path => "Unknown request URL.".into(),
             Self::QueueFull => "All slots are busy and the queue is full: try again later.".into(),
             Self::Stopped => "The engine has stopped.".into(),
+            Self::Deadline => "The answer took longer than any may: try again later.".into(),
             Self::Entropy => "The system's random source failed.".into(),
         }
     }

@@ -208,6 +208,7 @@ impl Base {
             final_norm: self.norm("model.norm.weight".to_owned()),
             head: (!self.tied).then(|| words("lm_head.weight")),
             logit_cap: None,
+            embeds: false,
             ignored,
         };
         ModelConfig {

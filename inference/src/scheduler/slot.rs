@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use super::Job;
 use crate::decoder::{Logits, Part};
+use crate::reasoning::{Marks, Separated, Separator};
 use crate::request::{Chunk, Emitted, Finish, Request, TokenChoice, TokenLogprob};
 use crate::sample::logprobs;
 use crate::text::{Characters, StopFilter};
@@ -28,6 +29,8 @@ pub(super) struct Slot {
     pub(super) sender: Sender<Emitted>,
     bytes: TokenBytes,
     characters: Characters,
+    /// Of a conversation with a model that marks what it thinks.
+    separator: Option<Separator>,
     stop: StopFilter,
     /// What was noted of tokens since the last chunk.
     noted: Vec<TokenChoice>,
@@ -35,7 +38,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(job: Job, arrival: u64, tokenizer: &Tokenizer) -> Self {
+    pub(super) fn new(
+        job: Job,
+        arrival: u64,
+        tokenizer: &Tokenizer,
+        marks: Option<&Marks>,
+    ) -> Self {
         let Job {
             mut request,
             sender,
@@ -52,6 +60,11 @@ impl Slot {
             read: 0,
             cached: 0,
             blocks: Vec::new(),
+            separator: request
+                .prompt
+                .separated
+                .zip(marks)
+                .map(|(thinks, marks)| Separator::new(marks.clone(), thinks)),
             stop: StopFilter::new(std::mem::take(&mut request.stop)),
             request,
             sender,
@@ -128,48 +141,97 @@ impl Slot {
         if is_end {
             return self.finish(Finish::Stop);
         }
-        let mut text = String::new();
-        self.characters
-            .push(self.bytes.push(tokenizer, token), &mut text);
-        let (text, stopped) = self.stop.push(&text);
+        let Separated { reasoning, content } = self.separate(token, tokenizer);
+        let (text, stopped) = self.stop.push(&content);
         if stopped {
-            self.emit(text, Some(Finish::Stop));
+            self.emit(text, reasoning, Some(Finish::Stop));
         } else if self.generated() == self.request.max_new_tokens {
-            self.emit(text, None);
+            self.emit(text, reasoning, None);
             self.finish(Finish::Length);
         } else {
-            self.emit(text, None);
+            self.emit(text, reasoning, None);
         }
+    }
+
+    /// What a token adds to what is thought and to the answer.
+    fn separate(&mut self, token: u32, tokenizer: &Tokenizer) -> Separated {
+        let mut out = Separated::default();
+        let bytes = self.bytes.push(tokenizer, token);
+        let Some(separator) = &mut self.separator else {
+            self.characters.push(bytes, &mut out.content);
+            return out;
+        };
+        let is_mark = separator.mark(token, &mut out);
+        let mut text = String::new();
+        if is_mark {
+            // A part of a character before a mark is none of the answer's.
+            self.characters.finish(&mut String::new());
+        } else {
+            self.characters.push(bytes, &mut text);
+            separator.text(&text, &mut out);
+        }
+        if is_mark || separator.thinks() {
+            self.noted.pop();
+        }
+        out
     }
 
     /// Sends what was held back, and ends.
     fn finish(&mut self, finish: Finish) {
         let mut rest = String::new();
         self.characters.finish(&mut rest);
-        let (mut text, stopped) = self.stop.push(&rest);
+        let mut out = Separated::default();
+        match &mut self.separator {
+            Some(separator) => {
+                separator.push(&rest, &mut out);
+                separator.finish(&mut out);
+            }
+            None => out.content = rest,
+        }
+        let (mut text, stopped) = self.stop.push(&out.content);
         if stopped {
-            return self.emit(text, Some(Finish::Stop));
+            return self.emit(text, out.reasoning, Some(Finish::Stop));
         }
         text += &self.stop.finish();
-        self.emit(text, Some(finish));
+        self.emit(text, out.reasoning, Some(finish));
     }
 
-    pub(super) fn emit(&mut self, text: String, finish: Option<Finish>) {
+    /// Ends a request for a vector.
+    pub(super) fn embed(&mut self, vector: Vec<f32>) {
+        self.ended = true;
+        self.send(Chunk::default(), Some(vector));
+    }
+
+    pub(super) fn emit(&mut self, text: String, reasoning: String, finish: Option<Finish>) {
         self.ended |= finish.is_some();
-        if text.is_empty() && finish.is_none() {
+        if text.is_empty() && reasoning.is_empty() && finish.is_none() {
             return;
         }
+        let chunk = Chunk {
+            text,
+            reasoning,
+            finish,
+            tokens: std::mem::take(&mut self.noted),
+        };
+        self.send(chunk, None);
+    }
+
+    fn send(&mut self, chunk: Chunk, embedding: Option<Vec<f32>>) {
+        let thought = self.separator.as_ref().map(|one| one.reasoning_tokens);
         let emitted = Emitted {
-            chunk: Chunk {
-                text,
-                finish,
-                tokens: std::mem::take(&mut self.noted),
-            },
+            chunk,
+            embedding,
             completion_tokens: self.generated(),
+            reasoning_tokens: thought.unwrap_or(0),
             cached_tokens: self.cached as u32,
         };
         // The channel has room for every chunk; if the reader has left, the next sweep sees it.
         let _ = self.sender.try_send(emitted);
+    }
+
+    /// Tokens that need cache before it may begin: what it has to read, and one more if it writes.
+    pub(super) fn first_room(&self) -> usize {
+        self.tokens.len() + usize::from(self.request.max_new_tokens > 0)
     }
 
     pub(super) fn generated(&self) -> u32 {
