@@ -316,3 +316,6 @@ fn refuse(error: &ApiError) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -315,7 +315,7 @@ async fn wrong_methods_and_paths_are_refused() {
     for path in [
         "/",
         "/v1",
-        "/v1/embeddings",
+        "/v1/embeddings/x",
         "/metrics",
         "/healthz",
         "/v1/channel",

@@ -105,6 +105,8 @@ pub struct EngineStats {
     pub preempted: u64,
     /// Requests that ended or were cancelled since the start.
     pub finished: u64,
+    /// Tokens that went through the model since the start, in prompts and in answers.
+    pub read_tokens: u64,
 }
 
 /// A loaded model with its scheduler thread. Share it in an `Arc`; dropping it ends all generations

@@ -86,6 +86,7 @@ pub(crate) struct Scheduler {
     arrivals: u64,
     preempted: u64,
     finished: u64,
+    read_tokens: u64,
 }
 
 /// A scheduler that panics leaves nobody who answers: the process ends with it, so that whoever
@@ -128,6 +129,7 @@ impl Scheduler {
             arrivals: 0,
             preempted: 0,
             finished: 0,
+            read_tokens: 0,
         };
         scheduler.publish();
         scheduler
@@ -349,6 +351,7 @@ impl Scheduler {
     }
 
     fn forward(&mut self, plan: &[(usize, usize)]) {
+        self.read_tokens += plan.iter().map(|(_, share)| *share as u64).sum::<u64>();
         let parts: Vec<Part<'_>> = plan
             .iter()
             .map(|(index, share)| self.slots[*index].part(*share))
@@ -407,6 +410,7 @@ impl Scheduler {
             free_blocks: self.cache.free_blocks() as u32,
             preempted: self.preempted,
             finished: self.finished,
+            read_tokens: self.read_tokens,
         };
         *self
             .shared

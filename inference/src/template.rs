@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::conversation::{Conversation, Day, Turn};
 use crate::error::{LoadError, Name, Objection, PromptError};
@@ -99,6 +100,10 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
+        // In Python nothing iterates over `None`.
+        environment.add_test("iterable", |value: &Value| {
+            !value.is_none() && value.try_iter().is_ok()
+        });
         let says = |words: &str| source.contains(words);
         let asks = says("strftime_now is defined") || says("strftime_now is not defined");
         let wants_a_day = says("strftime_now(") && !asks;
@@ -150,9 +155,10 @@ impl ChatTemplate {
         };
         let mut output = Bounded::default();
         let template = self.environment.get_template(NAME).map_err(blame)?;
-        template
-            .render_captured_to(inputs, &mut output)
-            .map_err(blame)?;
+        // The library panics where some slices of nothing are taken; a template is foreign text.
+        let rendering = AssertUnwindSafe(|| template.render_captured_to(inputs, &mut output));
+        let rendered = catch_unwind(rendering).map_err(|_| PromptError::Template { line: 0 })?;
+        rendered.map_err(blame)?;
         let text =
             String::from_utf8(output.bytes).map_err(|_| PromptError::Template { line: 0 })?;
         let thinks = match self.style {
@@ -343,6 +349,35 @@ mod tests {
     }
 
     #[test]
+    fn a_library_that_panics_is_a_refusal() {
+        let empty = "{% for m in messages[1:][::-1] %}{{ m }}{% endfor %}";
+        assert!(render(empty).is_err() || render(empty) == Ok(String::new()));
+        assert_eq!(render("{{ none is iterable }}"), Ok("False".into()));
+        assert_eq!(render("{{ [] is iterable }}"), Ok("True".into()));
+    }
+
+    /// Repeating, counting and indenting do not get further than a bound, whatever the number.
+    #[test]
+    fn hostile_templates_are_bounded() {
+        for template in [
+            "{{ 'x' * 99999999999 }}",
+            "{{ [1] * 99999999999 }}",
+            "{{ range(99999999999) | list | length }}",
+        ] {
+            let refusal = Err(PromptError::Template { line: 1 });
+            assert_eq!(render(template), refusal, "{template}");
+        }
+        let long = "{{ 'x' * 90000000 }}";
+        assert_eq!(render(long), Err(PromptError::TooMuchWork));
+        let indented = render("{{ messages | tojson(indent=99999999999) }}");
+        assert!(indented.is_ok_and(|text| text.len() < 200));
+        let (deep, closed) = ("{% if true %}".repeat(3000), "{% endif %}".repeat(3000));
+        assert!(ChatTemplate::compile(deep + &closed, BTreeMap::new()).is_err());
+        let huge = ChatTemplate::compile("x".repeat(MAX_TEMPLATE_BYTES + 1), BTreeMap::new());
+        assert!(matches!(huge, Err(LoadError::ChatTemplate { line: 0 })));
+    }
+
+    #[test]
     fn endless_templates_end() {
         let loops = "{% for a in range(9999) %}".repeat(3) + "{% set b = a %}";
         let endless = loops + &"{% endfor %}".repeat(3);
@@ -388,6 +423,60 @@ mod tests {
             match case["text"].as_str() {
                 Some(text) => assert_eq!(rendered.as_deref(), Ok(text), "{name} {case}"),
                 None => assert!(matches!(rendered, Err(PromptError::Refused(_))), "{name}"),
+            }
+        }
+    }
+
+    /// Thirty conversations with tools, thoughts and variables through a template of each family.
+    #[test]
+    fn tools_and_thoughts_render_as_in_transformers() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/templates");
+        let expected = std::fs::read(format!("{folder}/expected.json")).expect("a fixture");
+        let expected: Json = serde_json::from_slice(&expected).expect("JSON");
+        let list = |value: &Json| match value {
+            Json::Array(items) => items.clone(),
+            _ => Vec::new(),
+        };
+        let members = |value: &Json| match value {
+            Json::Object(members) => members.clone(),
+            _ => Vec::new(),
+        };
+        let get = |value: &Json, name: &str| {
+            let found = members(value).into_iter().find(|(other, _)| other == name);
+            found.map_or(Json::Null, |(_, value)| value)
+        };
+        let text = |value: &Json| match value {
+            Json::String(text) => Some(text.clone()),
+            _ => None,
+        };
+        let tokens = members(&get(&expected, "tokens"));
+        let tokens: BTreeMap<String, String> = tokens
+            .into_iter()
+            .map(|(name, token)| (name, text(&token).expect("a token")))
+            .collect();
+        let today = Day::parse(&text(&get(&expected, "today")).expect("a day"));
+        let conversations = list(&get(&expected, "conversations"));
+        assert_eq!((conversations.len(), today.is_some()), (30, true));
+        let families = members(&get(&expected, "texts"));
+        assert_eq!(families.len(), 7);
+        for (family, texts) in families {
+            let source = std::fs::read_to_string(format!("{folder}/{family}.jinja"));
+            let template = ChatTemplate::compile(source.expect("a template"), tokens.clone());
+            let template = template.expect("it compiles");
+            for (at, (case, expected)) in conversations.iter().zip(list(&texts)).enumerate() {
+                let turns = list(&get(case, "messages")).into_iter();
+                let conversation = Conversation {
+                    messages: turns.map(|turn| Turn::from(members(&turn))).collect(),
+                    tools: list(&get(case, "tools")),
+                    variables: members(&get(case, "variables")),
+                    today,
+                };
+                let rendered = template.render(&conversation).map(|rendered| rendered.text);
+                assert_eq!(
+                    rendered.ok(),
+                    text(&expected),
+                    "{family}, conversation {at}"
+                );
             }
         }
     }
