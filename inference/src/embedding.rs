@@ -178,6 +178,14 @@ fn read_limits(limits: Value) -> Result<Option<u32>, ConfigError> {
     Ok(max_tokens)
 }
 
+/// Whether this is any of the files, for [`crate::fuzzing`].
+pub(crate) fn reads(file: &Value) -> bool {
+    read_modules(file.clone()).is_ok()
+        || read_pooling(file.clone()).is_ok()
+        || read_settings(file.clone()).is_ok()
+        || read_limits(file.clone()).is_ok()
+}
+
 /// A vector on its way. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct Embedding(pub(crate) Generation);

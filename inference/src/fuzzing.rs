@@ -8,7 +8,7 @@ use crate::error::PromptError;
 use crate::request::{ChatMessage, Role};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{TokenBytes, Tokenizer};
-use crate::{family, json};
+use crate::{embedding, family, json};
 
 /// The header of a safetensors file.
 pub fn safetensors(file: &[u8]) -> bool {
@@ -20,9 +20,12 @@ pub fn safetensors(file: &[u8]) -> bool {
         .all(|entry| file.get(entry.range.clone()).is_some())
 }
 
-/// A `config.json`.
+/// A `config.json`, or one of the files of an embedding model.
 pub fn config(bytes: &[u8]) -> bool {
-    json::parse(bytes).is_ok_and(|config| family::read(config).is_ok())
+    json::parse(bytes).is_ok_and(|config| {
+        let embeds = embedding::reads(&config);
+        family::read(config).is_ok() || embeds
+    })
 }
 
 /// A chat template, on one conversation.
