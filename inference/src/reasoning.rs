@@ -1,8 +1,9 @@
 //! What a model thinks, apart from what it answers, token by token.
 //!
-//! Marks that are one token each are known by their ids: no text that merely looks like them counts,
-//! and none is missed for lying across pieces. Marks that the vocabulary does not have are looked
-//! for in the text, of which nothing is passed on that could still turn out to be the start of one.
+//! Marks that are one token each are known by their ids: no text that merely looks like them
+//! counts, and none is missed for lying across pieces. Marks that the vocabulary does not have are
+//! looked for in the text, of which nothing is passed on that could still turn out to be the start
+//! of one.
 
 use crate::template::Style;
 use crate::tokenizer::Tokenizer;
@@ -130,8 +131,7 @@ impl Separator {
         )
     }
 
-    /// Takes a token that is a mark here: true, and its text is none of the answer's. `end` is
-    /// whether it ends the model's turn.
+    /// Takes a token that is a mark here: true, and its text is none of the answer's.
     pub(crate) fn mark(&mut self, token: u32, out: &mut Separated) -> bool {
         match self.marks {
             Marks::Tags {

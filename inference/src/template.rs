@@ -1,8 +1,8 @@
 //! Chat templates, as transformers renders them, with bounded work.
 //!
-//! No template sees a clock. One that asks whether `strftime_now` is defined is told that it is not,
-//! and uses its own fixed date; for one that calls it without asking it tells the day that the
-//! conversation names, at midnight, and without such a day the template fails.
+//! No template sees a clock. One that asks whether `strftime_now` is defined is told that it is
+//! not, and uses its own fixed date; for one that calls it without asking it tells the day that
+//! the conversation names, at midnight, and without such a day the template fails.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;

@@ -168,8 +168,8 @@ fn plain_completions_are_not_taken_apart() {
     assert_eq!(text, "</think>".repeat(3));
 }
 
-/// Tokens that go through the model until the first token of an answer is there: what the time to it
-/// depends on.
+/// Tokens that go through the model until the first token of an answer is there: what the time to
+/// it depends on.
 fn work(engine: &Engine, tokens: &[u32], client: &Client) -> u64 {
     let before = engine.stats();
     let request = Request {
@@ -187,8 +187,8 @@ fn work(engine: &Engine, tokens: &[u32], client: &Client) -> u64 {
     engine.stats().read_tokens - before.read_tokens
 }
 
-/// Two hundred times somebody reads a prompt or does not, by chance, and somebody else guesses which
-/// from the work that the same prompt takes: it is the same each time. Whoever guesses about
+/// Two hundred times somebody reads a prompt or does not, by chance, and somebody else guesses
+/// which from the work that the same prompt takes: it is the same each time. Whoever guesses about
 /// themselves sees the difference, so the measure would show it.
 #[test]
 fn the_work_for_a_first_token_tells_nothing_of_another_session() {

@@ -1,5 +1,5 @@
-//! `POST /v1/responses`, what needs no memory of it: one answer to the items that are sent. Nothing is
-//! stored, so what builds on a stored response is refused by its name.
+//! `POST /v1/responses`, what needs no memory of it: one answer to the items that are sent. Nothing
+//! is stored, so what builds on a stored response is refused by its name.
 
 use hyper::StatusCode;
 use inference::{Conversation, Finish, Turn};
