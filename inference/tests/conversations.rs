@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const OPEN: u32 = 300;
 const CLOSE: u32 = 301;
 const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}{% if shut is defined %}\
-    <think></think>{% elif open is defined %}<think>\n{% endif %}";
+    <think></think>{% elif open is defined %}<think>\n{% else %}assistant{% endif %}";
 
 fn limits() -> EngineLimits {
     EngineLimits {
@@ -187,7 +187,7 @@ fn work(engine: &Engine, tokens: &[u32], client: &Client) -> u64 {
     engine.stats().read_tokens - before.read_tokens
 }
 
-/// Two hundred times somebody reads a prompt or does not, by chance, and somebody else guesses
+/// Eighty times somebody reads a prompt or does not, by chance, and somebody else guesses
 /// which from the work that the same prompt takes: it is the same each time. Whoever guesses about
 /// themselves sees the difference, so the measure would show it.
 #[test]
@@ -198,7 +198,7 @@ fn the_work_for_a_first_token_tells_nothing_of_another_session() {
     let mut chance = 0x9e37_79b9_7f4a_7c15u64;
     let mut own = [Vec::new(), Vec::new()];
     let mut others = [Vec::new(), Vec::new()];
-    for trial in 0..200u32 {
+    for trial in 0..80u32 {
         chance = chance
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
@@ -216,7 +216,7 @@ fn the_work_for_a_first_token_tells_nothing_of_another_session() {
         others[usize::from(seen)].push(work(&engine, &secret, &attacker));
         own[usize::from(seen)].push(work(&engine, &secret, &victim));
     }
-    assert!(others.iter().all(|group| group.len() > 60));
+    assert!(others.iter().all(|group| group.len() > 20));
     // Twenty tokens are the attacker's own.
     assert!(
         others.iter().flatten().all(|work| *work == 40),
