@@ -24,6 +24,7 @@ mod fields;
 pub(crate) mod fuzzing;
 mod logprobs;
 mod request;
+mod tools;
 
 pub(crate) use answer::unix_time;
 
@@ -150,6 +151,7 @@ impl Api {
         let is_chat = matches!(input, Input::Chat(_));
         let (stream, include_usage) = (options.stream, options.include_usage);
         let logprobs = options.logprobs.is_some();
+        let form = options.form.clone();
         let api = self.clone();
         // The template and the tokenizer take their time and much memory over a long prompt.
         let turn = self.tokenising.clone().acquire_owned().await;
@@ -161,7 +163,10 @@ impl Api {
         });
         let generations = submitted.await.map_err(|_| ApiError::Stopped)??;
         let answers = generations.into_iter();
-        let answers = answers.map(|generation| Answer::new(generation, self.metrics.clone()));
+        let answers = answers.map(|generation| {
+            let calls = form.calls(&self.engine);
+            Answer::new(generation, calls, self.metrics.clone())
+        });
         let head = Head::new(&self, is_chat, logprobs)?;
         if stream {
             Ok(answer::stream(answers.collect(), head, include_usage))
@@ -177,8 +182,10 @@ impl Api {
         client: Client,
     ) -> Result<Vec<Generation>, ApiError> {
         let parameter = input.parameter();
+        let constraint = options.form.constrain(&self.engine)?;
+        let marks = options.form.calls(&self.engine).is_some();
         let prompt = match input {
-            Input::Chat(messages) => self.engine.render_chat(&messages),
+            Input::Chat(turns) => self.engine.render_turns(&turns, &options.form.tools.0),
             Input::Text(text) => self.engine.encode_text(&text),
             Input::Tokens(tokens) => Ok(Prompt::from_tokens(tokens)),
         };
@@ -204,6 +211,8 @@ impl Api {
             max_new_tokens,
             stop: options.stop.0,
             deadline: Some(Instant::now() + ANSWER_TIMEOUT),
+            constraint,
+            marks,
             client: Some(client),
             ..inference::Request::new(prompt)
         };

@@ -3,23 +3,25 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::cache::{BLOCK_TOKENS, block_bytes};
 use crate::client::Client;
 use crate::config::Fields;
-use crate::error::{ConfigError, LoadError, Name, PromptError, SubmitError};
+use crate::constraint::{Compiler, Constraint, Course, Preamble, Shape};
+use crate::error::{ConfigError, ConstraintError, LoadError, Name, PromptError, SubmitError};
 use crate::folder;
 use crate::model::Model;
 use crate::request::{ChatMessage, Generation, Prompt, Request};
 use crate::scheduler::{Job, Message, Scheduler, Shared};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
+use crate::tools::ToolFormat;
 
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -106,6 +108,9 @@ pub struct Engine {
     limits: EngineLimits,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    end_tokens: Vec<u32>,
+    /// Made when the first constraint is.
+    constraints: OnceLock<Result<Compiler, ConstraintError>>,
     shared: Arc<Shared>,
     scheduler: mpsc::Sender<Message>,
     /// Clients so far.
@@ -138,7 +143,7 @@ impl Engine {
         let scheduler = Scheduler::new(
             loaded,
             Arc::clone(&tokenizer),
-            end_tokens,
+            end_tokens.clone(),
             limits.clone(),
             Arc::clone(&shared),
             received,
@@ -152,6 +157,8 @@ impl Engine {
             limits,
             tokenizer,
             template,
+            end_tokens,
+            constraints: OnceLock::new(),
             shared,
             scheduler: sender,
             clients: AtomicU64::new(0),
@@ -177,6 +184,20 @@ impl Engine {
             .encode(&text, false, self.limits.context_tokens)
     }
 
+    /// As [`render_chat`](Self::render_chat), of turns with all that a chat template may look for
+    /// (`role`, `content`, `tool_calls` with arguments as objects, `tool_call_id`, `name`), and with
+    /// the definitions of tools.
+    pub fn render_turns(
+        &self,
+        turns: &[Map<String, Value>],
+        tools: &[Value],
+    ) -> Result<Prompt, PromptError> {
+        let template = self.template.as_ref().ok_or(PromptError::NoChatTemplate)?;
+        let text = template.render_turns(turns, tools)?;
+        self.tokenizer
+            .encode(&text, false, self.limits.context_tokens)
+    }
+
     /// Encodes plain text, with the special tokens that the tokenizer puts around a text.
     pub fn encode_text(&self, text: &str) -> Result<Prompt, PromptError> {
         self.tokenizer
@@ -187,6 +208,32 @@ impl Engine {
     pub fn client(&self) -> Client {
         let number = self.clients.fetch_add(1, Ordering::Relaxed);
         Client::new(number, self.scheduler.clone())
+    }
+
+    /// The format in which the model calls tools, as its chat template has it.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        self.template.as_ref()?.tools
+    }
+
+    /// What the model writes before what a constraint is about.
+    pub fn preamble(&self) -> Preamble {
+        match self.tool_format() {
+            Some(ToolFormat::Harmony) => Preamble::Channels,
+            _ => Preamble::None,
+        }
+    }
+
+    /// Compiles what an answer is to be, for [`Request::constraint`]. It may take a tenth of a
+    /// second, and the first time some more.
+    pub fn constrain(
+        &self,
+        shape: Shape<'_>,
+        preamble: &Preamble,
+    ) -> Result<Constraint, ConstraintError> {
+        let make = || Compiler::new(&self.tokenizer, self.info.vocabulary, &self.end_tokens);
+        let compiler = self.constraints.get_or_init(make);
+        let compiler = compiler.as_ref().map_err(Clone::clone)?;
+        compiler.compile(shape, preamble, self.tool_format())
     }
 
     /// Queues a request.
@@ -202,7 +249,13 @@ impl Engine {
         // One chunk for each token, and one that ends.
         let (sender, receiver) = tokio::sync::mpsc::channel(request.max_new_tokens as usize + 1);
         // The scheduler lives as long as this engine, or ends the process.
-        let job = Box::new(Job { request, sender });
+        let course = request.constraint.as_ref();
+        let course = course.map(|one| Box::new(Course::new(one, self.info.vocabulary)));
+        let job = Box::new(Job {
+            request,
+            sender,
+            course,
+        });
         self.scheduler
             .send(Message::Job(job))
             .map_err(|_| SubmitError::Stopped)?;
@@ -218,6 +271,8 @@ impl Engine {
             logit_bias,
             logprobs,
             deadline: _,
+            constraint: _,
+            marks: _,
             client: _,
         } = request;
         let (asked, limit) = (*max_new_tokens, self.limits.max_new_tokens);

@@ -13,6 +13,7 @@ mod batch;
 mod cache;
 mod client;
 mod config;
+mod constraint;
 mod cpu;
 mod decoder;
 mod engine;
@@ -35,14 +36,16 @@ mod spec;
 mod template;
 mod text;
 mod tokenizer;
+mod tools;
 mod weights;
 
 pub use batch::Batch;
 pub use client::Client;
+pub use constraint::{Constraint, Preamble, Shape};
 pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
 pub use error::{
-    ConfigError, LoadError, Name, Objection, PromptError, SafetensorsError, SubmitError,
-    TensorError, TokenizerError,
+    ConfigError, ConstraintError, LoadError, Name, Objection, PromptError, SafetensorsError,
+    SubmitError, TensorError, TokenizerError,
 };
 pub use model::{Model, Session};
 pub use quantise::{Bits, QuantiseError, Quantised, quantise};
@@ -50,3 +53,4 @@ pub use request::{
     ChatMessage, Chunk, Finish, Generation, Prompt, Request, Role, Sampling, TokenChoice,
     TokenLogprob, Usage,
 };
+pub use tools::{Choice, Offer, Tool, ToolEvent, ToolFormat, ToolReader};

@@ -8,14 +8,16 @@ use std::error::Error as _;
 use std::fmt;
 use std::io;
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context, syntax};
 use minijinja_contrib::pycompat;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
+use serde_json::{Map, Value as Json};
 
 use crate::error::{LoadError, Objection, PromptError};
 use crate::request::ChatMessage;
+use crate::tools::ToolFormat;
 
 const NAME: &str = "chat";
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
@@ -28,6 +30,8 @@ pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     /// `bos_token` and its like.
     tokens: BTreeMap<String, String>,
+    /// The format of tool calls that it teaches.
+    pub(crate) tools: Option<ToolFormat>,
 }
 
 impl ChatTemplate {
@@ -52,12 +56,14 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
+        let tools = ToolFormat::of_template(&source);
         environment
             .add_template_owned(NAME, source)
             .map_err(broken)?;
         Ok(Self {
             environment,
             tokens,
+            tools,
         })
     }
 
@@ -70,10 +76,27 @@ impl ChatTemplate {
                 Value::from_pairs([role, ("content", message.content.as_str())])
             })
             .collect();
+        self.fill(messages.into(), Value::from(()))
+    }
+
+    /// As [`render`](Self::render), of turns with all that a template may look for, and tools.
+    pub(crate) fn render_turns(
+        &self,
+        turns: &[Map<String, Json>],
+        tools: &[Json],
+    ) -> Result<String, PromptError> {
+        let tools = match tools {
+            [] => Value::from(()),
+            tools => Value::from(Serde(tools)),
+        };
+        self.fill(Value::from(Serde(turns)), tools)
+    }
+
+    fn fill(&self, messages: Value, tools: Value) -> Result<String, PromptError> {
         let tokens = Value::from_pairs(self.tokens.clone());
         let inputs = context! {
             messages,
-            tools => (),
+            tools,
             documents => (),
             add_generation_prompt => true,
             ..tokens

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::logprobs::{ChatLogprobs, TextLogprobs};
+use super::tools::{Calls, Piece, Whole, WholeCall};
 use super::{Api, Response, json};
 use crate::metrics::Metrics;
 
@@ -25,14 +26,17 @@ const MAX_EVENT_BYTES: usize = 4096;
 /// The engine's stream, counted when it ends. Dropping it frees slot and cache.
 pub(crate) struct Answer {
     generation: Generation,
+    /// Of an answer that may call tools.
+    calls: Option<Calls>,
     metrics: Arc<Metrics>,
     complete: bool,
 }
 
 impl Answer {
-    pub(crate) fn new(generation: Generation, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(generation: Generation, calls: Option<Calls>, metrics: Arc<Metrics>) -> Self {
         Self {
             generation,
+            calls,
             metrics,
             complete: false,
         }
@@ -42,14 +46,40 @@ impl Answer {
     async fn next(&mut self) -> Result<Chunk, ApiError> {
         let chunk = self.generation.next().await.ok_or(ApiError::Stopped)?;
         self.complete = chunk.finish.is_some();
-        Ok(chunk)
+        match chunk.finish {
+            Some(Finish::Constraint) => Err(ApiError::Constraint),
+            _ => Ok(chunk),
+        }
+    }
+
+    /// What a chunk adds to the answer.
+    fn pieces(&mut self, chunk: &Chunk) -> Result<Vec<Piece>, ApiError> {
+        match &mut self.calls {
+            Some(calls) => calls.read(chunk),
+            None => Ok(vec![Piece {
+                content: Some(chunk.text.clone()),
+                ..Piece::default()
+            }]),
+        }
+    }
+
+    fn reason(&self, finish: Finish) -> &'static str {
+        let called = self.calls.as_ref().is_some_and(Calls::called);
+        match finish {
+            Finish::Stop if called => "tool_calls",
+            finish => reason(finish),
+        }
     }
 
     /// The next pieces in one: what is there already need not be wrapped one by one, and records
     /// leave at a fixed pace.
     async fn next_pieces(&mut self) -> Result<Chunk, ApiError> {
         let mut pieces = self.next().await?;
-        while pieces.finish.is_none() && pieces.text.len() < MAX_EVENT_BYTES {
+        // What follows a mark is not to stand before it.
+        while pieces.finish.is_none()
+            && pieces.mark.is_none()
+            && pieces.text.len() < MAX_EVENT_BYTES
+        {
             let Some(piece) = self.next().now_or_never() else {
                 break;
             };
@@ -57,6 +87,7 @@ impl Answer {
             pieces.text.push_str(&piece.text);
             pieces.tokens.extend(piece.tokens);
             pieces.finish = piece.finish;
+            pieces.mark = piece.mark;
         }
         Ok(pieces)
     }
@@ -115,28 +146,26 @@ pub(crate) async fn whole(answers: Vec<Answer>, head: Head) -> Result<Response, 
     let mut wholes = Vec::new();
     let mut usage = UsageFields::default();
     for mut answer in answers {
-        let mut content = String::new();
+        let mut content = Whole::default();
         let mut tokens = Vec::new();
         let finish = loop {
             let chunk = answer.next().await?;
-            content.push_str(&chunk.text);
+            let pieces = answer.pieces(&chunk)?;
+            pieces.into_iter().for_each(|piece| content.push(piece));
             tokens.extend(chunk.tokens);
             if let Some(finish) = chunk.finish {
                 break finish;
             }
         };
         usage.add(answer.generation.usage());
-        wholes.push((content, tokens, reason(finish)));
+        let finish = answer.reason(finish);
+        wholes.push((content, tokens, finish));
     }
     let wholes = wholes.iter().zip(0u32..);
     if head.is_chat {
         let choices = wholes.map(|((content, tokens, finish_reason), index)| ChatChoice {
             index,
-            message: Message {
-                role: "assistant",
-                content,
-                refusal: None,
-            },
+            message: Message::of(content),
             logprobs: head.logprobs.then(|| ChatLogprobs::of(tokens)),
             finish_reason,
         });
@@ -145,7 +174,7 @@ pub(crate) async fn whole(answers: Vec<Answer>, head: Head) -> Result<Response, 
         Ok(json(StatusCode::OK, &envelope))
     } else {
         let choices = wholes.map(|((text, tokens, finish_reason), index)| TextChoice {
-            text,
+            text: &text.content,
             index,
             logprobs: head.logprobs.then(|| TextLogprobs::of(tokens)),
             finish_reason: Some(*finish_reason),
@@ -218,7 +247,10 @@ impl Events {
         if self.begun < self.answers.len() {
             let delta = Delta {
                 role: Some("assistant"),
-                content: Some(""),
+                piece: Piece {
+                    content: Some(String::new()),
+                    ..Piece::default()
+                },
             };
             self.delta(&mut out, self.begun, delta, &[], None);
             self.begun += 1;
@@ -231,33 +263,42 @@ impl Events {
             Box::pin(next)
         });
         let next = select_all(next).await.0;
-        match next {
+        let done = match next {
             (index, Ok(chunk)) => self.chunk(&mut out, index, &chunk),
-            (_, Err(error)) => {
-                self.ended = true;
-                event(&mut out, &error.body());
-            }
+            (_, Err(error)) => Err(error),
+        };
+        if let Err(error) = done {
+            self.ended = true;
+            event(&mut out, &error.body());
         }
         Some(out.into())
     }
 
-    fn chunk(&mut self, out: &mut Vec<u8>, index: usize, chunk: &Chunk) {
+    fn chunk(&mut self, out: &mut Vec<u8>, index: usize, chunk: &Chunk) -> Result<(), ApiError> {
+        let answer = &mut self.answers[index];
+        let reads = answer.calls.is_some();
         let is_bare = chunk.text.is_empty() && chunk.tokens.is_empty();
-        if !is_bare || chunk.finish.is_none() {
-            let delta = Delta {
-                role: None,
-                content: Some(&chunk.text),
-            };
-            self.delta(out, index, delta, &chunk.tokens, None);
+        if reads || !is_bare || chunk.finish.is_none() {
+            let mut tokens = &chunk.tokens[..];
+            for piece in answer.pieces(chunk)? {
+                let delta = Delta { role: None, piece };
+                self.delta(out, index, delta, tokens, None);
+                tokens = &[];
+            }
+            // Tokens of marks have a place in no text.
+            if !tokens.is_empty() {
+                self.delta(out, index, Delta::default(), tokens, None);
+            }
         }
         let Some(finish) = chunk.finish else {
-            return;
+            return Ok(());
         };
-        self.delta(out, index, Delta::default(), &[], Some(reason(finish)));
+        let reason = self.answers[index].reason(finish);
+        self.delta(out, index, Delta::default(), &[], Some(reason));
         self.open[index] = false;
         self.ended = !self.open.contains(&true);
         if !self.ended {
-            return;
+            return Ok(());
         }
         if self.include_usage {
             let choices: [u8; 0] = [];
@@ -270,6 +311,7 @@ impl Events {
             event(out, &envelope);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
+        Ok(())
     }
 
     /// One event of the stream. With usage asked for, all but the last say that it is to come.
@@ -277,7 +319,7 @@ impl Events {
         &self,
         out: &mut Vec<u8>,
         index: usize,
-        delta: Delta<'_>,
+        delta: Delta,
         tokens: &[TokenChoice],
         finish_reason: Option<&'static str>,
     ) {
@@ -295,7 +337,7 @@ impl Events {
             event(out, &Envelope { usage, ..envelope });
         } else {
             let choice = TextChoice {
-                text: delta.content.unwrap_or_default(),
+                text: delta.piece.content.as_deref().unwrap_or_default(),
                 index,
                 logprobs: with_logprobs.then(|| TextLogprobs::of(tokens)),
                 finish_reason,
@@ -326,7 +368,7 @@ fn event(out: &mut Vec<u8>, data: &impl Serialize) {
 fn reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
-        Finish::Length | Finish::Deadline => "length",
+        Finish::Length | Finish::Deadline | Finish::Constraint => "length",
     }
 }
 
@@ -353,24 +395,45 @@ struct ChatChoice<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
-    content: &'a str,
+    content: Option<&'a str>,
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tool_calls: &'a [WholeCall],
+}
+
+impl<'a> Message<'a> {
+    fn of(whole: &'a Whole) -> Self {
+        let is_call = !whole.calls.is_empty();
+        let some = |text: &'a String| Some(text.as_str()).filter(|text| !text.is_empty());
+        Self {
+            role: "assistant",
+            content: match is_call {
+                true => some(&whole.content),
+                false => Some(&whole.content),
+            },
+            refusal: None,
+            reasoning_content: some(&whole.reasoning),
+            tool_calls: &whole.calls,
+        }
+    }
 }
 
 #[derive(Serialize)]
-struct DeltaChoice<'a> {
+struct DeltaChoice {
     index: u32,
-    delta: Delta<'a>,
+    delta: Delta,
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
 }
 
 #[derive(Serialize, Default)]
-struct Delta<'a> {
+struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
+    #[serde(flatten)]
+    piece: Piece,
 }
 
 #[derive(Serialize)]

@@ -1,10 +1,11 @@
 //! The two requests for text, from JSON to what the engine takes.
 
-use inference::{ChatMessage, Role};
+use inference::Role;
 use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::Fields;
+use super::tools::{self, Form, Turn};
 
 const MAX_STOPS: usize = 4;
 const MAX_ANSWERS: u32 = 8;
@@ -19,7 +20,7 @@ pub(crate) struct Request {
 /// What the model reads.
 pub(crate) enum Input {
     /// A conversation, for the model's chat template.
-    Chat(Vec<ChatMessage>),
+    Chat(Vec<Turn>),
     /// Text as it is.
     Text(String),
     /// Token ids.
@@ -48,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) stop: Stops,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
+    /// Tools and response format.
+    pub(crate) form: Form,
 }
 
 /// Stop strings, which are content.
@@ -83,15 +86,11 @@ impl Request {
         let older_limit = fields.count("max_tokens")?;
         let mut options = options(&mut fields, newer_limit.or(older_limit))?;
         let text_only = "this server answers with text only";
-        fields.only("tools", "tools are not implemented", is_empty)?;
+        let form = Form::take(&mut fields)?;
         fields.only("functions", "functions are not implemented", is_empty)?;
-        fields.only("tool_choice", "tools are not implemented", |v| {
-            v == "none" || v == "auto"
-        })?;
         fields.only("function_call", "functions are not implemented", |v| {
             v == "none"
         })?;
-        fields.only("response_format", text_only, |v| v["type"] == "text")?;
         fields.only("modalities", text_only, |v| {
             *v == serde_json::json!(["text"])
         })?;
@@ -103,7 +102,7 @@ impl Request {
             return Err(ApiError::invalid("top_logprobs", expected));
         }
         options.logprobs = logprobs.then_some(top.unwrap_or(0));
-        fields.ignore(&["parallel_tool_calls"]);
+        options.form = form;
         fields.end()?;
         Ok(Self {
             model,
@@ -184,6 +183,7 @@ fn options(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Options, ApiE
         stop: stop.unwrap_or_default(),
         stream,
         include_usage,
+        form: Form::default(),
     })
 }
 
@@ -252,7 +252,7 @@ fn parse_stop(value: Value) -> Result<Stops, ApiError> {
         .map(Stops)
 }
 
-fn parse_messages(value: Value) -> Result<Vec<ChatMessage>, ApiError> {
+fn parse_messages(value: Value) -> Result<Vec<Turn>, ApiError> {
     match value {
         Value::Array(messages) if !messages.is_empty() => messages
             .into_iter()
@@ -266,7 +266,7 @@ fn parse_messages(value: Value) -> Result<Vec<ChatMessage>, ApiError> {
     }
 }
 
-fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
+fn parse_message(at: usize, value: Value) -> Result<Turn, ApiError> {
     let place = |field: &str| format!("messages[{at}].{field}");
     let Value::Object(mut message) = value else {
         return Err(ApiError::invalid(
@@ -284,7 +284,7 @@ fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
             return Err(ApiError::invalid(place("role"), expected));
         }
     };
-    for field in ["tool_calls", "function_call", "audio"] {
+    for field in ["function_call", "audio"] {
         if message
             .get(field)
             .is_some_and(|value| !value.is_null() && !is_empty(value))
@@ -295,7 +295,10 @@ fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
             ));
         }
     }
+    let of_calls = tools::said_of_calls(&mut message, place)?;
     let content = match message.remove("content") {
+        // Who calls a tool need not say anything.
+        None | Some(Value::Null) if of_calls.contains_key("tool_calls") => String::new(),
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) => parts
             .into_iter()
@@ -306,7 +309,11 @@ fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
             return Err(ApiError::invalid(place("content"), expected));
         }
     };
-    Ok(ChatMessage { role, content })
+    let mut turn = Turn::new();
+    turn.insert("role".to_owned(), role.as_str().into());
+    turn.insert("content".to_owned(), content.into());
+    turn.extend(of_calls);
+    Ok(turn)
 }
 
 /// The text of one part of a content array.

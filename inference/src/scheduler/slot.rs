@@ -4,9 +4,10 @@ use tokio::sync::mpsc::Sender;
 use zeroize::Zeroizing;
 
 use super::Job;
+use crate::constraint::{self, Course, Stuck};
 use crate::decoder::{Logits, Part};
 use crate::request::{Chunk, Emitted, Finish, Request, TokenChoice, TokenLogprob};
-use crate::sample::logprobs;
+use crate::sample::{adjust, logprobs, sample};
 use crate::text::{Characters, StopFilter};
 use crate::tokenizer::{TokenBytes, Tokenizer};
 
@@ -26,6 +27,8 @@ pub(super) struct Slot {
     pub(super) blocks: Vec<u32>,
     pub(super) request: Request,
     pub(super) sender: Sender<Emitted>,
+    /// Where the answer stands within its constraint.
+    pub(super) course: Option<Box<Course>>,
     bytes: TokenBytes,
     characters: Characters,
     stop: StopFilter,
@@ -39,6 +42,7 @@ impl Slot {
         let Job {
             mut request,
             sender,
+            course,
         } = job;
         let room = request.prompt.len() + request.max_new_tokens as usize;
         // Room for all of it at once: a vector that grows leaves copies behind.
@@ -55,6 +59,7 @@ impl Slot {
             stop: StopFilter::new(std::mem::take(&mut request.stop)),
             request,
             sender,
+            course,
             bytes: TokenBytes::new(tokenizer),
             characters: Characters::default(),
             noted: Vec::new(),
@@ -93,9 +98,28 @@ impl Slot {
         }
     }
 
-    /// The tokens that were generated.
-    pub(super) fn written(&self) -> &[u32] {
-        &self.tokens[self.prompt_tokens..]
+    /// Chooses the next token: of those that the constraint allows, if there is one.
+    pub(super) fn choose(&mut self, logits: &[f32]) -> Result<u32, Stuck> {
+        let Request {
+            sampling,
+            logit_bias,
+            ..
+        } = &self.request;
+        let written = &self.tokens[self.prompt_tokens..];
+        let position = self.tokens.len() as u64;
+        let adjusted = adjust(logits, sampling, logit_bias, written);
+        let Some(course) = &mut self.course else {
+            return Ok(sample(
+                adjusted.as_deref().unwrap_or(logits),
+                sampling,
+                position,
+            ));
+        };
+        let mask = course.mask()?;
+        let mut adjusted = adjusted.unwrap_or_else(|| logits.to_vec());
+        constraint::apply(mask, &mut adjusted);
+        let token = sample(&adjusted, sampling, position);
+        Ok(constraint::allowed(mask, token))
     }
 
     /// Notes how likely a token is that is about to be accepted, if that was asked for.
@@ -128,12 +152,25 @@ impl Slot {
         if is_end {
             return self.finish(Finish::Stop);
         }
+        let complete = match self.course.as_mut().map(|course| course.take(token)) {
+            None => false,
+            Some(Ok(complete)) => complete,
+            Some(Err(Stuck)) => return self.finish(Finish::Constraint),
+        };
+        if self.request.marks
+            && let Some(mark) = tokenizer.special_token(token)
+        {
+            return self.mark(mark, complete);
+        }
         let mut text = String::new();
         self.characters
             .push(self.bytes.push(tokenizer, token), &mut text);
         let (text, stopped) = self.stop.push(&text);
         if stopped {
             self.emit(text, Some(Finish::Stop));
+        } else if complete {
+            self.emit(text, None);
+            self.finish(Finish::Stop);
         } else if self.generated() == self.request.max_new_tokens {
             self.emit(text, None);
             self.finish(Finish::Length);
@@ -142,8 +179,25 @@ impl Slot {
         }
     }
 
+    /// Sends what was held back, and a special token after it: no stop string reaches across it.
+    fn mark(&mut self, mark: String, complete: bool) {
+        let mut rest = String::new();
+        self.characters.finish(&mut rest);
+        let (mut text, stopped) = self.stop.push(&rest);
+        if stopped {
+            return self.emit(text, Some(Finish::Stop));
+        }
+        text += &self.stop.finish();
+        let finish = match (complete, self.generated() == self.request.max_new_tokens) {
+            (true, _) => Some(Finish::Stop),
+            (false, true) => Some(Finish::Length),
+            (false, false) => None,
+        };
+        self.emit_marked(text, Some(mark), finish);
+    }
+
     /// Sends what was held back, and ends.
-    fn finish(&mut self, finish: Finish) {
+    pub(super) fn finish(&mut self, finish: Finish) {
         let mut rest = String::new();
         self.characters.finish(&mut rest);
         let (mut text, stopped) = self.stop.push(&rest);
@@ -155,14 +209,19 @@ impl Slot {
     }
 
     pub(super) fn emit(&mut self, text: String, finish: Option<Finish>) {
+        self.emit_marked(text, None, finish);
+    }
+
+    fn emit_marked(&mut self, text: String, mark: Option<String>, finish: Option<Finish>) {
         self.ended |= finish.is_some();
-        if text.is_empty() && finish.is_none() {
+        if text.is_empty() && mark.is_none() && finish.is_none() {
             return;
         }
         let emitted = Emitted {
             chunk: Chunk {
                 text,
                 finish,
+                mark,
                 tokens: std::mem::take(&mut self.noted),
             },
             completion_tokens: self.generated(),
