@@ -117,7 +117,7 @@ async fn calls_are_told_apart_whole_and_in_streams() {
 
     let mut streamed = asked.clone();
     streamed["stream"] = true.into();
-    let (status, body) = client.send(Method::POST, CHAT, &streamed.to_string()).await;
+    let (status, body) = client.send(Method::POST, CHAT, streamed.to_string()).await;
     assert_eq!(status, StatusCode::OK);
     let events = events(&body);
     let deltas = events.iter().map(|event| &event["choices"][0]["delta"]);

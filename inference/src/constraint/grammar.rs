@@ -126,7 +126,7 @@ impl Grammar<'_> {
     }
 
     /// The tools that may be called.
-    fn callable<'t>(offer: &'t Offer) -> Result<Vec<&'t Tool>, ConstraintError> {
+    fn callable(offer: &Offer) -> Result<Vec<&Tool>, ConstraintError> {
         let is_named = |tool: &&Tool| match &offer.choice {
             Choice::Named(name) => tool.name == *name,
             Choice::Auto | Choice::Required => true,

@@ -49,6 +49,7 @@ fn defaults_are_those_of_openai() {
         stop: Stops::default(),
         stream: false,
         include_usage: false,
+        form: Form::default(),
     };
     assert_eq!(request.options, expected);
     let completion = accepted(Request::completion(br#"{"model":"m","prompt":"p"}"#));
@@ -80,6 +81,7 @@ fn every_parameter_arrives() {
         stop: Stops(vec!["a".into(), "b".into()]),
         stream: true,
         include_usage: true,
+        form: Form::default(),
     };
     assert_eq!(request.options, expected);
 }

@@ -55,7 +55,7 @@ fn choices_are_those_of_the_api() {
 
 #[test]
 fn malformed_tools_and_formats_are_refused_by_their_place() {
-    let refusal = |body: Value| form(body).err().expect("a refusal").0.expect("a parameter");
+    let refusal = |body: Value| form(body).expect_err("a refusal").0.expect("a parameter");
     assert_eq!(refusal(json!({"tools": 7})), "tools");
     assert_eq!(refusal(json!({"tools": [7]})), "tools[0]");
     assert_eq!(refusal(json!({"tools": [tool("f"), tool("f")]})), "tools");
