@@ -168,8 +168,8 @@ impl Compiler {
     }
 }
 
-/// A tenth and less of what llguidance would allow: a request may cost others a few milliseconds for
-/// each token, and some tens of MB.
+/// Less than llguidance would allow: a request may cost others a few milliseconds for each token,
+/// and some tens of MB.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_items_in_row: 1_000,

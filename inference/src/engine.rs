@@ -185,8 +185,8 @@ impl Engine {
     }
 
     /// As [`render_chat`](Self::render_chat), of turns with all that a chat template may look for
-    /// (`role`, `content`, `tool_calls` with arguments as objects, `tool_call_id`, `name`), and with
-    /// the definitions of tools.
+    /// (`role`, `content`, `tool_calls` with arguments as objects, `tool_call_id`, `name`), and
+    /// with the definitions of tools.
     pub fn render_turns(
         &self,
         turns: &[Map<String, Value>],
@@ -270,10 +270,7 @@ impl Engine {
             stop,
             logit_bias,
             logprobs,
-            deadline: _,
-            constraint: _,
-            marks: _,
-            client: _,
+            ..
         } = request;
         let (asked, limit) = (*max_new_tokens, self.limits.max_new_tokens);
         let vocabulary = self.info.vocabulary;

@@ -76,8 +76,8 @@ pub enum ToolFormat {
 }
 
 impl ToolFormat {
-    /// The format that a chat template teaches, by the marks it writes. A template that says nothing
-    /// of tools has none.
+    /// The format that a chat template teaches, by the marks it writes. A template that says
+    /// nothing of tools has none.
     pub(crate) fn of_template(source: &str) -> Option<Self> {
         let says = |words: &str| source.contains(words);
         if !says("tool") {

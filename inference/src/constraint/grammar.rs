@@ -1,5 +1,5 @@
-//! What an answer is to be, as a grammar in llguidance's variant of Lark. Text of a client stands in
-//! it as JSON only.
+//! What an answer is to be, as a grammar in llguidance's variant of Lark. Text of a client stands
+//! in it as JSON only.
 
 use serde_json::{Value, json};
 

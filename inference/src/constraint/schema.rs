@@ -18,8 +18,8 @@ const MAX_NAME_PATTERNS: usize = 16;
 const MAX_PROPERTIES: usize = 500;
 /// Of a number, written out: a range has states for its digits.
 const MAX_DIGITS: usize = 24;
-/// Of the least common multiple of what is asked to be a divisor, without its point: a number that is
-/// read has a state for each remainder.
+/// Of the least common multiple of all divisors, without their points: a number that is read has a
+/// state for each remainder.
 const MAX_DIVISOR: u64 = 10_000;
 /// Of lengths and counts; beyond, a parser counts its way to its bounds.
 const MAX_COUNT: u64 = 10_000;

@@ -165,8 +165,8 @@ fn text_around_calls_stays() {
     assert_eq!(found, calls("a < b\n\n c", &[("f", "{}")]));
     let found = read(ToolFormat::Hermes, &format!("{call}\n"));
     assert_eq!(found, calls("", &[("f", "{}")]));
-    let said = "⟦<|channel|>⟧commentary⟦<|message|>⟧I look.⟦<|end|>⟧⟦<|start|>⟧assistant⟦<|channel|>⟧\
-        commentary to=functions.f⟦<|message|>⟧{}⟦<|call|>⟧";
+    let said = "⟦<|channel|>⟧commentary⟦<|message|>⟧I look.⟦<|end|>⟧⟦<|start|>⟧assistant\
+        ⟦<|channel|>⟧commentary to=functions.f⟦<|message|>⟧{}⟦<|call|>⟧";
     assert_eq!(
         read(ToolFormat::Harmony, said),
         calls("I look.", &[("f", "{}")])
@@ -213,13 +213,37 @@ fn what_only_looks_like_a_call_is_text() {
     assert_eq!(read(Harmony, strange), ("{}".to_owned(), Vec::new(), false));
 }
 
+const PARTS: &[&str] = &[
+    "<tool_call>",
+    "</tool_call>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "functools",
+    "<|tool_call|>",
+    "{\"name\": \"f\", \"arguments\": ",
+    "{\"name\": \"f\", \"parameters\": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ";",
+    "\"",
+    "f",
+    "\\",
+    " ",
+    "\n",
+    "1",
+];
+
 proptest! {
     /// Nothing panics, and nothing of an answer without calls is lost, however it is cut.
     #[test]
     fn any_answer_in_any_pieces_reads_the_same(
-        answer in r#"((<tool_call>|</tool_call>|\[TOOL_CALLS\]|\[ARGS\]|functools|<\|tool_call\|>|\{"name": "f", "(arguments|parameters)": |\{|\}|\[|\]|,|;|"|f|\\| |a|\n|1)){0,24}"#,
+        answer in prop::collection::vec(prop::sample::select(PARTS), 0..24),
         piece in 1usize..5,
     ) {
+        let answer = answer.concat();
         for format in [
             ToolFormat::Hermes, ToolFormat::Llama, ToolFormat::Mistral, ToolFormat::MistralNamed,
             ToolFormat::Phi4, ToolFormat::Harmony,
