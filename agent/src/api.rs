@@ -28,6 +28,7 @@ mod logprobs;
 mod reasoning;
 mod request;
 mod responses;
+mod tools;
 
 pub(crate) use answer::unix_time;
 
@@ -200,6 +201,7 @@ impl Api {
     ) -> Result<Vec<Answer>, ApiError> {
         self.expect_model(&request.model)?;
         let Request { input, options, .. } = request;
+        let form = options.form.clone();
         let api = self.clone();
         // The template and the tokenizer take their time and much memory over a long prompt.
         let turn = self.tokenising.clone().acquire_owned().await;
@@ -211,7 +213,10 @@ impl Api {
         });
         let generations = submitted.await.map_err(|_| ApiError::Stopped)??;
         let answers = generations.into_iter();
-        let answers = answers.map(|generation| Answer::new(generation, self.metrics.clone()));
+        let answers = answers.map(|generation| {
+            let calls = form.calls(&self.engine);
+            Answer::new(generation, calls, self.metrics.clone())
+        });
         Ok(answers.collect())
     }
 
@@ -222,6 +227,8 @@ impl Api {
         client: Client,
     ) -> Result<Vec<Generation>, ApiError> {
         let parameter = input.parameter();
+        let constraint = options.form.constrain(&self.engine)?;
+        let marks = options.form.calls(&self.engine).is_some();
         let prompt = match input {
             Input::Chat(mut conversation) | Input::Items(mut conversation) => {
                 let today = || Day::of_unix_time(unix_time());
@@ -253,6 +260,8 @@ impl Api {
             max_new_tokens,
             stop: options.stop.0,
             deadline: Some(Instant::now() + ANSWER_TIMEOUT),
+            constraint,
+            marks,
             client: Some(client),
             ..inference::Request::new(prompt)
         };

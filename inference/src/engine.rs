@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -14,9 +14,10 @@ use serde_json::Value;
 use crate::cache::{BLOCK_TOKENS, block_bytes};
 use crate::client::Client;
 use crate::config::Fields;
+use crate::constraint::{Compiler, Constraint, Course, Preamble, Shape};
 use crate::conversation::Conversation;
 use crate::embedding::Embedding;
-use crate::error::{ConfigError, LoadError, Name, PromptError, SubmitError};
+use crate::error::{ConfigError, ConstraintError, LoadError, Name, PromptError, SubmitError};
 use crate::folder;
 use crate::model::Model;
 use crate::reasoning::Marks;
@@ -24,6 +25,7 @@ use crate::request::{ChatMessage, Generation, Prompt, Request};
 use crate::scheduler::{Job, Message, Scheduler, Shared};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
+use crate::tools::ToolFormat;
 
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -116,6 +118,9 @@ pub struct Engine {
     limits: EngineLimits,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    end_tokens: Vec<u32>,
+    /// Made when the first constraint is.
+    constraints: OnceLock<Result<Compiler, ConstraintError>>,
     shared: Arc<Shared>,
     scheduler: mpsc::Sender<Message>,
     /// Clients so far.
@@ -153,7 +158,7 @@ impl Engine {
             loaded,
             Arc::clone(&tokenizer),
             marks,
-            end_tokens,
+            end_tokens.clone(),
             limits.clone(),
             Arc::clone(&shared),
             received,
@@ -167,6 +172,8 @@ impl Engine {
             limits,
             tokenizer,
             template,
+            end_tokens,
+            constraints: OnceLock::new(),
             shared,
             scheduler: sender,
             clients: AtomicU64::new(0),
@@ -221,6 +228,32 @@ impl Engine {
         Client::new(number, self.scheduler.clone())
     }
 
+    /// The format in which the model calls tools, as its chat template has it.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        self.template.as_ref()?.tools
+    }
+
+    /// What the model writes before what a constraint is about.
+    pub fn preamble(&self) -> Preamble {
+        match self.tool_format() {
+            Some(ToolFormat::Harmony) => Preamble::Channels,
+            _ => Preamble::None,
+        }
+    }
+
+    /// Compiles what an answer is to be, for [`Request::constraint`]. It may take a tenth of a
+    /// second, and the first time some more.
+    pub fn constrain(
+        &self,
+        shape: Shape<'_>,
+        preamble: &Preamble,
+    ) -> Result<Constraint, ConstraintError> {
+        let make = || Compiler::new(&self.tokenizer, self.info.vocabulary, &self.end_tokens);
+        let compiler = self.constraints.get_or_init(make);
+        let compiler = compiler.as_ref().map_err(Clone::clone)?;
+        compiler.compile(shape, preamble, self.tool_format())
+    }
+
     /// Queues a request.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
         if self.info.embedding_dimensions.is_some() {
@@ -262,7 +295,13 @@ impl Engine {
         // One chunk for each token, and one that ends.
         let (sender, receiver) = tokio::sync::mpsc::channel(request.max_new_tokens as usize + 1);
         // The scheduler lives as long as this engine, or ends the process.
-        let job = Box::new(Job { request, sender });
+        let course = request.constraint.as_ref();
+        let course = course.map(|one| Box::new(Course::new(one, self.info.vocabulary)));
+        let job = Box::new(Job {
+            request,
+            sender,
+            course,
+        });
         self.scheduler
             .send(Message::Job(job))
             .map_err(|_| SubmitError::Stopped)?;
@@ -304,8 +343,7 @@ impl Engine {
             stop,
             logit_bias,
             logprobs,
-            deadline: _,
-            client: _,
+            ..
         } = request;
         let (asked, limit) = (*max_new_tokens, self.limits.max_new_tokens);
         let vocabulary = self.info.vocabulary;

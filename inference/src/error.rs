@@ -309,6 +309,48 @@ impl fmt::Debug for Objection {
     }
 }
 
+/// Why an answer cannot be constrained as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// Not a JSON schema.
+    #[error("not a valid JSON schema")]
+    Invalid,
+    /// A keyword, or a value of one, that would not hold.
+    #[error("the keyword {keyword} at {place} is not supported there")]
+    Unsupported {
+        /// The keyword.
+        keyword: Name,
+        /// Where it stands, as a JSON pointer; `#` where that is not known.
+        place: Name,
+    },
+    /// The schema is too long.
+    #[error("the schema has {found} bytes, at most {limit} are allowed")]
+    TooLarge {
+        /// Bytes of the schema.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The schema is too deeply nested.
+    #[error("the schema is nested more than {limit} deep")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// Compiling the schema takes too much work or memory.
+    #[error("the schema is too complex")]
+    TooComplex,
+    /// No answer satisfies the schema.
+    #[error("nothing satisfies the schema")]
+    Unsatisfiable,
+    /// The model's chat template says nothing of tools, or no tool of that name is offered.
+    #[error("the model's chat template takes no tools, or the tool is not offered")]
+    NoTools,
+    /// A thread cannot be started.
+    #[error("cannot start a thread")]
+    Thread,
+}
+
 /// Why a request is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::constraint::{Compiler, Course, Preamble, Shape};
 use crate::conversation::Conversation;
 use crate::error::PromptError;
 use crate::request::{ChatMessage, Role};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{TokenBytes, Tokenizer};
+use crate::tools::{Choice, Offer, Tool, ToolFormat, ToolReader};
 use crate::{embedding, family, json};
 
 /// The header of a safetensors file.
@@ -78,4 +80,77 @@ pub fn render(
             PromptError::Refused(objection) => objection.words().to_owned(),
             error => error.to_string(),
         })
+}
+
+const FORMATS: [ToolFormat; 6] = [
+    ToolFormat::Hermes,
+    ToolFormat::Llama,
+    ToolFormat::Mistral,
+    ToolFormat::MistralNamed,
+    ToolFormat::Phi4,
+    ToolFormat::Harmony,
+];
+
+/// An answer that may call tools, in a format that the first byte chooses; 0xff stands before the
+/// text of a special token, and 0xfe behind it.
+pub fn tool_calls(bytes: &[u8]) -> bool {
+    let Some((first, bytes)) = bytes.split_first() else {
+        return false;
+    };
+    let format = FORMATS[usize::from(*first) % FORMATS.len()];
+    let mut reader = ToolReader::new(format, vec!["f".to_owned()]);
+    for (at, part) in bytes.split(|byte| *byte == 0xff).enumerate() {
+        let end = part
+            .iter()
+            .position(|byte| *byte == 0xfe)
+            .filter(|_| at > 0);
+        let (mark, text) = part.split_at(end.map_or(0, |end| end + 1));
+        drop(reader.mark(&String::from_utf8_lossy(
+            mark.strip_suffix(&[0xfe]).unwrap_or(mark),
+        )));
+        drop(reader.text(&String::from_utf8_lossy(text)));
+    }
+    drop(reader.finish());
+    reader.called()
+}
+
+/// A JSON schema, as one of an answer and of a tool; some steps are taken within it.
+pub fn schema(bytes: &[u8]) -> bool {
+    /// One token for each byte, and one that ends.
+    const VOCABULARY: u32 = 257;
+    let Ok(schema) = serde_json::from_slice::<serde_json::Value>(bytes) else {
+        return false;
+    };
+    let Ok(compiler) = Compiler::of_bytes(VOCABULARY) else {
+        return false;
+    };
+    let offer = Offer {
+        tools: vec![Tool {
+            name: "f".to_owned(),
+            parameters: Some(schema.clone()),
+            strict: false,
+        }],
+        choice: Choice::Auto,
+        parallel: true,
+    };
+    let whole = Shape::Schema {
+        schema: &schema,
+        strict: true,
+    };
+    let hermes = Some(ToolFormat::Hermes);
+    let _ = compiler.compile(Shape::Tools(&offer), &Preamble::None, hermes);
+    let Ok(constraint) = compiler.compile(whole, &Preamble::None, None) else {
+        return false;
+    };
+    let mut course = Course::new(&constraint, VOCABULARY);
+    for step in 0..32u32 {
+        let Ok(mask) = course.mask() else {
+            break;
+        };
+        let token = crate::constraint::allowed(mask, step * 37 % VOCABULARY);
+        if !matches!(course.take(token), Ok(false)) {
+            break;
+        }
+    }
+    true
 }

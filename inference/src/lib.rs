@@ -13,6 +13,7 @@ mod batch;
 mod cache;
 mod client;
 mod config;
+mod constraint;
 mod conversation;
 mod cpu;
 mod decoder;
@@ -38,16 +39,18 @@ mod spec;
 mod template;
 mod text;
 mod tokenizer;
+mod tools;
 mod weights;
 
 pub use batch::Batch;
 pub use client::Client;
+pub use constraint::{Constraint, Preamble, Shape};
 pub use conversation::{Conversation, Day, Turn};
 pub use embedding::{Embedding, normalise};
 pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
 pub use error::{
-    ConfigError, LoadError, Name, Objection, PromptError, SafetensorsError, SubmitError,
-    TensorError, TokenizerError,
+    ConfigError, ConstraintError, LoadError, Name, Objection, PromptError, SafetensorsError,
+    SubmitError, TensorError, TokenizerError,
 };
 pub use json::Json;
 pub use model::{Model, Session};
@@ -56,3 +59,4 @@ pub use request::{
     ChatMessage, Chunk, Finish, Generation, Prompt, Request, Role, Sampling, TokenChoice,
     TokenLogprob, Usage,
 };
+pub use tools::{Choice, Offer, Tool, ToolEvent, ToolFormat, ToolReader};

@@ -5,6 +5,7 @@
 //! looked for in the text, of which nothing is passed on that could still turn out to be the start
 //! of one.
 
+use crate::request::Request;
 use crate::template::Style;
 use crate::tokenizer::Tokenizer;
 
@@ -87,6 +88,9 @@ pub(crate) struct Separator {
     answered: bool,
     /// Whether the next piece of this kind begins another message.
     next_message: bool,
+    /// Whether it only counts: who is told of the marks takes messages apart, and a message to a
+    /// tool is part of the answer.
+    pub(crate) counts: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +108,21 @@ enum State {
 }
 
 impl Separator {
+    /// For the answer to a request, if it is one of a conversation. An answer whose constraint
+    /// leaves no room for thoughts between marks has none, whatever its prompt ends with.
+    pub(crate) fn of(request: &Request, marks: &Marks) -> Option<Self> {
+        let thinks = request.prompt.separated?;
+        let has_channels = matches!(marks, Marks::Channels(_));
+        let constraint = request.constraint.as_ref();
+        if !has_channels && constraint.is_some_and(|one| !one.may_think()) {
+            return None;
+        }
+        Some(Self {
+            counts: has_channels && request.marks,
+            ..Self::new(marks.clone(), thinks)
+        })
+    }
+
     /// For one answer; `thinks` if its prompt ended with the mark that opens a thought.
     pub(crate) fn new(marks: Marks, thinks: bool) -> Self {
         let state = match (&marks, thinks) {
@@ -120,6 +139,7 @@ impl Separator {
             thought: false,
             answered: false,
             next_message: false,
+            counts: false,
         }
     }
 
@@ -174,7 +194,7 @@ impl Separator {
         } else if token == Some(marks.message) && in_head {
             self.head_tokens += 1;
             let head = std::mem::take(&mut self.held);
-            self.begin(is_for_the_asker(&head));
+            self.begin(is_for_the_asker(&head, self.counts));
         } else if token == Some(marks.end) || token == marks.call || token == marks.done {
             let thinks = self.state == State::Thinking;
             self.reasoning_tokens += u32::from(thinks);
@@ -318,6 +338,14 @@ impl Separator {
         out.content.push_str(&std::mem::take(&mut self.held));
     }
 
+    /// What was held back is no mark: a token stands behind it that is none of the answer's text.
+    pub(crate) fn settle(&mut self, out: &mut Separated) {
+        if matches!(self.state, State::Before | State::Between) {
+            self.state = State::Answering;
+            self.answer(out);
+        }
+    }
+
     /// What remains when no more comes.
     pub(crate) fn finish(&mut self, out: &mut Separated) {
         let held = std::mem::take(&mut self.held);
@@ -341,9 +369,14 @@ impl Separator {
 }
 
 /// Whether a message with this head is for the one who asked: the final channel, and comments that
-/// are for nobody else. A line break stands before the channel's name.
-fn is_for_the_asker(head: &str) -> bool {
-    let to_a_tool = head.split_whitespace().any(|word| word.starts_with("to="));
+/// are for nobody else; with `calls`, one to a tool as well. A line break stands before the
+/// channel's name.
+fn is_for_the_asker(head: &str, calls: bool) -> bool {
+    let to = |start: &str| head.split_whitespace().any(|word| word.starts_with(start));
+    let to_a_tool = to("to=");
+    if calls && to("to=functions.") {
+        return true;
+    }
     let channel = head.rsplit_once('\n').map(|(_, channel)| channel);
     let channel = channel.and_then(|channel| channel.split_whitespace().next());
     match channel {

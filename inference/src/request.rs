@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::client::Client;
+use crate::constraint::Constraint;
 
 /// Who said a [`ChatMessage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,6 +146,10 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Generation ends with [`Finish::Deadline`] at this instant.
     pub deadline: Option<Instant>,
+    /// What the answer may be.
+    pub constraint: Option<Constraint>,
+    /// Whether special tokens of the answer are told apart from its text, in [`Chunk::mark`].
+    pub marks: bool,
     /// Whose it is. Of nobody's requests nothing is kept, and all of them take turns as one client.
     pub client: Option<Client>,
 }
@@ -160,6 +165,8 @@ impl Request {
             max_new_tokens: 16,
             stop: Vec::new(),
             deadline: None,
+            constraint: None,
+            marks: false,
             client: None,
         }
     }
@@ -175,6 +182,8 @@ impl fmt::Debug for Request {
             .field("max_new_tokens", &self.max_new_tokens)
             .field("stop", &self.stop.len())
             .field("deadline", &self.deadline)
+            .field("constraint", &self.constraint)
+            .field("marks", &self.marks)
             .field("client", &self.client)
             .finish()
     }
@@ -189,6 +198,8 @@ pub enum Finish {
     Length,
     /// The request's deadline passed.
     Deadline,
+    /// Its constraint takes more work than is allowed: the answer is not what it should be.
+    Constraint,
 }
 
 /// A piece of an answer: whole characters only.
@@ -200,6 +211,8 @@ pub struct Chunk {
     pub reasoning: String,
     /// Set in the last chunk and in no other.
     pub finish: Option<Finish>,
+    /// A special token that follows the text, if these were asked for: as the vocabulary spells it.
+    pub mark: Option<String>,
     /// Of the tokens since the chunk before, if they were asked for; of none that was thought.
     pub tokens: Vec<TokenChoice>,
 }

@@ -20,12 +20,12 @@ use std::time::Instant;
 use tokio::sync::mpsc::Sender;
 
 use crate::cache::KvCache;
+use crate::constraint::Course;
 use crate::decoder::{Part, Workspace};
 use crate::engine::{EngineLimits, EngineStats};
 use crate::model::Model;
 use crate::reasoning::Marks;
 use crate::request::{Emitted, Finish, Request};
-use crate::sample::{adjust, sample};
 use crate::tokenizer::Tokenizer;
 use kept::Kept;
 use slot::Slot;
@@ -38,6 +38,8 @@ pub(crate) struct Job {
     pub(crate) request: Request,
     /// Holds every chunk that the request can make, so that no reader can hold up a step.
     pub(crate) sender: Sender<Emitted>,
+    /// Of a constrained request: made before it waits, which takes a while.
+    pub(crate) course: Option<Box<Course>>,
 }
 
 /// What the engine's front tells the scheduler.
@@ -142,7 +144,7 @@ impl Scheduler {
             self.sweep();
             self.admit();
             let plan = self.schedule();
-            self.forward(&plan);
+            self.forward_constrained(&plan);
             self.emit(&plan);
             self.sweep();
             self.publish();
@@ -363,6 +365,27 @@ impl Scheduler {
         }
     }
 
+    /// As [`forward`](Self::forward), while another thread finds out which tokens may come next.
+    fn forward_constrained(&mut self, plan: &[(usize, usize)]) {
+        let mut courses: Vec<(usize, Box<Course>)> = plan
+            .iter()
+            .filter_map(|(index, _)| Some((*index, self.slots[*index].course.take()?)))
+            .collect();
+        if courses.is_empty() {
+            return self.forward(plan);
+        }
+        std::thread::scope(|scope| {
+            let prepare = || courses.iter_mut().for_each(|(_, course)| course.prepare());
+            let thread = std::thread::Builder::new().name("masks".to_owned());
+            // Where no thread is to be had, it is found out when it is needed.
+            drop(thread.spawn_scoped(scope, prepare));
+            self.forward(plan);
+        });
+        for (index, course) in courses {
+            self.slots[index].course = Some(course);
+        }
+    }
+
     /// Samples for every slot that has read all of its tokens, and sends what may be shown.
     fn emit(&mut self, plan: &[(usize, usize)]) {
         let mut distributions = self
@@ -382,16 +405,10 @@ impl Scheduler {
                 slot.embed(pooling.vector(logits));
                 continue;
             }
-            let request = &slot.request;
-            let adjusted = adjust(
-                logits,
-                &request.sampling,
-                &request.logit_bias,
-                slot.written(),
-            );
-            let position = slot.tokens.len() as u64;
-            let adjusted = adjusted.as_deref().unwrap_or(logits);
-            let token = sample(adjusted, &request.sampling, position);
+            let Ok(token) = slot.choose(logits) else {
+                slot.finish(Finish::Constraint);
+                continue;
+            };
             slot.note(logits, token, &self.tokenizer);
             slot.accept(token, self.end_tokens.contains(&token), &self.tokenizer);
             let phase = |length| self.model.decoder.phase(length);

@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::conversation::{Conversation, Day, Turn};
 use crate::error::{LoadError, Name, Objection, PromptError};
 use crate::json;
+use crate::tools::ToolFormat;
 use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context, syntax};
 use minijinja_contrib::pycompat;
@@ -41,6 +42,8 @@ pub(crate) struct ChatTemplate {
     wants_a_day: bool,
     /// How answers to it mark what the model thinks, as far as the template tells.
     pub(crate) style: Option<Style>,
+    /// The format of tool calls that it teaches.
+    pub(crate) tools: Option<ToolFormat>,
 }
 
 /// How a model marks what it thinks.
@@ -108,6 +111,7 @@ impl ChatTemplate {
         let asks = says("strftime_now is defined") || says("strftime_now is not defined");
         let wants_a_day = says("strftime_now(") && !asks;
         let style = Style::of(&source);
+        let tools = ToolFormat::of_template(&source);
         environment
             .add_template_owned(NAME, source)
             .map_err(broken)?;
@@ -116,6 +120,7 @@ impl ChatTemplate {
             tokens,
             wants_a_day,
             style,
+            tools,
         })
     }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::error::ApiError;
 use super::logprobs::{ChatLogprobs, TextLogprobs};
 use super::reasoning::CompletionDetails;
+use super::tools::{Calls, Piece, Said, WholeCall};
 use super::{Api, Response, json};
 use crate::http::Body;
 use crate::metrics::Metrics;
@@ -27,14 +28,17 @@ const MAX_EVENT_BYTES: usize = 4096;
 /// The engine's stream, counted when it ends. Dropping it frees slot and cache.
 pub(crate) struct Answer {
     generation: Generation,
+    /// Of an answer that may call tools.
+    calls: Option<Calls>,
     metrics: Arc<Metrics>,
     complete: bool,
 }
 
 impl Answer {
-    pub(crate) fn new(generation: Generation, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(generation: Generation, calls: Option<Calls>, metrics: Arc<Metrics>) -> Self {
         Self {
             generation,
+            calls,
             metrics,
             complete: false,
         }
@@ -44,14 +48,42 @@ impl Answer {
     async fn next(&mut self) -> Result<Chunk, ApiError> {
         let chunk = self.generation.next().await.ok_or(ApiError::Stopped)?;
         self.complete = chunk.finish.is_some();
-        Ok(chunk)
+        match chunk.finish {
+            Some(Finish::Constraint) => Err(ApiError::Constraint),
+            _ => Ok(chunk),
+        }
+    }
+
+    /// What a chunk adds to the answer.
+    fn pieces(&mut self, chunk: &Chunk) -> Result<Vec<Piece>, ApiError> {
+        if let Some(calls) = &mut self.calls {
+            return calls.read(chunk);
+        }
+        let mut pieces = Vec::new();
+        if !chunk.reasoning.is_empty() {
+            pieces.push(Piece::thought(&chunk.reasoning));
+        }
+        if !chunk.text.is_empty() || !chunk.tokens.is_empty() {
+            pieces.push(Piece::said(&chunk.text));
+        }
+        Ok(pieces)
+    }
+
+    fn reason(&self, finish: Finish) -> &'static str {
+        let called = self.calls.as_ref().is_some_and(Calls::called);
+        match finish {
+            Finish::Stop if called => "tool_calls",
+            finish => reason(finish),
+        }
     }
 
     /// The next pieces in one: what is there already need not be wrapped one by one, and records
     /// leave at a fixed pace.
     pub(super) async fn next_pieces(&mut self) -> Result<Chunk, ApiError> {
         let mut pieces = self.next().await?;
+        // What follows a mark is not to stand before it.
         while pieces.finish.is_none()
+            && pieces.mark.is_none()
             && pieces.text.len() + pieces.reasoning.len() < MAX_EVENT_BYTES
         {
             let Some(piece) = self.next().now_or_never() else {
@@ -62,25 +94,26 @@ impl Answer {
             pieces.reasoning.push_str(&piece.reasoning);
             pieces.tokens.extend(piece.tokens);
             pieces.finish = piece.finish;
+            pieces.mark = piece.mark;
         }
         Ok(pieces)
     }
 
     /// All of it.
     pub(super) async fn whole(&mut self) -> Result<Whole, ApiError> {
-        let (mut content, mut reasoning) = (String::new(), String::new());
+        let mut said = Said::default();
         let mut tokens = Vec::new();
         loop {
             let chunk = self.next().await?;
-            content.push_str(&chunk.text);
-            reasoning.push_str(&chunk.reasoning);
+            let pieces = self.pieces(&chunk)?;
+            pieces.into_iter().for_each(|piece| said.push(piece));
             tokens.extend(chunk.tokens);
             if let Some(finish) = chunk.finish {
                 return Ok(Whole {
-                    content,
-                    reasoning,
+                    said,
                     tokens,
                     finish,
+                    reason: self.reason(finish),
                 });
             }
         }
@@ -93,10 +126,11 @@ impl Answer {
 
 /// A whole answer.
 pub(super) struct Whole {
-    pub(super) content: String,
-    pub(super) reasoning: String,
+    pub(super) said: Said,
     tokens: Vec<TokenChoice>,
     pub(super) finish: Finish,
+    /// The same, as the API has it.
+    reason: &'static str,
 }
 
 impl Drop for Answer {
@@ -163,24 +197,19 @@ pub(crate) async fn whole(answers: Vec<Answer>, head: Head) -> Result<Response, 
     if head.is_chat {
         let choices = wholes.map(|(whole, index)| ChatChoice {
             index,
-            message: Message {
-                role: "assistant",
-                reasoning_content: Some(whole.reasoning.as_str()).filter(|text| !text.is_empty()),
-                content: &whole.content,
-                refusal: None,
-            },
+            message: Message::of(&whole.said),
             logprobs: head.logprobs.then(|| ChatLogprobs::of(&whole.tokens)),
-            finish_reason: reason(whole.finish),
+            finish_reason: whole.reason,
         });
         let mut envelope = head.envelope("chat.completion", choices.collect::<Vec<_>>());
         envelope.usage = Some(Some(usage));
         Ok(json(StatusCode::OK, &envelope))
     } else {
         let choices = wholes.map(|(whole, index)| TextChoice {
-            text: &whole.content,
+            text: &whole.said.content,
             index,
             logprobs: head.logprobs.then(|| TextLogprobs::of(&whole.tokens)),
-            finish_reason: Some(reason(whole.finish)),
+            finish_reason: Some(whole.reason),
         });
         let mut envelope = head.envelope("text_completion", choices.collect::<Vec<_>>());
         envelope.usage = Some(Some(usage));
@@ -255,8 +284,7 @@ impl Events {
         if self.begun < self.answers.len() {
             let delta = Delta {
                 role: Some("assistant"),
-                content: Some(""),
-                ..Delta::default()
+                piece: Piece::said(""),
             };
             self.delta(&mut out, self.begun, delta, &[], None);
             self.begun += 1;
@@ -269,40 +297,40 @@ impl Events {
             Box::pin(next)
         });
         let next = select_all(next).await.0;
-        match next {
+        let done = match next {
             (index, Ok(chunk)) => self.chunk(&mut out, index, &chunk),
-            (_, Err(error)) => {
-                self.ended = true;
-                event(&mut out, &error.body());
-            }
+            (_, Err(error)) => Err(error),
+        };
+        if let Err(error) = done {
+            self.ended = true;
+            event(&mut out, &error.body());
         }
         Some(out.into())
     }
 
-    fn chunk(&mut self, out: &mut Vec<u8>, index: usize, chunk: &Chunk) {
-        if !chunk.reasoning.is_empty() {
-            let delta = Delta {
-                reasoning_content: Some(&chunk.reasoning),
-                ..Delta::default()
-            };
-            self.delta(out, index, delta, &[], None);
+    fn chunk(&mut self, out: &mut Vec<u8>, index: usize, chunk: &Chunk) -> Result<(), ApiError> {
+        let mut tokens = &chunk.tokens[..];
+        for piece in self.answers[index].pieces(chunk)? {
+            // Of what is thought there are none.
+            let is_thought = piece.reasoning_content.is_some();
+            let own = if is_thought { &[][..] } else { tokens };
+            let delta = Delta { role: None, piece };
+            self.delta(out, index, delta, own, None);
+            tokens = if is_thought { tokens } else { &[] };
         }
-        let is_bare = chunk.text.is_empty() && chunk.tokens.is_empty();
-        if !is_bare {
-            let delta = Delta {
-                content: Some(&chunk.text),
-                ..Delta::default()
-            };
-            self.delta(out, index, delta, &chunk.tokens, None);
+        // Tokens of marks have a place in no text.
+        if !tokens.is_empty() {
+            self.delta(out, index, Delta::default(), tokens, None);
         }
         let Some(finish) = chunk.finish else {
-            return;
+            return Ok(());
         };
-        self.delta(out, index, Delta::default(), &[], Some(reason(finish)));
+        let reason = self.answers[index].reason(finish);
+        self.delta(out, index, Delta::default(), &[], Some(reason));
         self.open[index] = false;
         self.ended = !self.open.contains(&true);
         if !self.ended {
-            return;
+            return Ok(());
         }
         if self.include_usage {
             let choices: [u8; 0] = [];
@@ -315,6 +343,7 @@ impl Events {
             event(out, &envelope);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
+        Ok(())
     }
 
     /// One event of the stream. With usage asked for, all but the last say that it is to come.
@@ -322,7 +351,7 @@ impl Events {
         &self,
         out: &mut Vec<u8>,
         index: usize,
-        delta: Delta<'_>,
+        delta: Delta,
         tokens: &[TokenChoice],
         finish_reason: Option<&'static str>,
     ) {
@@ -340,7 +369,7 @@ impl Events {
             event(out, &Envelope { usage, ..envelope });
         } else {
             let choice = TextChoice {
-                text: delta.content.unwrap_or_default(),
+                text: delta.piece.content.as_deref().unwrap_or_default(),
                 index,
                 logprobs: with_logprobs.then(|| TextLogprobs::of(tokens)),
                 finish_reason,
@@ -371,7 +400,7 @@ fn event(out: &mut Vec<u8>, data: &impl Serialize) {
 fn reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
-        Finish::Length | Finish::Deadline => "length",
+        Finish::Length | Finish::Deadline | Finish::Constraint => "length",
     }
 }
 
@@ -400,26 +429,43 @@ struct Message<'a> {
     role: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<&'a str>,
-    content: &'a str,
+    content: Option<&'a str>,
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tool_calls: &'a [WholeCall],
+}
+
+impl<'a> Message<'a> {
+    fn of(whole: &'a Said) -> Self {
+        let is_call = !whole.calls.is_empty();
+        let some = |text: &'a String| Some(text.as_str()).filter(|text| !text.is_empty());
+        Self {
+            role: "assistant",
+            content: match is_call {
+                true => some(&whole.content),
+                false => Some(&whole.content),
+            },
+            refusal: None,
+            reasoning_content: some(&whole.reasoning),
+            tool_calls: &whole.calls,
+        }
+    }
 }
 
 #[derive(Serialize)]
-struct DeltaChoice<'a> {
+struct DeltaChoice {
     index: u32,
-    delta: Delta<'a>,
+    delta: Delta,
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
 }
 
 #[derive(Serialize, Default)]
-struct Delta<'a> {
+struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning_content: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
+    #[serde(flatten)]
+    piece: Piece,
 }
 
 #[derive(Serialize)]

@@ -43,6 +43,13 @@ pub(crate) enum ApiError {
         parameter: &'static str,
         reason: String,
     },
+    /// A schema that an answer cannot be held to.
+    Schema {
+        parameter: &'static str,
+        reason: String,
+    },
+    /// Holding an answer to its schema took more work than is allowed.
+    Constraint,
     /// The body is longer than the configuration allows.
     BodyTooLarge { limit: u64 },
     /// The body did not come in time, or not whole.
@@ -165,6 +172,8 @@ impl ApiError {
             | Self::Unknown(_)
             | Self::ContextLength { .. }
             | Self::TextLength { .. }
+            | Self::Schema { .. }
+            | Self::Constraint
             | Self::Prompt { .. } => StatusCode::BAD_REQUEST,
             Self::UnknownModel(_) | Self::Path => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -206,6 +215,10 @@ impl ApiError {
                 (Some("context_length_exceeded"), Some((*parameter).into()))
             }
             Self::Prompt { parameter, .. } => (Some("invalid_prompt"), Some((*parameter).into())),
+            Self::Schema { parameter, .. } => {
+                (Some("invalid_json_schema"), Some((*parameter).into()))
+            }
+            Self::Constraint => (Some("schema_too_complex"), None),
             Self::BodyTooLarge { .. } => (Some("request_too_large"), None),
             Self::BodyIncomplete => (Some("request_timeout"), None),
             Self::Method { .. } => (Some("method_not_allowed"), None),
@@ -250,6 +263,14 @@ impl ApiError {
                  your prompt has {found}."
             ),
             Self::Prompt { reason, .. } => format!("The prompt cannot be used: {reason}."),
+            Self::Schema { parameter, reason } => {
+                format!("Invalid schema for '{parameter}': {reason}.")
+            }
+            Self::Constraint => {
+                "Holding the answer to its schema takes more work than is allowed: simplify the \
+                 schema."
+                    .into()
+            }
             Self::BodyTooLarge { limit } => {
                 format!("The body of the request is larger than {limit} bytes.")
             }

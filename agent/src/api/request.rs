@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::reasoning::Variables;
+use super::tools::{self, Form};
 
 const MAX_STOPS: usize = 4;
 const MAX_ANSWERS: u32 = 8;
@@ -51,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) stop: Stops,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
+    /// Tools and response format.
+    pub(crate) form: Form,
 }
 
 /// Stop strings, which are content.
@@ -83,25 +86,22 @@ impl Request {
             .take("messages")
             .ok_or(ApiError::Missing("messages"))?;
         let variables = Variables::take(&mut fields)?;
-        let input = Input::Chat(Conversation {
-            messages: parse_messages(messages)?,
-            variables: variables.names,
-            today: variables.today,
-            ..Conversation::default()
-        });
+        let messages = parse_messages(messages)?;
         let newer_limit = fields.count("max_completion_tokens")?;
         let older_limit = fields.count("max_tokens")?;
         let mut options = options(&mut fields, newer_limit.or(older_limit))?;
         let text_only = "this server answers with text only";
-        fields.only("tools", "tools are not implemented", is_empty)?;
+        let (form, tools) = Form::take(&mut fields)?;
+        let input = Input::Chat(Conversation {
+            messages,
+            tools,
+            variables: variables.names,
+            today: variables.today,
+        });
         fields.only("functions", "functions are not implemented", is_empty)?;
-        fields.only("tool_choice", "tools are not implemented", |v| {
-            v == "none" || v == "auto"
-        })?;
         fields.only("function_call", "functions are not implemented", |v| {
             v == "none"
         })?;
-        fields.only("response_format", text_only, |v| v["type"] == "text")?;
         fields.only("modalities", text_only, |v| {
             *v == serde_json::json!(["text"])
         })?;
@@ -113,7 +113,7 @@ impl Request {
             return Err(ApiError::invalid("top_logprobs", expected));
         }
         options.logprobs = logprobs.then_some(top.unwrap_or(0));
-        fields.ignore(&["parallel_tool_calls"]);
+        options.form = form;
         fields.end()?;
         Ok(Self {
             model,
@@ -194,6 +194,7 @@ pub(super) fn options(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Op
         stop: stop.unwrap_or_default(),
         stream,
         include_usage,
+        form: Form::default(),
     })
 }
 
@@ -294,7 +295,7 @@ fn parse_message(at: usize, value: Value) -> Result<Turn, ApiError> {
             return Err(ApiError::invalid(place("role"), expected));
         }
     };
-    for field in ["tool_calls", "function_call", "audio"] {
+    for field in ["function_call", "audio"] {
         if message
             .get(field)
             .is_some_and(|value| !value.is_null() && !is_empty(value))
@@ -305,7 +306,10 @@ fn parse_message(at: usize, value: Value) -> Result<Turn, ApiError> {
             ));
         }
     }
+    let of_calls = tools::said_of_calls(&mut message, place)?;
     let content = match message.remove("content") {
+        // Who calls a tool need not say anything.
+        None | Some(Value::Null) if of_calls.contains_key("tool_calls") => String::new(),
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) => parts
             .into_iter()
@@ -317,6 +321,8 @@ fn parse_message(at: usize, value: Value) -> Result<Turn, ApiError> {
         }
     };
     let turn = Turn::default().with("role", role).with("content", content);
+    let of_calls = of_calls.into_iter();
+    let turn = of_calls.fold(turn, |turn, (name, value)| turn.with(&name, value));
     // What the model thought before an earlier answer: its template knows what to do with it.
     match message.remove("reasoning_content") {
         Some(Value::String(thought)) if role == "assistant" => {

@@ -10,6 +10,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::reasoning::Variables;
 use super::request::{self, Input, Options, Request};
+use super::tools::Said;
 use crate::http::{self, Response};
 
 pub(super) mod events;
@@ -238,12 +239,10 @@ fn texts(parts: Value, kinds: &[&str], place: impl Fn() -> String) -> Result<Str
 
 /// Waits for the whole response.
 pub(super) async fn whole(mut answer: Answer, echo: Echo) -> Result<Response, ApiError> {
-    let Whole {
-        content,
-        reasoning,
-        finish,
-        ..
-    } = answer.whole().await?;
+    let Whole { said, finish, .. } = answer.whole().await?;
+    let Said {
+        content, reasoning, ..
+    } = said;
     let mut items = Vec::new();
     let status = status(finish);
     let is_cut = finish != Finish::Stop && content.is_empty();
@@ -302,7 +301,7 @@ fn item(kind: Kind, id: &str, status: &str, text: Option<&str>) -> Value {
 fn status(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "completed",
-        Finish::Length | Finish::Deadline => "incomplete",
+        Finish::Length | Finish::Deadline | Finish::Constraint => "incomplete",
     }
 }
 

@@ -4,10 +4,11 @@ use tokio::sync::mpsc::Sender;
 use zeroize::Zeroizing;
 
 use super::Job;
+use crate::constraint::{self, Course, Stuck};
 use crate::decoder::{Logits, Part};
 use crate::reasoning::{Marks, Separated, Separator};
 use crate::request::{Chunk, Emitted, Finish, Request, TokenChoice, TokenLogprob};
-use crate::sample::logprobs;
+use crate::sample::{adjust, logprobs, sample};
 use crate::text::{Characters, StopFilter};
 use crate::tokenizer::{TokenBytes, Tokenizer};
 
@@ -27,6 +28,8 @@ pub(super) struct Slot {
     pub(super) blocks: Vec<u32>,
     pub(super) request: Request,
     pub(super) sender: Sender<Emitted>,
+    /// Where the answer stands within its constraint.
+    pub(super) course: Option<Box<Course>>,
     bytes: TokenBytes,
     characters: Characters,
     /// Of a conversation with a model that marks what it thinks.
@@ -47,6 +50,7 @@ impl Slot {
         let Job {
             mut request,
             sender,
+            course,
         } = job;
         let room = request.prompt.len() + request.max_new_tokens as usize;
         // Room for all of it at once: a vector that grows leaves copies behind.
@@ -60,14 +64,11 @@ impl Slot {
             read: 0,
             cached: 0,
             blocks: Vec::new(),
-            separator: request
-                .prompt
-                .separated
-                .zip(marks)
-                .map(|(thinks, marks)| Separator::new(marks.clone(), thinks)),
+            separator: marks.and_then(|marks| Separator::of(&request, marks)),
             stop: StopFilter::new(std::mem::take(&mut request.stop)),
             request,
             sender,
+            course,
             bytes: TokenBytes::new(tokenizer),
             characters: Characters::default(),
             noted: Vec::new(),
@@ -106,9 +107,28 @@ impl Slot {
         }
     }
 
-    /// The tokens that were generated.
-    pub(super) fn written(&self) -> &[u32] {
-        &self.tokens[self.prompt_tokens..]
+    /// Chooses the next token: of those that the constraint allows, if there is one.
+    pub(super) fn choose(&mut self, logits: &[f32]) -> Result<u32, Stuck> {
+        let Request {
+            sampling,
+            logit_bias,
+            ..
+        } = &self.request;
+        let written = &self.tokens[self.prompt_tokens..];
+        let position = self.tokens.len() as u64;
+        let adjusted = adjust(logits, sampling, logit_bias, written);
+        let Some(course) = &mut self.course else {
+            return Ok(sample(
+                adjusted.as_deref().unwrap_or(logits),
+                sampling,
+                position,
+            ));
+        };
+        let mask = course.mask()?;
+        let mut adjusted = adjusted.unwrap_or_else(|| logits.to_vec());
+        constraint::apply(mask, &mut adjusted);
+        let token = sample(&adjusted, sampling, position);
+        Ok(constraint::allowed(mask, token))
     }
 
     /// Notes how likely a token is that is about to be accepted, if that was asked for.
@@ -141,52 +161,83 @@ impl Slot {
         if is_end {
             return self.finish(Finish::Stop);
         }
-        let Separated { reasoning, content } = self.separate(token, tokenizer);
-        let (text, stopped) = self.stop.push(&content);
+        let complete = match self.course.as_mut().map(|course| course.take(token)) {
+            None => false,
+            Some(Ok(complete)) => complete,
+            Some(Err(Stuck)) => return self.finish(Finish::Constraint),
+        };
+        let (Separated { reasoning, content }, mark) = self.separate(token, tokenizer);
+        let (mut text, stopped) = self.stop.push(&content);
         if stopped {
-            self.emit(text, reasoning, Some(Finish::Stop));
+            return self.emit(text, reasoning, Some(Finish::Stop));
+        }
+        if mark.is_some() {
+            // No stop string reaches across it.
+            text += &self.stop.finish();
+        }
+        self.emit_marked(text, reasoning, mark, None);
+        if complete {
+            self.finish(Finish::Stop);
         } else if self.generated() == self.request.max_new_tokens {
-            self.emit(text, reasoning, None);
             self.finish(Finish::Length);
-        } else {
-            self.emit(text, reasoning, None);
         }
     }
 
-    /// What a token adds to what is thought and to the answer.
-    fn separate(&mut self, token: u32, tokenizer: &Tokenizer) -> Separated {
+    /// What a token adds to what is thought and to the answer, and the mark that it is.
+    fn separate(&mut self, token: u32, tokenizer: &Tokenizer) -> (Separated, Option<String>) {
         let mut out = Separated::default();
-        let bytes = self.bytes.push(tokenizer, token);
-        let Some(separator) = &mut self.separator else {
-            self.characters.push(bytes, &mut out.content);
-            return out;
-        };
-        let is_mark = separator.mark(token, &mut out);
+        let (mut is_mark, mut is_shown, mut counts) = (false, true, false);
+        if let Some(separator) = &mut self.separator {
+            counts = separator.counts;
+            is_mark = separator.mark(token, &mut out);
+            is_shown = counts || !(is_mark || separator.thinks());
+        }
+        let asked = self.request.marks && is_shown;
+        let mark = asked.then(|| tokenizer.special_token(token)).flatten();
         let mut text = String::new();
-        if is_mark {
-            // A part of a character before a mark is none of the answer's.
-            self.characters.finish(&mut String::new());
+        if mark.is_some() {
+            self.characters.finish(&mut text);
         } else {
-            self.characters.push(bytes, &mut text);
+            let bytes = self.bytes.push(tokenizer, token);
+            match is_mark && !counts {
+                // A part of a character before a mark is none of the answer's.
+                true => self.characters.finish(&mut String::new()),
+                false => self.characters.push(bytes, &mut text),
+            }
+        }
+        let Some(separator) = &mut self.separator else {
+            out.content = text;
+            return (out, mark);
+        };
+        if !is_mark {
             separator.text(&text, &mut out);
+        }
+        if mark.is_some() {
+            separator.settle(&mut out);
         }
         if is_mark || separator.thinks() {
             self.noted.pop();
         }
-        out
+        if counts {
+            out = Separated {
+                content: text,
+                ..Separated::default()
+            };
+        }
+        (out, mark)
     }
 
     /// Sends what was held back, and ends.
-    fn finish(&mut self, finish: Finish) {
+    pub(super) fn finish(&mut self, finish: Finish) {
         let mut rest = String::new();
         self.characters.finish(&mut rest);
         let mut out = Separated::default();
         match &mut self.separator {
-            Some(separator) => {
+            Some(separator) if !separator.counts => {
                 separator.push(&rest, &mut out);
                 separator.finish(&mut out);
             }
-            None => out.content = rest,
+            _ => out.content = rest,
         }
         let (mut text, stopped) = self.stop.push(&out.content);
         if stopped {
@@ -203,14 +254,26 @@ impl Slot {
     }
 
     pub(super) fn emit(&mut self, text: String, reasoning: String, finish: Option<Finish>) {
+        self.emit_marked(text, reasoning, None, finish);
+    }
+
+    fn emit_marked(
+        &mut self,
+        text: String,
+        reasoning: String,
+        mark: Option<String>,
+        finish: Option<Finish>,
+    ) {
         self.ended |= finish.is_some();
-        if text.is_empty() && reasoning.is_empty() && finish.is_none() {
+        let is_bare = text.is_empty() && reasoning.is_empty() && mark.is_none();
+        if is_bare && finish.is_none() {
             return;
         }
         let chunk = Chunk {
             text,
             reasoning,
             finish,
+            mark,
             tokens: std::mem::take(&mut self.noted),
         };
         self.send(chunk, None);
