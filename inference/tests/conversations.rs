@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use inference::{
-    ChatMessage, Client, Conversation, Engine, EngineLimits, Finish, Json, Prompt, Request, Role,
-    Usage,
+    ChatMessage, Client, Conversation, Engine, EngineLimits, Finish, Json, Preamble, Prompt,
+    Request, Role, Shape, Usage,
 };
 use serde_json::{Value, json};
 
@@ -27,6 +27,12 @@ fn limits() -> EngineLimits {
 
 /// A fixture whose template marks thoughts; the marks are tokens of its vocabulary or not.
 fn thinker(marks_are_tokens: bool) -> Engine {
+    let marks = [(OPEN, "<think>", false), (CLOSE, "</think>", false)];
+    model(TEMPLATE, if marks_are_tokens { &marks } else { &[] })
+}
+
+/// A fixture with another template and more tokens, of which some are special.
+fn model(template: &str, tokens: &[(u32, &str, bool)]) -> Engine {
     let fixture =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama/f32-tied-llama3");
     let folder = tempfile::tempdir().expect("a folder");
@@ -36,20 +42,24 @@ fn thinker(marks_are_tokens: bool) -> Engine {
     let tokenizer = fs::read(fixture.join("tokenizer.json")).expect("a tokenizer");
     let mut tokenizer: Value = serde_json::from_slice(&tokenizer).expect("JSON");
     let added = tokenizer["added_tokens"].as_array_mut().expect("a list");
-    for (id, content) in [(OPEN, "<think>"), (CLOSE, "</think>")] {
-        if marks_are_tokens {
-            added.push(
-                json!({"id": id, "content": content, "special": false, "lstrip": false,
-                "rstrip": false, "single_word": false, "normalized": false}),
-            );
-        }
+    for (id, content, special) in tokens {
+        added.push(
+            json!({"id": id, "content": content, "special": special, "lstrip": false,
+            "rstrip": false, "single_word": false, "normalized": false}),
+        );
     }
     fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).expect("written");
-    fs::write(folder.path().join("chat_template.jinja"), TEMPLATE).expect("written");
+    fs::write(folder.path().join("chat_template.jinja"), template).expect("written");
     Engine::open(folder.path(), limits()).expect("a model")
 }
 
 fn ask(engine: &Engine, variable: Option<&str>, forced: u32, stop: &[&str]) -> Answer {
+    let request = request(engine, variable, forced);
+    let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
+    answer(engine, Request { stop, ..request })
+}
+
+fn request(engine: &Engine, variable: Option<&str>, forced: u32) -> Request {
     let question = ChatMessage {
         role: Role::User,
         content: "<think>".to_owned(),
@@ -59,19 +69,22 @@ fn ask(engine: &Engine, variable: Option<&str>, forced: u32, stop: &[&str]) -> A
         variables: variables.into_iter().collect(),
         ..Conversation::from(&[question][..])
     };
-    let request = Request {
+    Request {
         max_new_tokens: 8,
         logit_bias: vec![(forced, 100.0)],
         logprobs: Some(0),
-        stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
         ..Request::new(engine.render(&conversation).expect("a prompt"))
-    };
+    }
+}
+
+fn answer(engine: &Engine, request: Request) -> Answer {
     let mut generation = engine.submit(request).expect("accepted");
     let mut answer = Answer::default();
     while let Some(chunk) = generation.blocking_next() {
         answer.text += &chunk.text;
         answer.reasoning += &chunk.reasoning;
         answer.tokens += chunk.tokens.len();
+        answer.marks.extend(chunk.mark);
         answer.finish = chunk.finish;
     }
     answer.usage = generation.usage();
@@ -84,6 +97,7 @@ struct Answer {
     reasoning: String,
     /// With probabilities.
     tokens: usize,
+    marks: Vec<String>,
     finish: Option<Finish>,
     usage: Usage,
 }
@@ -132,6 +146,85 @@ fn thoughts_and_answers_come_apart() {
         (opened.text.as_str(), opened.usage.reasoning_tokens),
         ("", 8)
     );
+}
+
+#[test]
+fn constrained_answers_are_no_thoughts() {
+    let engine = thinker(true);
+    let described = json!({"const": "yes"});
+    let shape = Shape::Schema {
+        schema: &described,
+        strict: true,
+    };
+    let thought = Preamble::Thought {
+        open: "<think>".to_owned(),
+        close: "</think>".to_owned(),
+        opened: true,
+    };
+    // The prompt opens a thought; the first constraint leaves no room for it, the second does.
+    for (preamble, thought) in [(Preamble::None, 0), (thought, 1)] {
+        let constraint = engine.constrain(shape, &preamble).expect("it compiles");
+        let request = Request {
+            constraint: Some(constraint),
+            ..request(&engine, Some("open"), CLOSE)
+        };
+        let said = answer(&engine, request);
+        assert_eq!(
+            (said.text.as_str(), said.reasoning.as_str()),
+            ("\"yes\"", "")
+        );
+        assert_eq!(said.usage.reasoning_tokens, thought);
+        assert_eq!(said.finish, Some(Finish::Stop));
+    }
+}
+
+#[test]
+fn marks_within_thoughts_are_not_told() {
+    const CALLS: u32 = 302;
+    let marks = [(OPEN, "<think>", false), (CLOSE, "</think>", false)];
+    let engine = model(
+        TEMPLATE,
+        &[&marks[..], &[(CALLS, "[TOOL_CALLS]", true)]].concat(),
+    );
+    let told = |variable: &str| {
+        let request = request(&engine, Some(variable), CALLS);
+        let marks = true;
+        answer(&engine, Request { marks, ..request })
+    };
+    let (open, shut) = (told("open"), told("shut"));
+    assert_eq!((open.marks.len(), open.usage.reasoning_tokens), (0, 8));
+    assert_eq!(shut.marks, ["[TOOL_CALLS]"; 8]);
+    assert_eq!((shut.tokens, shut.usage.reasoning_tokens), (8, 0));
+}
+
+#[test]
+fn messages_on_channels_are_told_whole_or_apart() {
+    let channels = ["<|channel|>", "<|message|>", "<|end|>", "<|start|>"];
+    let tokens: Vec<_> = (300..)
+        .zip(channels)
+        .map(|(id, text)| (id, text, true))
+        .collect();
+    let template =
+        "{% if tools %}functions.<|channel|><|message|>{% endif %}{{ messages[0].role }}";
+    let engine = model(template, &tokens);
+    assert!(engine.info().marks_reasoning);
+    let constraint = engine.constrain(Shape::Json, &engine.preamble());
+    let constraint = constraint.expect("it compiles");
+    // The end of a message is favoured, so that none is long.
+    let ask = |marks: bool| Request {
+        constraint: Some(constraint.clone()),
+        marks,
+        max_new_tokens: 200,
+        ..request(&engine, None, 302)
+    };
+    let (apart, told) = (answer(&engine, ask(false)), answer(&engine, ask(true)));
+    assert_eq!(apart.finish, told.finish);
+    assert_eq!(apart.usage, told.usage);
+    assert_eq!(apart.tokens, told.tokens);
+    assert!(apart.marks.is_empty() && told.marks.contains(&"<|channel|>".to_owned()));
+    assert!(told.reasoning.is_empty());
+    // Heads and thoughts stand in the text, for who reads the marks.
+    assert!(told.text.ends_with(&apart.text) && told.text.len() > apart.text.len());
 }
 
 #[test]

@@ -182,6 +182,30 @@ fn channels_tell_thoughts_from_answers() {
     assert_eq!(said(HARMONY, false, &twice).0, "a\nb");
 }
 
+/// Who reads calls counts them as part of the answer, and what is said to others as thought.
+#[test]
+fn calls_are_no_thoughts_where_they_are_read() {
+    let counted = |recipient: &str, counts: bool| {
+        let mut separator = Separator {
+            counts,
+            ..Separator::new(HARMONY, false)
+        };
+        let mut out = Separated::default();
+        for piece in ["<|channel|>", recipient, "<|message|>", "{}", "<|call|>"] {
+            let token = NAMES.iter().position(|name| *name == piece);
+            let token = token.map_or(99, |at| at as u32 + 1);
+            if !separator.mark(token, &mut out) {
+                separator.text(piece, &mut out);
+            }
+        }
+        separator.reasoning_tokens
+    };
+    let call = "commentary to=functions.f ";
+    assert_eq!((counted(call, true), counted(call, false)), (0, 5));
+    assert_eq!(counted("commentary to=browser.open", true), 5);
+    assert_eq!(counted("analysis", true), 5);
+}
+
 #[test]
 fn answers_without_channels_are_not_lost() {
     assert_eq!(said(HARMONY, false, &["Yes", "."]).1, "Yes.");

@@ -219,10 +219,11 @@ impl Slot {
             self.noted.pop();
         }
         if counts {
-            out = Separated {
-                content: text,
-                ..Separated::default()
+            let (reasoning, content) = match separator.thinks() {
+                true => (text, String::new()),
+                false => (String::new(), text),
             };
+            out = Separated { reasoning, content };
         }
         (out, mark)
     }
@@ -265,6 +266,11 @@ impl Slot {
         finish: Option<Finish>,
     ) {
         self.ended |= finish.is_some();
+        let (text, reasoning) = match &self.separator {
+            // Who reads the marks tells thoughts apart; stop strings have not seen them.
+            Some(separator) if separator.counts => (reasoning + &text, String::new()),
+            _ => (text, reasoning),
+        };
         let is_bare = text.is_empty() && reasoning.is_empty() && mark.is_none();
         if is_bare && finish.is_none() {
             return;

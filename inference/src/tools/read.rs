@@ -350,7 +350,10 @@ impl ToolReader {
                 self.push_to_call(c);
             }
             '[' if takes_array && !in_array => self.state = State::Before { in_array: true },
-            ']' if in_array => self.state = State::After { in_array: false },
+            // Behind a comma; an array of no calls is text.
+            ']' if in_array && self.all.trim_start() == "]" => {
+                self.state = State::After { in_array: false };
+            }
             c if c.is_whitespace() => {}
             // Later Mistral models name the tool at once.
             c if self.format == ToolFormat::Mistral && !in_array => {

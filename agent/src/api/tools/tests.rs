@@ -160,6 +160,51 @@ fn streamed_and_whole_calls_are_the_same() {
     assert_eq!(calls[0]["id"], first["tool_calls"][0]["id"]);
 }
 
+/// What stands between marks of thought is told apart before calls are looked for.
+#[test]
+fn thoughts_stand_before_calls() {
+    let mut calls = Calls::new(ToolFormat::Hermes, vec!["f".to_owned()]);
+    let call = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
+    let thought = Chunk {
+        reasoning: call.to_owned(),
+        ..chunk("", None)
+    };
+    let mut said = Said::default();
+    for chunk in [thought, chunk(call, Some(Finish::Stop))] {
+        let pieces = calls.read(&chunk).unwrap_or_else(|_| panic!("entropy"));
+        pieces.into_iter().for_each(|piece| said.push(piece));
+    }
+    assert_eq!((said.reasoning.as_str(), said.content.as_str()), (call, ""));
+    assert_eq!(said.calls.len(), 1);
+}
+
+#[test]
+fn templates_see_tools_in_the_order_in_which_they_were_sent() {
+    let body = br#"{"tools": [{"type": "function", "function": {"name": "f", "description": "d",
+        "parameters": {"type": "object", "properties": {"z": {}, "a": {}, "m": {}}}}}]}"#;
+    let taken = Fields::parse(body).and_then(|mut fields| Form::take(&mut fields));
+    let Ok((_, shown)) = taken else {
+        panic!("refused")
+    };
+    assert_eq!(shown.len(), 1);
+    let told = serde_json::to_string(&shown).expect("JSON");
+    let places = [
+        "type",
+        "function",
+        "name",
+        "description",
+        "parameters",
+        "properties",
+        "z",
+        "a",
+    ];
+    let mut rest = told.as_str();
+    for name in places.iter().chain(&["m"]) {
+        let found = rest.split_once(&format!("\"{name}\":"));
+        rest = found.unwrap_or_else(|| panic!("{name} comes later")).1;
+    }
+}
+
 #[test]
 fn broken_calls_are_text() {
     for answer in [

@@ -178,6 +178,8 @@ fn what_only_looks_like_a_call_is_text() {
     use ToolFormat::{Harmony, Hermes, Llama, Mistral, MistralNamed, Phi4};
     for (format, answer) in [
         (Hermes, "<tool_call>"),
+        (Hermes, "<tool_call>[]"),
+        (Mistral, "[TOOL_CALLS][ ]"),
         (
             Hermes,
             "<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
