@@ -254,10 +254,10 @@ async fn refusals_have_the_shape_of_openai() {
     )
     .await;
     assert_eq!(missing, "model");
-    let tools = with(chat("x"), "tools", json!([{"type": "function"}])).to_string();
+    let tools = with(chat("x"), "tools", json!([{"type": "custom"}])).to_string();
     assert_eq!(
         refused(post.clone(), CHAT, tools, 400, "unsupported_parameter").await,
-        "tools"
+        "tools[0].type"
     );
     let bias = with(chat("x"), "logit_bias", json!({"1000000": 1})).to_string();
     assert_eq!(
