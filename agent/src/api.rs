@@ -9,7 +9,7 @@ use hyper::body::Body as HttpBody;
 use hyper::header::{ALLOW, RETRY_AFTER};
 use hyper::http::HeaderValue;
 use hyper::{Method, StatusCode};
-use inference::{Client, Engine, Generation, Prompt, Sampling};
+use inference::{Client, Day, Engine, Generation, Prompt, Sampling};
 use tokio::sync::Semaphore;
 
 use crate::http::{Response, json};
@@ -17,13 +17,18 @@ use crate::metrics::Metrics;
 use answer::{Answer, Head};
 use error::ApiError;
 use request::{Input, Options, Request};
+use responses::Echo;
 
 mod answer;
+mod embeddings;
 mod error;
 mod fields;
 pub(crate) mod fuzzing;
 mod logprobs;
+mod reasoning;
 mod request;
+mod responses;
+mod tools;
 
 pub(crate) use answer::unix_time;
 
@@ -99,6 +104,16 @@ impl Api {
                 let request = Request::completion(&self.read(body).await?)?;
                 self.complete(request, client).await
             }
+            "/v1/embeddings" => {
+                method(Method::POST, "POST")?;
+                let request = embeddings::Request::parse(&self.read(body).await?)?;
+                self.embed(request, client).await
+            }
+            "/v1/responses" => {
+                method(Method::POST, "POST")?;
+                let (request, echo) = responses::parse(&self.read(body).await?)?;
+                self.respond_once(request, echo, client).await
+            }
             "/v1/models" => {
                 method(Method::GET, "GET")?;
                 Ok(json(
@@ -145,11 +160,48 @@ impl Api {
         request: Request,
         client: Client,
     ) -> Result<Response, ApiError> {
+        let is_chat = matches!(request.input, Input::Chat(_));
+        let Options {
+            stream,
+            include_usage,
+            ..
+        } = request.options;
+        let logprobs = request.options.logprobs.is_some();
+        let answers = self.begin(request, client).await?;
+        let head = Head::new(&self, is_chat, logprobs)?;
+        if stream {
+            Ok(answer::stream(answers, head, include_usage))
+        } else {
+            answer::whole(answers, head).await
+        }
+    }
+
+    /// The same, as a response.
+    async fn respond_once(
+        self: Arc<Self>,
+        request: Request,
+        echo: Echo,
+        client: Client,
+    ) -> Result<Response, ApiError> {
+        let stream = request.options.stream;
+        let mut answers = self.begin(request, client).await?;
+        let answer = answers.pop().ok_or(ApiError::Stopped)?;
+        if stream {
+            Ok(responses::events::stream(answer, echo))
+        } else {
+            responses::whole(answer, echo).await
+        }
+    }
+
+    /// Hands a request to the engine.
+    async fn begin(
+        self: &Arc<Self>,
+        request: Request,
+        client: Client,
+    ) -> Result<Vec<Answer>, ApiError> {
         self.expect_model(&request.model)?;
         let Request { input, options, .. } = request;
-        let is_chat = matches!(input, Input::Chat(_));
-        let (stream, include_usage) = (options.stream, options.include_usage);
-        let logprobs = options.logprobs.is_some();
+        let form = options.form.clone();
         let api = self.clone();
         // The template and the tokenizer take their time and much memory over a long prompt.
         let turn = self.tokenising.clone().acquire_owned().await;
@@ -161,13 +213,11 @@ impl Api {
         });
         let generations = submitted.await.map_err(|_| ApiError::Stopped)??;
         let answers = generations.into_iter();
-        let answers = answers.map(|generation| Answer::new(generation, self.metrics.clone()));
-        let head = Head::new(&self, is_chat, logprobs)?;
-        if stream {
-            Ok(answer::stream(answers.collect(), head, include_usage))
-        } else {
-            answer::whole(answers.collect(), head).await
-        }
+        let answers = answers.map(|generation| {
+            let calls = form.calls(&self.engine);
+            Answer::new(generation, calls, self.metrics.clone())
+        });
+        Ok(answers.collect())
     }
 
     fn submit(
@@ -177,8 +227,14 @@ impl Api {
         client: Client,
     ) -> Result<Vec<Generation>, ApiError> {
         let parameter = input.parameter();
+        let constraint = options.form.constrain(&self.engine)?;
+        let marks = options.form.calls(&self.engine).is_some();
         let prompt = match input {
-            Input::Chat(messages) => self.engine.render_chat(&messages),
+            Input::Chat(mut conversation) | Input::Items(mut conversation) => {
+                let today = || Day::of_unix_time(unix_time());
+                conversation.today = conversation.today.or_else(today);
+                self.engine.render(&conversation)
+            }
             Input::Text(text) => self.engine.encode_text(&text),
             Input::Tokens(tokens) => Ok(Prompt::from_tokens(tokens)),
         };
@@ -204,6 +260,8 @@ impl Api {
             max_new_tokens,
             stop: options.stop.0,
             deadline: Some(Instant::now() + ANSWER_TIMEOUT),
+            constraint,
+            marks,
             client: Some(client),
             ..inference::Request::new(prompt)
         };
@@ -267,3 +325,6 @@ fn refuse(error: &ApiError) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,12 @@ use crate::api::fuzzing as api;
 use crate::evidence::tpm::{Bank, Selection, Tpm};
 use crate::prepare;
 
-/// A client's body, read as either request.
+/// A client's body, read as each kind of request.
 pub fn request(body: &[u8]) {
     api::chat(body);
     api::completion(body);
+    api::embedding(body);
+    api::response(body);
 }
 
 /// All that a TPM answers, to each of the commands in turn.
@@ -60,7 +62,8 @@ mod tests {
         let content = r#"[{"type":"text","text":"é"}]"#;
         format!(
             r#"{{"model":"m","messages":[{{"role":"user","content":{content}}}],"stop":["x"],
-            "stream":true,"stream_options":{{"include_usage":true}},"seed":1,"prompt":[1,2]}}"#
+            "stream":true,"stream_options":{{"include_usage":true}},"seed":1,"prompt":[1,2],
+            "input":[{{"role":"user","content":{content}}}],"instructions":"i"}}"#
         )
         .into_bytes()
     }

@@ -123,6 +123,9 @@ pub(crate) fn json(endpoint: &Endpoint, peer: &VerifiedPeer) -> Value {
 /// One line to standard output. What would deceive on a terminal is escaped in JSON's own way.
 pub(crate) fn print_json(value: &Value) {
     let mut line = String::new();
+    let mut value = value.clone();
+    // Of one order, whichever crates are built together: some have serde_json keep another.
+    value.sort_all_objects();
     for c in value.to_string().chars() {
         if is_hostile(c) {
             let mut units = [0; 2];

@@ -1,8 +1,9 @@
 //! What advances sequences by a step: the processor, or a device.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::KvCache;
+use crate::constraint::{self, Course};
 use crate::decoder::{Part, Workspace};
 use crate::error::Fault;
 use crate::model::Model;
@@ -30,10 +31,21 @@ pub(crate) struct Draw<'a> {
     pub(crate) position: u64,
     /// Whether its probability is wanted, and of how many others.
     pub(crate) logprobs: Option<u32>,
+    /// Where an answer stands within its constraint: what it allows may still be being found out.
+    pub(crate) course: Option<&'a Mutex<Box<Course>>>,
+}
+
+/// What was drawn.
+pub(crate) enum Drawn {
+    Token(Taken),
+    /// Of a model that embeds: the text's vector.
+    Vector(Vec<f32>),
+    /// The constraint allows nothing, or its bounds of work are reached.
+    Stuck,
 }
 
 /// A token that was chosen.
-pub(crate) struct Drawn {
+pub(crate) struct Taken {
     pub(crate) token: u32,
     /// The logarithms of its probability and of the likeliest ones'.
     pub(crate) logprobs: Option<(f32, Vec<(u32, f32)>)>,
@@ -59,6 +71,9 @@ pub(crate) trait Backend: Send {
 
     /// Forgets all content but the cache's, as nothing is to be done.
     fn rest(&mut self, cache: &mut KvCache);
+
+    /// Whether it can hold answers to constraints.
+    fn constrains(&self) -> bool;
 
     /// How many of a sequence's read tokens another sequence that begins alike may take over with
     /// the same bits.
@@ -93,19 +108,23 @@ impl Backend for Cpu {
             draws.extend(reading.draw);
         }
         decoder.forward(pool, cache, &parts, &mut self.work);
-        let rows = self
-            .work
-            .logits
-            .chunks_exact(decoder.spec.vocabulary as usize);
-        Ok(draws
+        let rows = self.work.logits.chunks_exact(decoder.spec.width());
+        let drawn = draws
             .iter()
             .zip(rows)
-            .map(|(draw, row)| Some(draw.on(row)))
-            .collect())
+            .map(|(draw, row)| match self.model.pooling {
+                Some(pooling) => Drawn::Vector(pooling.vector(row)),
+                None => draw.on(row),
+            });
+        Ok(drawn.map(Some).collect())
     }
 
     fn rest(&mut self, _: &mut KvCache) {
         self.work.clear();
+    }
+
+    fn constrains(&self) -> bool {
+        true
     }
 
     fn reusable(&self, read: usize, _: usize) -> usize {
@@ -116,13 +135,26 @@ impl Backend for Cpu {
 impl Draw<'_> {
     fn on(&self, logits: &[f32]) -> Drawn {
         let adjusted = adjust(logits, self.sampling, self.bias, self.written);
-        let adjusted = adjusted.as_deref().unwrap_or(logits);
-        let token = sample(adjusted, self.sampling, self.position);
-        Drawn {
+        let token = match self.course {
+            None => {
+                let adjusted = adjusted.as_deref().unwrap_or(logits);
+                sample(adjusted, self.sampling, self.position)
+            }
+            Some(course) => {
+                let mut course = course.lock().unwrap_or_else(PoisonError::into_inner);
+                let Ok(mask) = course.mask() else {
+                    return Drawn::Stuck;
+                };
+                let mut adjusted = adjusted.unwrap_or_else(|| logits.to_vec());
+                constraint::apply(mask, &mut adjusted);
+                constraint::allowed(mask, sample(&adjusted, self.sampling, self.position))
+            }
+        };
+        Drawn::Token(Taken {
             token,
             logprobs: self
                 .logprobs
                 .map(|count| logprobs(logits, token, count as usize)),
-        }
+        })
     }
 }

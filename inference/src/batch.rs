@@ -38,6 +38,9 @@ impl Batch<'_> {
     /// other. Where a rotation changes with the length (longrope), `context_tokens` is the length.
     pub fn step(&mut self, tokens: &[Vec<u32>]) -> Result<&[f32], SubmitError> {
         let vocabulary = self.model.vocabulary();
+        if self.model.pooling.is_some() {
+            return Err(SubmitError::NoText);
+        }
         if tokens.len() != self.read.len() || tokens.iter().any(Vec::is_empty) {
             return Err(SubmitError::EmptyPrompt);
         }

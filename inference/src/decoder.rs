@@ -76,7 +76,7 @@ pub(crate) struct Workspace {
     mixed: Vec<f32>,
     mlp: MlpBuffers,
     delta: Vec<f32>,
-    /// The wanted distributions, one after the other.
+    /// The wanted distributions, or vectors of an embedding model, one after the other.
     pub(crate) logits: Vec<f32>,
 }
 
@@ -305,6 +305,10 @@ impl Decoder {
             work.delta.extend_from_slice(row);
         }
         norm(pool, &self.final_norm, &work.delta, &mut work.normed);
+        if self.spec.embeds {
+            work.logits.clone_from(&work.normed);
+            return;
+        }
         resize(
             &mut work.logits,
             wanted.len() * self.spec.vocabulary as usize,

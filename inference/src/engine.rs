@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -14,13 +15,20 @@ use crate::backend::Cpu;
 use crate::cache::{KvCache, sequence_bytes};
 use crate::client::Client;
 use crate::config::Fields;
-use crate::error::{ConfigError, Fault, LoadError, Name, PromptError, SubmitError};
+use crate::constraint::{Compiler, Constraint, Course, Preamble, Shape};
+use crate::conversation::Conversation;
+use crate::embedding::Embedding;
+use crate::error::{
+    ConfigError, ConstraintError, Fault, LoadError, Name, PromptError, SubmitError,
+};
 use crate::folder;
 use crate::model::{CONFIG, Model};
+use crate::reasoning::Marks;
 use crate::request::{ChatMessage, Generation, Prompt, Request};
 use crate::scheduler::{Job, Machine, Message, Scheduler, Shared};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
+use crate::tools::ToolFormat;
 
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -79,6 +87,10 @@ pub struct EngineInfo {
     pub max_new_tokens: u32,
     /// Whether [`Engine::render_chat`] can work.
     pub has_chat_template: bool,
+    /// Whether the model marks what it thinks, so that answers in conversations come apart from it.
+    pub marks_reasoning: bool,
+    /// Numbers of a vector, of an embedding model. Such a model writes no text.
+    pub embedding_dimensions: Option<u32>,
 }
 
 /// The engine's state at one moment.
@@ -102,6 +114,8 @@ pub struct EngineStats {
     /// Those of them that ended without a last chunk: what was computed for them is not to be
     /// served.
     pub withheld: u64,
+    /// Tokens that went through the model since the start, in prompts and in answers.
+    pub read_tokens: u64,
 }
 
 /// A loaded model with its scheduler thread. Share it in an `Arc`; dropping it ends all generations
@@ -111,6 +125,11 @@ pub struct Engine {
     limits: EngineLimits,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    end_tokens: Vec<u32>,
+    /// Whether what computes can hold answers to constraints.
+    constrains: bool,
+    /// Made when the first constraint is.
+    constraints: OnceLock<Result<Compiler, ConstraintError>>,
     shared: Arc<Shared>,
     scheduler: mpsc::Sender<Message>,
     /// Clients so far.
@@ -139,18 +158,23 @@ impl Engine {
         let loaded = Arc::new(Model::open(model, limits.threads)?);
         check_context(&limits, &loaded)?;
         let machine = machine(&loaded, &limits)?;
+        let constrains = machine.backend.constrains();
         let tokenizer = Arc::new(Tokenizer::read(
             &folder::read(model, TOKENIZER)?,
             loaded.vocabulary(),
         )?);
         let template = read_template(model)?;
         let end_tokens = read_end_tokens(model, &loaded)?;
+        let style = template.as_ref().and_then(|template| template.style);
+        let marks = style.and_then(|style| Marks::find(style, &tokenizer));
         let info = EngineInfo {
             parameters: loaded.parameters(),
             vocabulary: loaded.vocabulary(),
             context_tokens: limits.context_tokens,
             max_new_tokens: limits.max_new_tokens,
             has_chat_template: template.is_some(),
+            marks_reasoning: marks.is_some(),
+            embedding_dimensions: loaded.embedding_dimensions(),
         };
 
         let shared = Arc::new(Shared::default());
@@ -159,7 +183,8 @@ impl Engine {
             loaded,
             machine,
             Arc::clone(&tokenizer),
-            end_tokens,
+            marks,
+            end_tokens.clone(),
             limits.clone(),
             Arc::clone(&shared),
             received,
@@ -173,6 +198,9 @@ impl Engine {
             limits,
             tokenizer,
             template,
+            end_tokens,
+            constrains,
+            constraints: OnceLock::new(),
             shared,
             scheduler: sender,
             clients: AtomicU64::new(0),
@@ -196,12 +224,29 @@ impl Engine {
         self.shared.fault()
     }
 
-    /// Renders a conversation with the model's chat template, ready for its next answer.
+    /// Renders messages with the model's chat template, ready for its next answer.
     pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
-        let template = self.template.as_ref().ok_or(PromptError::NoChatTemplate)?;
-        let text = template.render(messages)?;
-        self.tokenizer
-            .encode(&text, false, self.limits.context_tokens)
+        self.render(&messages.into())
+    }
+
+    /// Renders a conversation with the model's chat template, ready for its next answer.
+    pub fn render(&self, conversation: &Conversation) -> Result<Prompt, PromptError> {
+        let rendered = self.template()?.render(conversation)?;
+        let context_tokens = self.limits.context_tokens;
+        let mut prompt = self
+            .tokenizer
+            .encode(&rendered.text, false, context_tokens)?;
+        prompt.separated = self.info.marks_reasoning.then_some(rendered.thinks);
+        Ok(prompt)
+    }
+
+    /// The text that a conversation becomes, before it is tokens.
+    pub fn render_text(&self, conversation: &Conversation) -> Result<String, PromptError> {
+        Ok(self.template()?.render(conversation)?.text)
+    }
+
+    fn template(&self) -> Result<&ChatTemplate, PromptError> {
+        self.template.as_ref().ok_or(PromptError::NoChatTemplate)
     }
 
     /// Encodes plain text, with the special tokens that the tokenizer puts around a text.
@@ -216,9 +261,66 @@ impl Engine {
         Client::new(number, self.scheduler.clone())
     }
 
+    /// The format in which the model calls tools, as its chat template has it.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        self.template.as_ref()?.tools
+    }
+
+    /// What the model writes before what a constraint is about.
+    pub fn preamble(&self) -> Preamble {
+        match self.tool_format() {
+            Some(ToolFormat::Harmony) => Preamble::Channels,
+            _ => Preamble::None,
+        }
+    }
+
+    /// Compiles what an answer is to be, for [`Request::constraint`]. It may take a tenth of a
+    /// second, and the first time some more.
+    pub fn constrain(
+        &self,
+        shape: Shape<'_>,
+        preamble: &Preamble,
+    ) -> Result<Constraint, ConstraintError> {
+        if !self.constrains {
+            return Err(ConstraintError::Device);
+        }
+        let make = || Compiler::new(&self.tokenizer, self.info.vocabulary, &self.end_tokens);
+        let compiler = self.constraints.get_or_init(make);
+        let compiler = compiler.as_ref().map_err(Clone::clone)?;
+        compiler.compile(shape, preamble, self.tool_format())
+    }
+
     /// Queues a request.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
+        if self.info.embedding_dimensions.is_some() {
+            return Err(SubmitError::NoText);
+        }
         self.check(&request)?;
+        self.queue(request)
+    }
+
+    /// Queues a text whose vector is wanted, of an embedding model. It takes its turn as any other
+    /// request.
+    pub fn embed(
+        &self,
+        text: Prompt,
+        deadline: Option<Instant>,
+        client: Option<Client>,
+    ) -> Result<Embedding, SubmitError> {
+        if self.info.embedding_dimensions.is_none() {
+            return Err(SubmitError::NoEmbedding);
+        }
+        let request = Request {
+            max_new_tokens: 0,
+            deadline,
+            client,
+            ..Request::new(text)
+        };
+        self.check_prompt(&request)?;
+        self.queue(request).map(Embedding)
+    }
+
+    fn queue(&self, request: Request) -> Result<Generation, SubmitError> {
         if self.fault().is_some() {
             return Err(SubmitError::Stopped);
         }
@@ -232,36 +334,33 @@ impl Engine {
         // One chunk for each token, and one that ends.
         let (sender, receiver) = tokio::sync::mpsc::channel(request.max_new_tokens as usize + 1);
         // The scheduler lives as long as this engine, or ends the process.
-        let job = Box::new(Job { request, sender });
+        let course = request.constraint.as_ref();
+        let course = course.map(|one| Box::new(Course::new(one, self.info.vocabulary)));
+        let job = Box::new(Job {
+            request,
+            sender,
+            course,
+        });
         self.scheduler
             .send(Message::Job(job))
             .map_err(|_| SubmitError::Stopped)?;
         Ok(Generation::new(receiver, prompt_tokens))
     }
 
-    fn check(&self, request: &Request) -> Result<(), SubmitError> {
+    /// Prompt and answer fit the context.
+    fn check_prompt(&self, request: &Request) -> Result<(), SubmitError> {
         let Request {
             prompt,
-            sampling,
             max_new_tokens,
-            stop,
-            logit_bias,
-            logprobs,
-            deadline: _,
-            client: _,
+            ..
         } = request;
-        let (asked, limit) = (*max_new_tokens, self.limits.max_new_tokens);
-        let vocabulary = self.info.vocabulary;
+        let (max_new_tokens, vocabulary) = (*max_new_tokens, self.info.vocabulary);
         let context_tokens = self.limits.context_tokens;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         if prompt.is_empty() {
             return Err(SubmitError::EmptyPrompt);
         }
-        if asked == 0 || asked > limit {
-            return Err(SubmitError::NewTokens { asked, limit });
-        }
-        if prompt_tokens.saturating_add(asked) > context_tokens {
-            let max_new_tokens = asked;
+        if prompt_tokens.saturating_add(max_new_tokens) > context_tokens {
             return Err(SubmitError::ContextLength {
                 prompt_tokens,
                 max_new_tokens,
@@ -270,6 +369,25 @@ impl Engine {
         }
         if prompt.tokens().iter().any(|token| *token >= vocabulary) {
             return Err(SubmitError::UnknownToken { vocabulary });
+        }
+        Ok(())
+    }
+
+    fn check(&self, request: &Request) -> Result<(), SubmitError> {
+        self.check_prompt(request)?;
+        let Request {
+            prompt: _,
+            sampling,
+            max_new_tokens,
+            stop,
+            logit_bias,
+            logprobs,
+            ..
+        } = request;
+        let (asked, limit) = (*max_new_tokens, self.limits.max_new_tokens);
+        let vocabulary = self.info.vocabulary;
+        if asked == 0 || asked > limit {
+            return Err(SubmitError::NewTokens { asked, limit });
         }
         if !(0.0..=MAX_TEMPERATURE).contains(&sampling.temperature) {
             return Err(SubmitError::Temperature);

@@ -303,6 +303,9 @@ pub enum PromptError {
         /// The line of the template.
         line: usize,
     },
+    /// A variable of the conversation has a name that the template gets from elsewhere.
+    #[error("the variable {0} is not for a conversation to set")]
+    Variable(Name),
     /// The chat template took too many steps or wrote too much.
     #[error("the chat template took too many steps or wrote too much")]
     TooMuchWork,
@@ -335,6 +338,51 @@ impl fmt::Debug for Objection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Objection")
     }
+}
+
+/// Why an answer cannot be constrained as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// Not a JSON schema.
+    #[error("not a valid JSON schema")]
+    Invalid,
+    /// A keyword, or a value of one, that would not hold.
+    #[error("the keyword {keyword} at {place} is not supported there")]
+    Unsupported {
+        /// The keyword.
+        keyword: Name,
+        /// Where it stands, as a JSON pointer; `#` where that is not known.
+        place: Name,
+    },
+    /// The schema is too long.
+    #[error("the schema has {found} bytes, at most {limit} are allowed")]
+    TooLarge {
+        /// Bytes of the schema.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The schema is too deeply nested.
+    #[error("the schema is nested more than {limit} deep")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// Compiling the schema takes too much work or memory.
+    #[error("the schema is too complex")]
+    TooComplex,
+    /// No answer satisfies the schema.
+    #[error("nothing satisfies the schema")]
+    Unsatisfiable,
+    /// The model's chat template says nothing of tools, or no tool of that name is offered.
+    #[error("the model's chat template takes no tools, or the tool is not offered")]
+    NoTools,
+    /// The model is computed on a device, which cannot hold answers to a form yet.
+    #[error("answers cannot be held to a form on a GPU yet; use the CPU")]
+    Device,
+    /// A thread cannot be started.
+    #[error("cannot start a thread")]
+    Thread,
 }
 
 /// Why a request is not accepted.
@@ -402,6 +450,12 @@ pub enum SubmitError {
         /// The longest stop string.
         max_bytes: usize,
     },
+    /// An embedding model writes no text.
+    #[error("this is an embedding model: it writes no text")]
+    NoText,
+    /// Only embedding models make embeddings.
+    #[error("this is no embedding model: it makes no embeddings")]
+    NoEmbedding,
     /// As many requests wait as may wait.
     #[error("{limit} requests are waiting already: try again later")]
     QueueFull {

@@ -14,10 +14,13 @@ mod batch;
 mod cache;
 mod client;
 mod config;
+mod constraint;
+mod conversation;
 mod cpu;
 mod decoder;
 #[cfg(feature = "cuda")]
 mod device;
+mod embedding;
 mod engine;
 mod error;
 mod family;
@@ -31,6 +34,7 @@ mod model;
 mod placement;
 mod quantisation;
 mod quantise;
+mod reasoning;
 mod request;
 mod rope;
 mod safetensors;
@@ -40,17 +44,22 @@ mod spec;
 mod template;
 mod text;
 mod tokenizer;
+mod tools;
 mod weights;
 
 pub use batch::Batch;
 pub use client::Client;
+pub use constraint::{Constraint, Preamble, Shape};
+pub use conversation::{Conversation, Day, Turn};
 #[cfg(feature = "cuda")]
 pub use device::{DeviceOptions, DeviceRefusal, Patience};
+pub use embedding::{Embedding, normalise};
 pub use engine::{Engine, EngineInfo, EngineLimits, EngineStats};
 pub use error::{
-    ConfigError, Fault, LoadError, Name, Objection, PromptError, SafetensorsError, SubmitError,
-    TensorError, TokenizerError,
+    ConfigError, ConstraintError, Fault, LoadError, Name, Objection, PromptError, SafetensorsError,
+    SubmitError, TensorError, TokenizerError,
 };
+pub use json::Json;
 pub use model::{Model, Session};
 pub use placement::{Chosen, CudaOptions, DeviceChoice, DeviceChoiceError};
 pub use quantise::{Bits, QuantiseError, Quantised, quantise};
@@ -58,3 +67,4 @@ pub use request::{
     ChatMessage, Chunk, Finish, Generation, Prompt, Request, Role, Sampling, TokenChoice,
     TokenLogprob, Usage,
 };
+pub use tools::{Choice, Offer, Tool, ToolEvent, ToolFormat, ToolReader};

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::cache::{Blocks, KvCache};
 use crate::cpu::{Level, Pool};
 use crate::decoder::{Decoder, Logits, Part, Workspace};
+use crate::embedding::{self, Pooling};
 use crate::error::{LoadError, Name, SubmitError};
 use crate::weights::Tensors;
 use crate::{family, folder};
@@ -23,6 +24,8 @@ pub struct Model {
     pub(crate) pool: Pool,
     /// The tokens that end a turn, as `config.json` gives them.
     pub(crate) end_tokens: Vec<u32>,
+    /// Of an embedding model.
+    pub(crate) pooling: Option<Pooling>,
 }
 
 impl Model {
@@ -34,20 +37,26 @@ impl Model {
                 file: Name::new(CONFIG),
             });
         };
-        let config = family::read(config).map_err(|source| LoadError::Config {
+        let mut config = family::read(config).map_err(|source| LoadError::Config {
             file: Name::new(CONFIG),
             source,
         })?;
+        let mut tensors = Tensors::open(model, config.scheme)?;
+        let pooling = embedding::read(model)?;
+        if let Some(pooling) = pooling {
+            pooling.apply(&mut config.decoder);
+            tensors.name_as_in_a_whole_model();
+        }
         let threads = threads
             .or(available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN);
         let pool = Pool::new(threads, Level::fastest()).map_err(LoadError::Thread)?;
-        let tensors = Tensors::open(model, config.scheme)?;
         let decoder = Decoder::bind(config.decoder, tensors, &pool)?;
         Ok(Self {
             decoder,
             pool,
             end_tokens: config.end_tokens,
+            pooling,
         })
     }
 
@@ -91,6 +100,11 @@ impl Model {
         &self.end_tokens
     }
 
+    /// Numbers of a vector, of an embedding model.
+    pub fn embedding_dimensions(&self) -> Option<u32> {
+        self.pooling.map(|_| self.decoder.spec.hidden as u32)
+    }
+
     /// An empty sequence with room for `context_tokens`, at most the model's own context.
     pub fn session(&self, context_tokens: u32) -> Session<'_> {
         let context_tokens = context_tokens.min(self.context_tokens()) as usize;
@@ -132,6 +146,9 @@ impl Session<'_> {
 
     fn forward(&mut self, tokens: &[u32], logits: Logits) -> Result<&[f32], SubmitError> {
         let vocabulary = self.model.vocabulary();
+        if self.model.pooling.is_some() {
+            return Err(SubmitError::NoText);
+        }
         if tokens.is_empty() {
             return Err(SubmitError::EmptyPrompt);
         }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::client::Client;
+use crate::constraint::Constraint;
 
 /// Who said a [`ChatMessage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +59,8 @@ impl fmt::Debug for ChatMessage {
 #[derive(Clone)]
 pub struct Prompt {
     tokens: Zeroizing<Vec<u32>>,
+    /// Of a conversation with a model that marks what it thinks: whether the answer begins with it.
+    pub(crate) separated: Option<bool>,
 }
 
 impl Prompt {
@@ -66,6 +69,7 @@ impl Prompt {
     pub fn from_tokens(tokens: Vec<u32>) -> Self {
         Self {
             tokens: Zeroizing::new(tokens),
+            separated: None,
         }
     }
 
@@ -142,6 +146,10 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Generation ends with [`Finish::Deadline`] at this instant.
     pub deadline: Option<Instant>,
+    /// What the answer may be.
+    pub constraint: Option<Constraint>,
+    /// Whether special tokens of the answer are told apart from its text, in [`Chunk::mark`].
+    pub marks: bool,
     /// Whose it is. Of nobody's requests nothing is kept, and all of them take turns as one client.
     pub client: Option<Client>,
 }
@@ -157,6 +165,8 @@ impl Request {
             max_new_tokens: 16,
             stop: Vec::new(),
             deadline: None,
+            constraint: None,
+            marks: false,
             client: None,
         }
     }
@@ -172,6 +182,8 @@ impl fmt::Debug for Request {
             .field("max_new_tokens", &self.max_new_tokens)
             .field("stop", &self.stop.len())
             .field("deadline", &self.deadline)
+            .field("constraint", &self.constraint)
+            .field("marks", &self.marks)
             .field("client", &self.client)
             .finish()
     }
@@ -186,16 +198,22 @@ pub enum Finish {
     Length,
     /// The request's deadline passed.
     Deadline,
+    /// Its constraint takes more work than is allowed: the answer is not what it should be.
+    Constraint,
 }
 
 /// A piece of an answer: whole characters only.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Chunk {
     /// The text, never a part of a character; may be empty in the last chunk.
     pub text: String,
+    /// What the model thought before it, where it marks that and the prompt is a conversation.
+    pub reasoning: String,
     /// Set in the last chunk and in no other.
     pub finish: Option<Finish>,
-    /// Of the tokens since the chunk before, if they were asked for.
+    /// A special token that follows the text, if these were asked for: as the vocabulary spells it.
+    pub mark: Option<String>,
+    /// Of the tokens since the chunk before, if they were asked for; of none that was thought.
     pub tokens: Vec<TokenChoice>,
 }
 
@@ -246,6 +264,8 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Tokens generated, the end token included.
     pub completion_tokens: u32,
+    /// Those of them that were thought and not answered, marks included.
+    pub reasoning_tokens: u32,
     /// Tokens of the prompt that an earlier request of the same client had left in the cache; known
     /// from the first chunk on.
     pub cached_tokens: u32,
@@ -254,7 +274,10 @@ pub struct Usage {
 /// What the scheduler sends for one generation.
 pub(crate) struct Emitted {
     pub(crate) chunk: Chunk,
+    /// Of an embedding model, and nothing else then.
+    pub(crate) embedding: Option<Vec<f32>>,
     pub(crate) completion_tokens: u32,
+    pub(crate) reasoning_tokens: u32,
     pub(crate) cached_tokens: u32,
 }
 
@@ -278,12 +301,20 @@ impl Generation {
     /// The next piece of the answer. `None` after the chunk that carries `finish`, or without one
     /// if the engine has stopped.
     pub async fn next(&mut self) -> Option<Chunk> {
-        let emitted = self.receiver.recv().await;
-        self.account(emitted)
+        self.receive().await.map(|emitted| emitted.chunk)
     }
 
     /// As [`next`](Self::next), from a thread that is not in an asynchronous runtime.
     pub fn blocking_next(&mut self) -> Option<Chunk> {
+        self.blocking_receive().map(|emitted| emitted.chunk)
+    }
+
+    pub(crate) async fn receive(&mut self) -> Option<Emitted> {
+        let emitted = self.receiver.recv().await;
+        self.account(emitted)
+    }
+
+    pub(crate) fn blocking_receive(&mut self) -> Option<Emitted> {
         let emitted = self.receiver.blocking_recv();
         self.account(emitted)
     }
@@ -293,11 +324,12 @@ impl Generation {
         self.usage
     }
 
-    fn account(&mut self, emitted: Option<Emitted>) -> Option<Chunk> {
+    fn account(&mut self, emitted: Option<Emitted>) -> Option<Emitted> {
         let emitted = emitted?;
         self.usage.completion_tokens = emitted.completion_tokens;
+        self.usage.reasoning_tokens = emitted.reasoning_tokens;
         self.usage.cached_tokens = emitted.cached_tokens;
-        Some(emitted.chunk)
+        Some(emitted)
     }
 }
 

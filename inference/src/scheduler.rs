@@ -21,9 +21,11 @@ use tokio::sync::mpsc::Sender;
 
 use crate::backend::{Backend, Drawn, Reading, StepError};
 use crate::cache::KvCache;
+use crate::constraint::Course;
 use crate::engine::{EngineLimits, EngineStats};
 use crate::error::Fault;
 use crate::model::Model;
+use crate::reasoning::Marks;
 use crate::request::{Emitted, Finish, Request};
 use crate::tokenizer::Tokenizer;
 use kept::Kept;
@@ -37,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) request: Request,
     /// Holds every chunk that the request can make, so that no reader can hold up a step.
     pub(crate) sender: Sender<Emitted>,
+    /// Of a constrained request: made before it waits, which takes a while.
+    pub(crate) course: Option<Box<Course>>,
 }
 
 /// What the engine's front tells the scheduler.
@@ -80,6 +84,8 @@ pub(crate) struct Machine {
 pub(crate) struct Scheduler {
     model: Arc<Model>,
     tokenizer: Arc<Tokenizer>,
+    /// How the model marks what it thinks.
+    marks: Option<Marks>,
     end_tokens: Vec<u32>,
     limits: EngineLimits,
     shared: Arc<Shared>,
@@ -96,6 +102,7 @@ pub(crate) struct Scheduler {
     preempted: u64,
     finished: u64,
     withheld: u64,
+    read_tokens: u64,
 }
 
 /// A scheduler that panics leaves nobody who answers: the process ends with it, so that whoever
@@ -115,6 +122,7 @@ impl Scheduler {
         model: Arc<Model>,
         machine: Machine,
         tokenizer: Arc<Tokenizer>,
+        marks: Option<Marks>,
         end_tokens: Vec<u32>,
         limits: EngineLimits,
         shared: Arc<Shared>,
@@ -124,6 +132,7 @@ impl Scheduler {
         let scheduler = Self {
             model,
             tokenizer,
+            marks,
             end_tokens,
             limits,
             shared,
@@ -138,6 +147,7 @@ impl Scheduler {
             preempted: 0,
             finished: 0,
             withheld: 0,
+            read_tokens: 0,
         };
         scheduler.publish();
         scheduler
@@ -150,7 +160,7 @@ impl Scheduler {
             self.sweep();
             self.admit();
             let plan = self.schedule();
-            match self.forward(&plan) {
+            match self.forward_constrained(&plan) {
                 Ok(drawn) => self.emit(&plan, drawn),
                 Err(StepError::Withheld) => self.withhold(&plan),
                 Err(StepError::Stopped(fault)) => self.stop(fault),
@@ -180,7 +190,8 @@ impl Scheduler {
                 }
                 Ok(Message::Job(job)) => {
                     self.arrivals += 1;
-                    let slot = Slot::new(*job, self.arrivals, &self.tokenizer);
+                    let marks = self.marks.as_ref();
+                    let slot = Slot::new(*job, self.arrivals, &self.tokenizer, marks);
                     self.queue.push(slot);
                 }
                 Ok(Message::Left(client)) => {
@@ -202,7 +213,7 @@ impl Scheduler {
         let late = |request: &Request| request.deadline.is_some_and(|deadline| deadline <= now);
         for slot in self.queue.iter_mut().chain(&mut self.slots) {
             if !slot.ended && late(&slot.request) {
-                slot.emit(String::new(), Some(Finish::Deadline));
+                slot.emit(String::new(), String::new(), Some(Finish::Deadline));
             }
         }
         let over = |slot: &mut Slot| slot.ended || slot.sender.is_closed();
@@ -278,8 +289,8 @@ impl Scheduler {
         } = self;
         let slot = &mut queue[next];
         let chunk = self.limits.prefill_chunk_tokens as usize;
-        let tokens = slot.tokens.len() + 1;
-        if cache.most_pages(tokens, chunk) > cache.free_pages() + kept.pages() {
+        let room = slot.first_room();
+        if cache.most_pages(room, chunk) > cache.free_pages() + kept.pages() {
             return false;
         }
         let phase = self.model.decoder.phase(slot.tokens.len());
@@ -292,7 +303,7 @@ impl Scheduler {
                 slot.cached = read;
             }
         }
-        while !cache.grow(&mut slot.blocks, tokens, slot.read, slot.read + chunk) {
+        while !cache.grow(&mut slot.blocks, room, slot.read, slot.read + chunk) {
             if !kept.evict(cache) {
                 cache.give_back(std::mem::take(&mut slot.blocks));
                 slot.read = 0;
@@ -373,15 +384,54 @@ impl Scheduler {
         order
     }
 
-    fn forward(&mut self, plan: &[(usize, usize)]) -> Result<Vec<Option<Drawn>>, StepError> {
-        let readings = plan
-            .iter()
-            .map(|(index, share)| self.slots[*index].reading(*share));
+    fn forward(
+        &mut self,
+        plan: &[(usize, usize)],
+        courses: &[(usize, Mutex<Box<Course>>)],
+    ) -> Result<Vec<Option<Drawn>>, StepError> {
+        self.read_tokens += plan.iter().map(|(_, share)| *share as u64).sum::<u64>();
+        let readings = plan.iter().map(|(index, share)| {
+            let mut courses = courses.iter();
+            let course = courses.find(|(other, _)| other == index);
+            self.slots[*index].reading(*share, course.map(|(_, course)| course))
+        });
         let readings: Vec<Reading<'_>> = readings.collect();
         match readings.is_empty() {
             true => Ok(Vec::new()),
             false => self.backend.step(&mut self.cache, readings),
         }
+    }
+
+    /// As [`forward`](Self::forward), while another thread finds out which tokens may come next.
+    fn forward_constrained(
+        &mut self,
+        plan: &[(usize, usize)],
+    ) -> Result<Vec<Option<Drawn>>, StepError> {
+        let courses = plan.iter().filter_map(|(index, _)| {
+            let course = self.slots[*index].course.take()?;
+            Some((*index, Mutex::new(course)))
+        });
+        let courses: Vec<(usize, Mutex<Box<Course>>)> = courses.collect();
+        if courses.is_empty() {
+            return self.forward(plan, &courses);
+        }
+        let drawn = std::thread::scope(|scope| {
+            let prepare = || {
+                for (_, course) in &courses {
+                    let mut course = course.lock().unwrap_or_else(PoisonError::into_inner);
+                    course.prepare();
+                }
+            };
+            let thread = std::thread::Builder::new().name("masks".to_owned());
+            // Where no thread is to be had, it is found out when it is needed.
+            drop(thread.spawn_scoped(scope, prepare));
+            self.forward(plan, &courses)
+        });
+        for (index, course) in courses {
+            let course = course.into_inner().unwrap_or_else(PoisonError::into_inner);
+            self.slots[index].course = Some(course);
+        }
+        drawn
     }
 
     /// Gives every slot that has read all of its tokens the next one, and sends what may be shown.
@@ -399,9 +449,21 @@ impl Scheduler {
                 self.withheld += 1;
                 continue;
             };
-            slot.note(&drawn, &self.tokenizer);
-            let is_end = self.end_tokens.contains(&drawn.token);
-            slot.accept(drawn.token, is_end, &self.tokenizer);
+            match drawn {
+                Drawn::Token(taken) => {
+                    slot.note(&taken, &self.tokenizer);
+                    let is_end = self.end_tokens.contains(&taken.token);
+                    slot.accept(taken.token, is_end, &self.tokenizer);
+                }
+                Drawn::Vector(vector) => {
+                    slot.embed(vector);
+                    continue;
+                }
+                Drawn::Stuck => {
+                    slot.finish(Finish::Constraint);
+                    continue;
+                }
+            }
             let phase = |length| self.model.decoder.phase(length);
             if phase(slot.read) != phase(slot.tokens.len()) {
                 slot.read = 0;
@@ -442,6 +504,7 @@ impl Scheduler {
             preempted: self.preempted,
             finished: self.finished,
             withheld: self.withheld,
+            read_tokens: self.read_tokens,
         };
         *self
             .shared

@@ -19,8 +19,20 @@ pub(crate) struct DecoderSpec {
     pub(crate) head: Option<MatrixSpec>,
     /// `logit = cap * tanh(logit / cap)`.
     pub(crate) logit_cap: Option<f32>,
+    /// Whether the last norm's vectors are what is wanted, and no distributions.
+    pub(crate) embeds: bool,
     /// Tensors that may stand in the files and are not read.
     pub(crate) ignored: Vec<String>,
+}
+
+impl DecoderSpec {
+    /// Numbers that a wanted token gives.
+    pub(crate) fn width(&self) -> usize {
+        match self.embeds {
+            true => self.hidden,
+            false => self.vocabulary as usize,
+        }
+    }
 }
 
 /// `x += after(attention(norm(x))); x += after(mlp(norm(x)))`.

@@ -98,6 +98,32 @@ impl Tokenizer {
         Ok(Prompt::from_tokens(encoding.get_ids().to_vec()))
     }
 
+    /// The token that stands for this very text.
+    pub(crate) fn token(&self, text: &str) -> Option<u32> {
+        self.library.token_to_id(text)
+    }
+
+    /// The special tokens, with the text that stands for them, by their numbers.
+    pub(crate) fn special_tokens(&self) -> Vec<(String, u32)> {
+        let mut special: Vec<u32> = self.special.iter().copied().collect();
+        special.sort_unstable();
+        let named = |id: u32| Some((self.library.id_to_token(id)?, id));
+        special.into_iter().filter_map(named).collect()
+    }
+
+    /// The text that stands for a token, if it is a special one.
+    pub(crate) fn special_token(&self, token: u32) -> Option<String> {
+        let is_special = self.special.contains(&token);
+        is_special
+            .then(|| self.library.id_to_token(token))
+            .flatten()
+    }
+
+    /// Whether a space at the start of a text is not shown.
+    pub(crate) fn drops_space(&self) -> bool {
+        matches!(self.decoder, Decoder::SentencePiece { strip } if strip > 0)
+    }
+
     /// Appends a token's bytes; special and unknown tokens have none.
     pub(crate) fn bytes(&self, token: u32, out: &mut Vec<u8>) {
         if self.special.contains(&token) {

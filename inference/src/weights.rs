@@ -222,6 +222,19 @@ impl Tensors {
         Ok(tensors)
     }
 
+    /// Embedding models are published as the inner part of a model with a head, without the
+    /// `model.` before the names of its tensors.
+    pub(crate) fn name_as_in_a_whole_model(&mut self) {
+        const INNER: &str = "model.";
+        if self.tensors.keys().any(|name| name.starts_with(INNER)) {
+            return;
+        }
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors = tensors
+            .map(|(name, tensor)| (format!("{INNER}{name}"), tensor))
+            .collect();
+    }
+
     fn add(&mut self, model: &Path, file: &str) -> Result<(), LoadError> {
         let name = || Name::new(file);
         let mapped = MappedFile::open(&model.join(file))

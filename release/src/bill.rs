@@ -111,7 +111,7 @@ pub fn make(source: &Path, image: &Path, root: &Path) -> Result<Vec<u8>, BillErr
         0,
         relationship("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"),
     );
-    let document = json!({
+    let mut document = json!({
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
         "SPDXID": "SPDXRef-DOCUMENT",
@@ -128,6 +128,8 @@ pub fn make(source: &Path, image: &Path, root: &Path) -> Result<Vec<u8>, BillErr
         "files": bill.files,
         "relationships": described,
     });
+    // A bill is stated by its digest: its order is its own, not that of the crates built beside it.
+    document.sort_all_objects();
     let mut text = format!("{document:#}").into_bytes();
     text.push(b'\n');
     Ok(text)

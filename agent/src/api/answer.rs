@@ -16,7 +16,10 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::logprobs::{ChatLogprobs, TextLogprobs};
+use super::reasoning::CompletionDetails;
+use super::tools::{Calls, Piece, Said, WholeCall};
 use super::{Api, Response, json};
+use crate::http::Body;
 use crate::metrics::Metrics;
 
 /// Text that one event holds, give or take a piece.
@@ -25,14 +28,17 @@ const MAX_EVENT_BYTES: usize = 4096;
 /// The engine's stream, counted when it ends. Dropping it frees slot and cache.
 pub(crate) struct Answer {
     generation: Generation,
+    /// Of an answer that may call tools.
+    calls: Option<Calls>,
     metrics: Arc<Metrics>,
     complete: bool,
 }
 
 impl Answer {
-    pub(crate) fn new(generation: Generation, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(generation: Generation, calls: Option<Calls>, metrics: Arc<Metrics>) -> Self {
         Self {
             generation,
+            calls,
             metrics,
             complete: false,
         }
@@ -42,24 +48,89 @@ impl Answer {
     async fn next(&mut self) -> Result<Chunk, ApiError> {
         let chunk = self.generation.next().await.ok_or(ApiError::Stopped)?;
         self.complete = chunk.finish.is_some();
-        Ok(chunk)
+        match chunk.finish {
+            Some(Finish::Constraint) => Err(ApiError::Constraint),
+            _ => Ok(chunk),
+        }
+    }
+
+    /// What a chunk adds to the answer.
+    fn pieces(&mut self, chunk: &Chunk) -> Result<Vec<Piece>, ApiError> {
+        if let Some(calls) = &mut self.calls {
+            return calls.read(chunk);
+        }
+        let mut pieces = Vec::new();
+        if !chunk.reasoning.is_empty() {
+            pieces.push(Piece::thought(&chunk.reasoning));
+        }
+        if !chunk.text.is_empty() || !chunk.tokens.is_empty() {
+            pieces.push(Piece::said(&chunk.text));
+        }
+        Ok(pieces)
+    }
+
+    fn reason(&self, finish: Finish) -> &'static str {
+        let called = self.calls.as_ref().is_some_and(Calls::called);
+        match finish {
+            Finish::Stop if called => "tool_calls",
+            finish => reason(finish),
+        }
     }
 
     /// The next pieces in one: what is there already need not be wrapped one by one, and records
     /// leave at a fixed pace.
-    async fn next_pieces(&mut self) -> Result<Chunk, ApiError> {
+    pub(super) async fn next_pieces(&mut self) -> Result<Chunk, ApiError> {
         let mut pieces = self.next().await?;
-        while pieces.finish.is_none() && pieces.text.len() < MAX_EVENT_BYTES {
+        // What follows a mark is not to stand before it.
+        while pieces.finish.is_none()
+            && pieces.mark.is_none()
+            && pieces.text.len() + pieces.reasoning.len() < MAX_EVENT_BYTES
+        {
             let Some(piece) = self.next().now_or_never() else {
                 break;
             };
             let piece = piece?;
             pieces.text.push_str(&piece.text);
+            pieces.reasoning.push_str(&piece.reasoning);
             pieces.tokens.extend(piece.tokens);
             pieces.finish = piece.finish;
+            pieces.mark = piece.mark;
         }
         Ok(pieces)
     }
+
+    /// All of it.
+    pub(super) async fn whole(&mut self) -> Result<Whole, ApiError> {
+        let mut said = Said::default();
+        let mut tokens = Vec::new();
+        loop {
+            let chunk = self.next().await?;
+            let pieces = self.pieces(&chunk)?;
+            pieces.into_iter().for_each(|piece| said.push(piece));
+            tokens.extend(chunk.tokens);
+            if let Some(finish) = chunk.finish {
+                return Ok(Whole {
+                    said,
+                    tokens,
+                    finish,
+                    reason: self.reason(finish),
+                });
+            }
+        }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        self.generation.usage()
+    }
+}
+
+/// A whole answer.
+pub(super) struct Whole {
+    pub(super) said: Said,
+    tokens: Vec<TokenChoice>,
+    pub(super) finish: Finish,
+    /// The same, as the API has it.
+    reason: &'static str,
 }
 
 impl Drop for Answer {
@@ -82,13 +153,8 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn new(api: &Api, is_chat: bool, logprobs: bool) -> Result<Self, ApiError> {
-        let random = [getrandom::u64(), getrandom::u64()];
-        let [Ok(first), Ok(second)] = random else {
-            return Err(ApiError::Entropy);
-        };
-        let kind = if is_chat { "chatcmpl" } else { "cmpl" };
         Ok(Self {
-            id: format!("{kind}-{first:016x}{second:016x}"),
+            id: fresh_id(if is_chat { "chatcmpl-" } else { "cmpl-" })?,
             created: unix_time(),
             model: api.model.clone(),
             fingerprint: api.fingerprint.clone(),
@@ -110,45 +176,40 @@ impl Head {
     }
 }
 
+/// A name that nothing else has.
+pub(super) fn fresh_id(kind: &str) -> Result<String, ApiError> {
+    let random = [getrandom::u64(), getrandom::u64()];
+    let [Ok(first), Ok(second)] = random else {
+        return Err(ApiError::Entropy);
+    };
+    Ok(format!("{kind}{first:016x}{second:016x}"))
+}
+
 /// Waits for the whole answers.
 pub(crate) async fn whole(answers: Vec<Answer>, head: Head) -> Result<Response, ApiError> {
     let mut wholes = Vec::new();
     let mut usage = UsageFields::default();
     for mut answer in answers {
-        let mut content = String::new();
-        let mut tokens = Vec::new();
-        let finish = loop {
-            let chunk = answer.next().await?;
-            content.push_str(&chunk.text);
-            tokens.extend(chunk.tokens);
-            if let Some(finish) = chunk.finish {
-                break finish;
-            }
-        };
-        usage.add(answer.generation.usage());
-        wholes.push((content, tokens, reason(finish)));
+        wholes.push(answer.whole().await?);
+        usage.add(answer.usage());
     }
     let wholes = wholes.iter().zip(0u32..);
     if head.is_chat {
-        let choices = wholes.map(|((content, tokens, finish_reason), index)| ChatChoice {
+        let choices = wholes.map(|(whole, index)| ChatChoice {
             index,
-            message: Message {
-                role: "assistant",
-                content,
-                refusal: None,
-            },
-            logprobs: head.logprobs.then(|| ChatLogprobs::of(tokens)),
-            finish_reason,
+            message: Message::of(&whole.said),
+            logprobs: head.logprobs.then(|| ChatLogprobs::of(&whole.tokens)),
+            finish_reason: whole.reason,
         });
         let mut envelope = head.envelope("chat.completion", choices.collect::<Vec<_>>());
         envelope.usage = Some(Some(usage));
         Ok(json(StatusCode::OK, &envelope))
     } else {
-        let choices = wholes.map(|((text, tokens, finish_reason), index)| TextChoice {
-            text,
+        let choices = wholes.map(|(whole, index)| TextChoice {
+            text: &whole.said.content,
             index,
-            logprobs: head.logprobs.then(|| TextLogprobs::of(tokens)),
-            finish_reason: Some(*finish_reason),
+            logprobs: head.logprobs.then(|| TextLogprobs::of(&whole.tokens)),
+            finish_reason: Some(whole.reason),
         });
         let mut envelope = head.envelope("text_completion", choices.collect::<Vec<_>>());
         envelope.usage = Some(Some(usage));
@@ -171,7 +232,12 @@ pub(crate) fn stream(answers: Vec<Answer>, head: Head, include_usage: bool) -> R
         let bytes = events.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), events))
     });
-    let mut response = hyper::Response::new(StreamBody::new(frames).boxed_unsync());
+    as_events(StreamBody::new(frames).boxed_unsync())
+}
+
+/// A body of server-sent events.
+pub(super) fn as_events(body: Body) -> Response {
+    let mut response = hyper::Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -218,7 +284,7 @@ impl Events {
         if self.begun < self.answers.len() {
             let delta = Delta {
                 role: Some("assistant"),
-                content: Some(""),
+                piece: Piece::said(""),
             };
             self.delta(&mut out, self.begun, delta, &[], None);
             self.begun += 1;
@@ -231,33 +297,40 @@ impl Events {
             Box::pin(next)
         });
         let next = select_all(next).await.0;
-        match next {
+        let done = match next {
             (index, Ok(chunk)) => self.chunk(&mut out, index, &chunk),
-            (_, Err(error)) => {
-                self.ended = true;
-                event(&mut out, &error.body());
-            }
+            (_, Err(error)) => Err(error),
+        };
+        if let Err(error) = done {
+            self.ended = true;
+            event(&mut out, &error.body());
         }
         Some(out.into())
     }
 
-    fn chunk(&mut self, out: &mut Vec<u8>, index: usize, chunk: &Chunk) {
-        let is_bare = chunk.text.is_empty() && chunk.tokens.is_empty();
-        if !is_bare || chunk.finish.is_none() {
-            let delta = Delta {
-                role: None,
-                content: Some(&chunk.text),
-            };
-            self.delta(out, index, delta, &chunk.tokens, None);
+    fn chunk(&mut self, out: &mut Vec<u8>, index: usize, chunk: &Chunk) -> Result<(), ApiError> {
+        let mut tokens = &chunk.tokens[..];
+        for piece in self.answers[index].pieces(chunk)? {
+            // Of what is thought there are none.
+            let is_thought = piece.reasoning_content.is_some();
+            let own = if is_thought { &[][..] } else { tokens };
+            let delta = Delta { role: None, piece };
+            self.delta(out, index, delta, own, None);
+            tokens = if is_thought { tokens } else { &[] };
+        }
+        // Tokens of marks have a place in no text.
+        if !tokens.is_empty() {
+            self.delta(out, index, Delta::default(), tokens, None);
         }
         let Some(finish) = chunk.finish else {
-            return;
+            return Ok(());
         };
-        self.delta(out, index, Delta::default(), &[], Some(reason(finish)));
+        let reason = self.answers[index].reason(finish);
+        self.delta(out, index, Delta::default(), &[], Some(reason));
         self.open[index] = false;
         self.ended = !self.open.contains(&true);
         if !self.ended {
-            return;
+            return Ok(());
         }
         if self.include_usage {
             let choices: [u8; 0] = [];
@@ -270,6 +343,7 @@ impl Events {
             event(out, &envelope);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
+        Ok(())
     }
 
     /// One event of the stream. With usage asked for, all but the last say that it is to come.
@@ -277,7 +351,7 @@ impl Events {
         &self,
         out: &mut Vec<u8>,
         index: usize,
-        delta: Delta<'_>,
+        delta: Delta,
         tokens: &[TokenChoice],
         finish_reason: Option<&'static str>,
     ) {
@@ -295,7 +369,7 @@ impl Events {
             event(out, &Envelope { usage, ..envelope });
         } else {
             let choice = TextChoice {
-                text: delta.content.unwrap_or_default(),
+                text: delta.piece.content.as_deref().unwrap_or_default(),
                 index,
                 logprobs: with_logprobs.then(|| TextLogprobs::of(tokens)),
                 finish_reason,
@@ -326,7 +400,7 @@ fn event(out: &mut Vec<u8>, data: &impl Serialize) {
 fn reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
-        Finish::Length | Finish::Deadline => "length",
+        Finish::Length | Finish::Deadline | Finish::Constraint => "length",
     }
 }
 
@@ -353,24 +427,45 @@ struct ChatChoice<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
-    content: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    content: Option<&'a str>,
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tool_calls: &'a [WholeCall],
+}
+
+impl<'a> Message<'a> {
+    fn of(whole: &'a Said) -> Self {
+        let is_call = !whole.calls.is_empty();
+        let some = |text: &'a String| Some(text.as_str()).filter(|text| !text.is_empty());
+        Self {
+            role: "assistant",
+            content: match is_call {
+                true => some(&whole.content),
+                false => Some(&whole.content),
+            },
+            refusal: None,
+            reasoning_content: some(&whole.reasoning),
+            tool_calls: &whole.calls,
+        }
+    }
 }
 
 #[derive(Serialize)]
-struct DeltaChoice<'a> {
+struct DeltaChoice {
     index: u32,
-    delta: Delta<'a>,
+    delta: Delta,
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
 }
 
 #[derive(Serialize, Default)]
-struct Delta<'a> {
+struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
+    #[serde(flatten)]
+    piece: Piece,
 }
 
 #[derive(Serialize)]
@@ -387,6 +482,7 @@ struct UsageFields {
     completion_tokens: u32,
     total_tokens: u32,
     prompt_tokens_details: PromptDetails,
+    completion_tokens_details: CompletionDetails,
 }
 
 #[derive(Serialize, Default)]
@@ -402,6 +498,8 @@ impl UsageFields {
             .completion_tokens
             .saturating_add(usage.completion_tokens);
         self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+        let thought = &mut self.completion_tokens_details.reasoning_tokens;
+        *thought = thought.saturating_add(usage.reasoning_tokens);
         let cached = &mut self.prompt_tokens_details.cached_tokens;
         *cached = usage.cached_tokens.max(*cached);
     }

@@ -43,6 +43,13 @@ pub(crate) enum ApiError {
         parameter: &'static str,
         reason: String,
     },
+    /// A schema that an answer cannot be held to.
+    Schema {
+        parameter: &'static str,
+        reason: String,
+    },
+    /// Holding an answer to its schema took more work than is allowed.
+    Constraint,
     /// The body is longer than the configuration allows.
     BodyTooLarge { limit: u64 },
     /// The body did not come in time, or not whole.
@@ -53,6 +60,8 @@ pub(crate) enum ApiError {
     Path,
     /// As many requests wait as may wait.
     QueueFull,
+    /// The engine was too slow.
+    Deadline,
     /// The engine has stopped.
     Stopped,
     /// The system gave no randomness.
@@ -96,6 +105,10 @@ impl ApiError {
                 found,
                 limit,
             },
+            PromptError::Variable(_) => Self::invalid(
+                "chat_template_kwargs",
+                "holds a name that a template gets from elsewhere",
+            ),
             _ => Self::Prompt {
                 parameter,
                 reason: error.to_string(),
@@ -138,6 +151,13 @@ impl ApiError {
             SubmitError::Stop { .. } => {
                 Self::invalid("stop", "must be at most 4 strings, none empty or very long")
             }
+            SubmitError::NoText => {
+                Self::unsupported("model", "this is an embedding model: it writes no text")
+            }
+            SubmitError::NoEmbedding => Self::unsupported(
+                "model",
+                "this is no embedding model: it makes no embeddings",
+            ),
             SubmitError::QueueFull { .. } => Self::QueueFull,
             SubmitError::Stopped => Self::Stopped,
         }
@@ -152,13 +172,15 @@ impl ApiError {
             | Self::Unknown(_)
             | Self::ContextLength { .. }
             | Self::TextLength { .. }
+            | Self::Schema { .. }
+            | Self::Constraint
             | Self::Prompt { .. } => StatusCode::BAD_REQUEST,
             Self::UnknownModel(_) | Self::Path => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-            Self::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stopped | Self::Deadline => StatusCode::SERVICE_UNAVAILABLE,
             Self::Entropy => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -193,12 +215,17 @@ impl ApiError {
                 (Some("context_length_exceeded"), Some((*parameter).into()))
             }
             Self::Prompt { parameter, .. } => (Some("invalid_prompt"), Some((*parameter).into())),
+            Self::Schema { parameter, .. } => {
+                (Some("invalid_json_schema"), Some((*parameter).into()))
+            }
+            Self::Constraint => (Some("schema_too_complex"), None),
             Self::BodyTooLarge { .. } => (Some("request_too_large"), None),
             Self::BodyIncomplete => (Some("request_timeout"), None),
             Self::Method { .. } => (Some("method_not_allowed"), None),
             Self::Path => (Some("unknown_url"), None),
             Self::QueueFull => (Some("rate_limit_exceeded"), None),
             Self::Stopped => (Some("engine_stopped"), None),
+            Self::Deadline => (Some("deadline_exceeded"), None),
             Self::Entropy => (Some("no_randomness"), None),
         }
     }
@@ -236,6 +263,14 @@ impl ApiError {
                  your prompt has {found}."
             ),
             Self::Prompt { reason, .. } => format!("The prompt cannot be used: {reason}."),
+            Self::Schema { parameter, reason } => {
+                format!("Invalid schema for '{parameter}': {reason}.")
+            }
+            Self::Constraint => {
+                "Holding the answer to its schema takes more work than is allowed: simplify the \
+                 schema."
+                    .into()
+            }
             Self::BodyTooLarge { limit } => {
                 format!("The body of the request is larger than {limit} bytes.")
             }
@@ -246,6 +281,7 @@ impl ApiError {
             Self::Path => "Unknown request URL.".into(),
             Self::QueueFull => "All slots are busy and the queue is full: try again later.".into(),
             Self::Stopped => "The engine has stopped.".into(),
+            Self::Deadline => "The answer took longer than any may: try again later.".into(),
             Self::Entropy => "The system's random source failed.".into(),
         }
     }

@@ -1,10 +1,12 @@
 //! The two requests for text, from JSON to what the engine takes.
 
-use inference::{ChatMessage, Role};
+use inference::{Conversation, Turn};
 use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::Fields;
+use super::reasoning::Variables;
+use super::tools::{self, Form};
 
 const MAX_STOPS: usize = 4;
 const MAX_ANSWERS: u32 = 8;
@@ -19,7 +21,9 @@ pub(crate) struct Request {
 /// What the model reads.
 pub(crate) enum Input {
     /// A conversation, for the model's chat template.
-    Chat(Vec<ChatMessage>),
+    Chat(Conversation),
+    /// The same, as items of a response.
+    Items(Conversation),
     /// Text as it is.
     Text(String),
     /// Token ids.
@@ -48,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) stop: Stops,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
+    /// Tools and response format.
+    pub(crate) form: Form,
 }
 
 /// Stop strings, which are content.
@@ -65,6 +71,7 @@ impl Input {
     pub(crate) fn parameter(&self) -> &'static str {
         match self {
             Self::Chat(_) => "messages",
+            Self::Items(_) => "input",
             Self::Text(_) | Self::Tokens(_) => "prompt",
         }
     }
@@ -78,20 +85,23 @@ impl Request {
         let messages = fields
             .take("messages")
             .ok_or(ApiError::Missing("messages"))?;
-        let input = Input::Chat(parse_messages(messages)?);
+        let variables = Variables::take(&mut fields)?;
+        let messages = parse_messages(messages)?;
         let newer_limit = fields.count("max_completion_tokens")?;
         let older_limit = fields.count("max_tokens")?;
         let mut options = options(&mut fields, newer_limit.or(older_limit))?;
         let text_only = "this server answers with text only";
-        fields.only("tools", "tools are not implemented", is_empty)?;
+        let (form, tools) = Form::take(&mut fields)?;
+        let input = Input::Chat(Conversation {
+            messages,
+            tools,
+            variables: variables.names,
+            today: variables.today,
+        });
         fields.only("functions", "functions are not implemented", is_empty)?;
-        fields.only("tool_choice", "tools are not implemented", |v| {
-            v == "none" || v == "auto"
-        })?;
         fields.only("function_call", "functions are not implemented", |v| {
             v == "none"
         })?;
-        fields.only("response_format", text_only, |v| v["type"] == "text")?;
         fields.only("modalities", text_only, |v| {
             *v == serde_json::json!(["text"])
         })?;
@@ -103,7 +113,7 @@ impl Request {
             return Err(ApiError::invalid("top_logprobs", expected));
         }
         options.logprobs = logprobs.then_some(top.unwrap_or(0));
-        fields.ignore(&["parallel_tool_calls"]);
+        options.form = form;
         fields.end()?;
         Ok(Self {
             model,
@@ -136,7 +146,7 @@ impl Request {
 }
 
 /// What both requests share.
-fn options(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Options, ApiError> {
+pub(super) fn options(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Options, ApiError> {
     let temperature = fields.number("temperature", (0.0, 2.0), "must be from 0 to 2")?;
     let top_p = fields.number("top_p", (0.0, 1.0), "must be from 0 to 1")?;
     let seed = fields.take("seed").map(parse_seed).transpose()?;
@@ -184,6 +194,7 @@ fn options(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Options, ApiE
         stop: stop.unwrap_or_default(),
         stream,
         include_usage,
+        form: Form::default(),
     })
 }
 
@@ -252,7 +263,7 @@ fn parse_stop(value: Value) -> Result<Stops, ApiError> {
         .map(Stops)
 }
 
-fn parse_messages(value: Value) -> Result<Vec<ChatMessage>, ApiError> {
+fn parse_messages(value: Value) -> Result<Vec<Turn>, ApiError> {
     match value {
         Value::Array(messages) if !messages.is_empty() => messages
             .into_iter()
@@ -266,7 +277,7 @@ fn parse_messages(value: Value) -> Result<Vec<ChatMessage>, ApiError> {
     }
 }
 
-fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
+fn parse_message(at: usize, value: Value) -> Result<Turn, ApiError> {
     let place = |field: &str| format!("messages[{at}].{field}");
     let Value::Object(mut message) = value else {
         return Err(ApiError::invalid(
@@ -275,16 +286,16 @@ fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
         ));
     };
     let role = match message.get("role").and_then(Value::as_str) {
-        Some("system" | "developer") => Role::System,
-        Some("user") => Role::User,
-        Some("assistant") => Role::Assistant,
-        Some("tool") => Role::Tool,
+        Some("system" | "developer") => "system",
+        Some("user") => "user",
+        Some("assistant") => "assistant",
+        Some("tool") => "tool",
         _ => {
             let expected = "must be one of system, developer, user, assistant and tool";
             return Err(ApiError::invalid(place("role"), expected));
         }
     };
-    for field in ["tool_calls", "function_call", "audio"] {
+    for field in ["function_call", "audio"] {
         if message
             .get(field)
             .is_some_and(|value| !value.is_null() && !is_empty(value))
@@ -295,7 +306,10 @@ fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
             ));
         }
     }
+    let of_calls = tools::said_of_calls(&mut message, place)?;
     let content = match message.remove("content") {
+        // Who calls a tool need not say anything.
+        None | Some(Value::Null) if of_calls.contains_key("tool_calls") => String::new(),
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) => parts
             .into_iter()
@@ -306,7 +320,20 @@ fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
             return Err(ApiError::invalid(place("content"), expected));
         }
     };
-    Ok(ChatMessage { role, content })
+    let turn = Turn::default().with("role", role).with("content", content);
+    let of_calls = of_calls.into_iter();
+    let turn = of_calls.fold(turn, |turn, (name, value)| turn.with(&name, value));
+    // What the model thought before an earlier answer: its template knows what to do with it.
+    match message.remove("reasoning_content") {
+        Some(Value::String(thought)) if role == "assistant" => {
+            Ok(turn.with("reasoning_content", thought))
+        }
+        None | Some(Value::Null) => Ok(turn),
+        Some(_) => {
+            let expected = "must be a string, in a message of the assistant";
+            Err(ApiError::invalid(place("reasoning_content"), expected))
+        }
+    }
 }
 
 /// The text of one part of a content array.

@@ -75,6 +75,10 @@ pub(crate) fn start<D: Device>(
     options: DeviceOptions,
     open: impl FnOnce() -> Result<D, DeviceError> + Send + 'static,
 ) -> Result<Machine, LoadError> {
+    if model.pooling.is_some() {
+        let what = "an embedding";
+        return Err(DeviceRefusal::Unsupported { what }.into());
+    }
     let blueprint = Blueprint::of(&model.decoder, limits)?;
     let blocks = blueprint.shape.blocks as u32;
     let (orders, received) = mpsc::channel();
@@ -174,6 +178,10 @@ impl Backend for OnDevice {
             freed,
             rests: true,
         });
+    }
+
+    fn constrains(&self) -> bool {
+        false
     }
 
     /// What was generated was read by another kernel than a prompt's tokens are.

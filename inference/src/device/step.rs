@@ -7,7 +7,7 @@ use kernels::launch::{Choice, Entry, Record};
 use zeroize::Zeroizing;
 
 use super::blocks_of;
-use crate::backend::{Draw, Drawn, Reading};
+use crate::backend::{Draw, Drawn, Reading, Taken};
 
 /// One step.
 pub(super) struct Order {
@@ -151,8 +151,8 @@ pub(super) fn drawn(record: &Record, logprobs: Option<u32>) -> Option<Drawn> {
     let logprob = |logit: f32| (f64::from(logit) - total) as f32;
     let likeliest = record.likeliest.iter();
     let likeliest = likeliest.map(|(token, logit)| (*token, logprob(*logit)));
-    Some(Drawn {
+    Some(Drawn::Token(Taken {
         token: record.token,
         logprobs: logprobs.map(|_| (logprob(record.taken), likeliest.collect())),
-    })
+    }))
 }

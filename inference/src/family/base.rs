@@ -209,6 +209,7 @@ impl Base {
             final_norm: self.norm("model.norm.weight".to_owned()),
             head: (!self.tied).then(|| words("lm_head.weight")),
             logit_cap: None,
+            embeds: false,
             ignored,
         };
         ModelConfig {

@@ -1,12 +1,16 @@
 //! One request from its arrival to its end.
 
+use std::sync::Mutex;
+
 use tokio::sync::mpsc::Sender;
 use zeroize::Zeroizing;
 
 use super::Job;
-use crate::backend::{Draw, Drawn, Reading};
+use crate::backend::{Draw, Reading, Taken};
 use crate::cache::Blocks;
+use crate::constraint::{Course, Stuck};
 use crate::decoder::{Logits, Part};
+use crate::reasoning::{Marks, Separated, Separator};
 use crate::request::{Chunk, Emitted, Finish, Request, TokenChoice, TokenLogprob};
 use crate::text::{Characters, StopFilter};
 use crate::tokenizer::{TokenBytes, Tokenizer};
@@ -27,8 +31,12 @@ pub(super) struct Slot {
     pub(super) blocks: Blocks,
     pub(super) request: Request,
     pub(super) sender: Sender<Emitted>,
+    /// Where the answer stands within its constraint.
+    pub(super) course: Option<Box<Course>>,
     bytes: TokenBytes,
     characters: Characters,
+    /// Of a conversation with a model that marks what it thinks.
+    separator: Option<Separator>,
     stop: StopFilter,
     /// What was noted of tokens since the last chunk.
     noted: Vec<TokenChoice>,
@@ -38,10 +46,16 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(job: Job, arrival: u64, tokenizer: &Tokenizer) -> Self {
+    pub(super) fn new(
+        job: Job,
+        arrival: u64,
+        tokenizer: &Tokenizer,
+        marks: Option<&Marks>,
+    ) -> Self {
         let Job {
             mut request,
             sender,
+            course,
         } = job;
         let room = request.prompt.len() + request.max_new_tokens as usize;
         // Room for all of it at once: a vector that grows leaves copies behind.
@@ -55,9 +69,11 @@ impl Slot {
             read: 0,
             cached: 0,
             blocks: Blocks::default(),
+            separator: marks.and_then(|marks| Separator::of(&request, marks)),
             stop: StopFilter::new(std::mem::take(&mut request.stop)),
             request,
             sender,
+            course,
             bytes: TokenBytes::new(tokenizer),
             characters: Characters::default(),
             noted: Vec::new(),
@@ -81,7 +97,11 @@ impl Slot {
     }
 
     /// The next `share` unread tokens; the next one is wanted if they are the last.
-    pub(super) fn reading(&self, share: usize) -> Reading<'_> {
+    pub(super) fn reading<'a>(
+        &'a self,
+        share: usize,
+        course: Option<&'a Mutex<Box<Course>>>,
+    ) -> Reading<'a> {
         let end = self.read + share;
         let is_last = end == self.tokens.len();
         let request = &self.request;
@@ -91,6 +111,7 @@ impl Slot {
             written: &self.tokens[self.prompt_tokens..],
             position: self.tokens.len() as u64,
             logprobs: request.logprobs,
+            course,
         };
         Reading {
             part: Part {
@@ -111,7 +132,7 @@ impl Slot {
     }
 
     /// Notes how likely a token is that is about to be accepted, if that was asked for.
-    pub(super) fn note(&mut self, drawn: &Drawn, tokenizer: &Tokenizer) {
+    pub(super) fn note(&mut self, drawn: &Taken, tokenizer: &Tokenizer) {
         let Some((logprob, likeliest)) = &drawn.logprobs else {
             return;
         };
@@ -139,48 +160,146 @@ impl Slot {
         if is_end {
             return self.finish(Finish::Stop);
         }
-        let mut text = String::new();
-        self.characters
-            .push(self.bytes.push(tokenizer, token), &mut text);
-        let (text, stopped) = self.stop.push(&text);
+        let complete = match self.course.as_mut().map(|course| course.take(token)) {
+            None => false,
+            Some(Ok(complete)) => complete,
+            Some(Err(Stuck)) => return self.finish(Finish::Constraint),
+        };
+        let (Separated { reasoning, content }, mark) = self.separate(token, tokenizer);
+        let (mut text, stopped) = self.stop.push(&content);
         if stopped {
-            self.emit(text, Some(Finish::Stop));
-        } else if self.generated() == self.request.max_new_tokens {
-            self.emit(text, None);
-            self.finish(Finish::Length);
-        } else {
-            self.emit(text, None);
+            return self.emit(text, reasoning, Some(Finish::Stop));
         }
+        if mark.is_some() {
+            // No stop string reaches across it.
+            text += &self.stop.finish();
+        }
+        self.emit_marked(text, reasoning, mark, None);
+        if complete {
+            self.finish(Finish::Stop);
+        } else if self.generated() == self.request.max_new_tokens {
+            self.finish(Finish::Length);
+        }
+    }
+
+    /// What a token adds to what is thought and to the answer, and the mark that it is.
+    fn separate(&mut self, token: u32, tokenizer: &Tokenizer) -> (Separated, Option<String>) {
+        let mut out = Separated::default();
+        let (mut is_mark, mut is_shown, mut counts) = (false, true, false);
+        if let Some(separator) = &mut self.separator {
+            counts = separator.counts;
+            is_mark = separator.mark(token, &mut out);
+            is_shown = counts || !(is_mark || separator.thinks());
+        }
+        let asked = self.request.marks && is_shown;
+        let mark = asked.then(|| tokenizer.special_token(token)).flatten();
+        let mut text = String::new();
+        if mark.is_some() {
+            self.characters.finish(&mut text);
+        } else {
+            let bytes = self.bytes.push(tokenizer, token);
+            match is_mark && !counts {
+                // A part of a character before a mark is none of the answer's.
+                true => self.characters.finish(&mut String::new()),
+                false => self.characters.push(bytes, &mut text),
+            }
+        }
+        let Some(separator) = &mut self.separator else {
+            out.content = text;
+            return (out, mark);
+        };
+        if !is_mark {
+            separator.text(&text, &mut out);
+        }
+        if mark.is_some() {
+            separator.settle(&mut out);
+        }
+        if is_mark || separator.thinks() {
+            self.noted.pop();
+        }
+        if counts {
+            let (reasoning, content) = match separator.thinks() {
+                true => (text, String::new()),
+                false => (String::new(), text),
+            };
+            out = Separated { reasoning, content };
+        }
+        (out, mark)
     }
 
     /// Sends what was held back, and ends.
-    fn finish(&mut self, finish: Finish) {
+    pub(super) fn finish(&mut self, finish: Finish) {
         let mut rest = String::new();
         self.characters.finish(&mut rest);
-        let (mut text, stopped) = self.stop.push(&rest);
+        let mut out = Separated::default();
+        match &mut self.separator {
+            Some(separator) if !separator.counts => {
+                separator.push(&rest, &mut out);
+                separator.finish(&mut out);
+            }
+            _ => out.content = rest,
+        }
+        let (mut text, stopped) = self.stop.push(&out.content);
         if stopped {
-            return self.emit(text, Some(Finish::Stop));
+            return self.emit(text, out.reasoning, Some(Finish::Stop));
         }
         text += &self.stop.finish();
-        self.emit(text, Some(finish));
+        self.emit(text, out.reasoning, Some(finish));
     }
 
-    pub(super) fn emit(&mut self, text: String, finish: Option<Finish>) {
+    /// Ends a request for a vector.
+    pub(super) fn embed(&mut self, vector: Vec<f32>) {
+        self.ended = true;
+        self.send(Chunk::default(), Some(vector));
+    }
+
+    pub(super) fn emit(&mut self, text: String, reasoning: String, finish: Option<Finish>) {
+        self.emit_marked(text, reasoning, None, finish);
+    }
+
+    fn emit_marked(
+        &mut self,
+        text: String,
+        reasoning: String,
+        mark: Option<String>,
+        finish: Option<Finish>,
+    ) {
         self.ended |= finish.is_some();
-        if text.is_empty() && finish.is_none() {
+        let (text, reasoning) = match &self.separator {
+            // Who reads the marks tells thoughts apart; stop strings have not seen them.
+            Some(separator) if separator.counts => (reasoning + &text, String::new()),
+            _ => (text, reasoning),
+        };
+        let is_bare = text.is_empty() && reasoning.is_empty() && mark.is_none();
+        if is_bare && finish.is_none() {
             return;
         }
+        let chunk = Chunk {
+            text,
+            reasoning,
+            finish,
+            mark,
+            tokens: std::mem::take(&mut self.noted),
+        };
+        self.send(chunk, None);
+    }
+
+    fn send(&mut self, chunk: Chunk, embedding: Option<Vec<f32>>) {
+        let thought = self.separator.as_ref().map(|one| one.reasoning_tokens);
         let emitted = Emitted {
-            chunk: Chunk {
-                text,
-                finish,
-                tokens: std::mem::take(&mut self.noted),
-            },
+            chunk,
+            embedding,
             completion_tokens: self.generated(),
+            reasoning_tokens: thought.unwrap_or(0),
             cached_tokens: self.cached as u32,
         };
         // The channel has room for every chunk; if the reader has left, the next sweep sees it.
         let _ = self.sender.try_send(emitted);
+    }
+
+    /// Tokens that need cache before it may begin: what it has to read, and one more if it writes.
+    pub(super) fn first_room(&self) -> usize {
+        self.tokens.len() + usize::from(self.request.max_new_tokens > 0)
     }
 
     pub(super) fn generated(&self) -> u32 {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use arguments::Arguments;
 use clap::Parser;
 use run::{Failure, Report};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -47,12 +47,18 @@ fn main() -> ExitCode {
 fn print(report: &Report, as_json: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     match as_json {
-        true => writeln!(out, "{}", report.json),
+        true => writeln!(out, "{}", sorted(report.json.clone())),
         false => {
             let mut lines = report.text.lines();
             lines.try_for_each(|line| writeln!(out, "{}", printable(line)))
         }
     }
+}
+
+/// In one order, whichever crates are built together: some have serde_json keep another.
+fn sorted(mut value: Value) -> Value {
+    value.sort_all_objects();
+    value
 }
 
 fn complain(failure: &Failure, as_json: bool) {
@@ -61,7 +67,7 @@ fn complain(failure: &Failure, as_json: bool) {
     if as_json {
         eprintln!(
             "{}",
-            json!({ "error": cause, "hint": hint, "exit_code": failure.code })
+            sorted(json!({ "error": cause, "hint": hint, "exit_code": failure.code }))
         );
         return;
     }

@@ -76,7 +76,9 @@ impl Failure {
 
     /// One line of JSON.
     pub(super) fn json(&self) -> Value {
-        json!({ "error": self.cause, "hint": self.hint, "exit_code": self.code })
+        let mut json = json!({ "error": self.cause, "hint": self.hint, "exit_code": self.code });
+        json.sort_all_objects();
+        json
     }
 }
 

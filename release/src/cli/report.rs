@@ -205,8 +205,11 @@ impl Report {
     }
 
     /// The report for machines.
-    pub(super) fn json(&self) -> &Value {
-        &self.json
+    pub(super) fn json(&self) -> Value {
+        let mut json = self.json.clone();
+        // Of one order, whichever crates are built together: some have serde_json keep another.
+        json.sort_all_objects();
+        json
     }
 }
 

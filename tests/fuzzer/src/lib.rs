@@ -95,8 +95,10 @@ targets! {
     c3 "channel-reply" "../../../channel/fuzz/fuzz_targets/reply.rs" zeros;
     d1 "inference-config" "../../../inference/fuzz/fuzz_targets/config.rs" model_config;
     d2 "inference-safetensors" "../../../inference/fuzz/fuzz_targets/safetensors.rs" safetensors;
-    d3 "inference-template" "../../../inference/fuzz/fuzz_targets/template.rs" template;
-    d4 "inference-tokenizer" "../../../inference/fuzz/fuzz_targets/tokenizer.rs" tokenizer;
+    d3 "inference-schema" "../../../inference/fuzz/fuzz_targets/schema.rs" schema;
+    d4 "inference-template" "../../../inference/fuzz/fuzz_targets/template.rs" template;
+    d5 "inference-tokenizer" "../../../inference/fuzz/fuzz_targets/tokenizer.rs" tokenizer;
+    d6 "inference-tool_calls" "../../../inference/fuzz/fuzz_targets/tool_calls.rs" tool_calls;
     e1 "release-acpi" "../../../release/fuzz/fuzz_targets/acpi.rs" acpi;
     e2 "release-bundle" "../../../release/fuzz/fuzz_targets/bundle.rs" bundle;
     e3 "release-cpio" "../../../release/fuzz/fuzz_targets/cpio.rs" cpio;

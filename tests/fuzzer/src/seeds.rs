@@ -296,6 +296,21 @@ pub(crate) fn safetensors() -> Seeds {
     vec![file.chunks(4096).next().unwrap_or_default().to_vec()]
 }
 
+pub(crate) fn schema() -> Seeds {
+    let schema = br##"{"type": "object", "properties": {"a": {"type": "array", "items": {"$ref":
+        "#/$defs/b"}, "maxItems": 3}, "c": {"anyOf": [{"const": null}, {"type": "integer",
+        "minimum": 2}]}}, "required": ["a"], "additionalProperties": false, "$defs": {"b":
+        {"type": "string", "pattern": "^[a-f]{1,4}$"}}}"##;
+    vec![schema.to_vec()]
+}
+
+pub(crate) fn tool_calls() -> Seeds {
+    let hermes = b"\0text <tool_call>{\"name\": \"f\", \"arguments\": {\"a\": [1]}}</tool_call>";
+    let mistral = b"\x02\xff[TOOL_CALLS]\xfe[{\"name\": \"f\", \"arguments\": {}}]";
+    let harmony = b"\x05\xff<|channel|>\xfecommentary to=functions.f\xff<|message|>\xfe{}";
+    vec![hermes.to_vec(), mistral.to_vec(), harmony.to_vec()]
+}
+
 pub(crate) fn template() -> Seeds {
     let plain = "{% for m in messages %}<|{{ m['role'] }}|>{{ m.content | trim }}{% endfor %}\
         {% if add_generation_prompt %}<|assistant|>{% endif %}{{ raise_exception('x') }}";

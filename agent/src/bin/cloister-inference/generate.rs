@@ -49,6 +49,11 @@ pub(super) fn run(model: &Path, arguments: &Arguments) -> Result<(), Box<dyn Err
     while let Some(chunk) = generation.blocking_next() {
         // What a model says may hold control characters; a terminal shows none of them.
         let shown = |c: &char| !c.is_control() || *c == '\n';
+        // What it thinks is no part of the answer.
+        eprint!(
+            "{}",
+            chunk.reasoning.chars().filter(shown).collect::<String>()
+        );
         write!(
             out,
             "{}",

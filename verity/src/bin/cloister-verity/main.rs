@@ -130,7 +130,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Pack { model_dir, output } => commands::pack(&model_dir, &output)?,
     };
     let text = if arguments.json {
-        format!("{}\n", report.json)
+        let mut json = report.json;
+        // Of one order, whichever crates are built together: some have serde_json keep another.
+        json.sort_all_objects();
+        format!("{json}\n")
     } else {
         report.text
     };
