@@ -25,7 +25,7 @@ use crate::folder;
 use crate::model::{CONFIG, Model};
 use crate::reasoning::Marks;
 use crate::request::{ChatMessage, Generation, Prompt, Request};
-use crate::scheduler::{Job, Machine, Message, Scheduler, Shared};
+use crate::scheduler::{Job, Machine, Message, Scheduler, Shared, Words};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::tools::ToolFormat;
@@ -182,9 +182,11 @@ impl Engine {
         let scheduler = Scheduler::new(
             loaded,
             machine,
-            Arc::clone(&tokenizer),
-            marks,
-            end_tokens.clone(),
+            Words {
+                tokenizer: Arc::clone(&tokenizer),
+                marks,
+                end_tokens: end_tokens.clone(),
+            },
             limits.clone(),
             Arc::clone(&shared),
             received,

@@ -81,12 +81,17 @@ pub(crate) struct Machine {
     pub(crate) cache: KvCache,
 }
 
+/// How tokens become an answer.
+pub(crate) struct Words {
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// How the model marks what it thinks.
+    pub(crate) marks: Option<Marks>,
+    pub(crate) end_tokens: Vec<u32>,
+}
+
 pub(crate) struct Scheduler {
     model: Arc<Model>,
-    tokenizer: Arc<Tokenizer>,
-    /// How the model marks what it thinks.
-    marks: Option<Marks>,
-    end_tokens: Vec<u32>,
+    words: Words,
     limits: EngineLimits,
     shared: Arc<Shared>,
     messages: Receiver<Message>,
@@ -121,9 +126,7 @@ impl Scheduler {
     pub(crate) fn new(
         model: Arc<Model>,
         machine: Machine,
-        tokenizer: Arc<Tokenizer>,
-        marks: Option<Marks>,
-        end_tokens: Vec<u32>,
+        words: Words,
         limits: EngineLimits,
         shared: Arc<Shared>,
         messages: Receiver<Message>,
@@ -131,9 +134,7 @@ impl Scheduler {
         let Machine { backend, cache } = machine;
         let scheduler = Self {
             model,
-            tokenizer,
-            marks,
-            end_tokens,
+            words,
             limits,
             shared,
             messages,
@@ -190,8 +191,8 @@ impl Scheduler {
                 }
                 Ok(Message::Job(job)) => {
                     self.arrivals += 1;
-                    let marks = self.marks.as_ref();
-                    let slot = Slot::new(*job, self.arrivals, &self.tokenizer, marks);
+                    let marks = self.words.marks.as_ref();
+                    let slot = Slot::new(*job, self.arrivals, &self.words.tokenizer, marks);
                     self.queue.push(slot);
                 }
                 Ok(Message::Left(client)) => {
@@ -451,9 +452,9 @@ impl Scheduler {
             };
             match drawn {
                 Drawn::Token(taken) => {
-                    slot.note(&taken, &self.tokenizer);
-                    let is_end = self.end_tokens.contains(&taken.token);
-                    slot.accept(taken.token, is_end, &self.tokenizer);
+                    slot.note(&taken, &self.words.tokenizer);
+                    let is_end = self.words.end_tokens.contains(&taken.token);
+                    slot.accept(taken.token, is_end, &self.words.tokenizer);
                 }
                 Drawn::Vector(vector) => {
                     slot.embed(vector);
