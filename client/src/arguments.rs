@@ -36,8 +36,14 @@ Over files, of any machine (a policy needs only `version` and the tables of what
       paravisor's report, hardware below it, virtual TPM's quote   [azure] and [snp] or [tdx]
   cloister verify --gpu-evidence gpus.json --rim folder --policy p.toml
       GPUs and switches against NVIDIA's manifests                 [gpu]
-What is not asked for is not checked, and --explain says so: name the nonce by --nonce,
---report-data or --qualifying-data, and the time of judgement by --at.";
+What is not asked for is not checked, and the report says so: name the nonce by --nonce,
+--report-data or --qualifying-data, and the time of judgement by --at. An option that does not
+belong to what is judged is misuse.
+
+Exit codes:
+  0 verified   1 misuse   2 signature or certificate chain
+  3 certificates, lists or documents out of date or missing
+  4 policy     5 transparency log                            6 network";
 
 /// Talk to a model that nobody else can overhear.
 #[derive(Debug, Parser)]

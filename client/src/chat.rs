@@ -10,7 +10,7 @@ use crate::arguments::{Ask, Chat, Prompt, Sampling};
 use crate::connection::{Connection, Expected};
 use crate::failure::Failure;
 use crate::report;
-use crate::terminal::escape;
+use crate::terminal::{complain, escape};
 
 const MAX_PROMPT_BYTES: u64 = 16 << 20;
 
@@ -34,9 +34,9 @@ pub(crate) async fn ask(ask: Ask) -> Result<(), Failure> {
         "text": answer.text,
         "finish_reason": answer.finish_reason,
     });
-    report::print_json(&value);
+    let printed = report::print_json(&value);
     connection.close().await;
-    Ok(())
+    printed
 }
 
 pub(crate) async fn chat(chat: Chat) -> Result<(), Failure> {
@@ -48,7 +48,7 @@ pub(crate) async fn chat(chat: Chat) -> Result<(), Failure> {
     introduce(connection.peer(), expected.arguments.explain);
     let interactive = stdin().is_terminal();
     if interactive {
-        eprintln!("Ctrl-D ends.");
+        complain("Ctrl-D ends.");
     }
     let mut messages: Vec<Message> = chat.sampling.system.iter().map(Message::system).collect();
     while let Some(line) = read_line(interactive).await? {
@@ -57,7 +57,7 @@ pub(crate) async fn chat(chat: Chat) -> Result<(), Failure> {
         }
         if connection.is_closed() {
             // The session reached its age, or the server restarted: verify anew, send nothing else.
-            eprintln!("The connection ended. Verifying again.");
+            complain("The connection ended. Verifying again.");
             connection = expected.open().await?;
             introduce(connection.peer(), false);
         }
@@ -78,10 +78,10 @@ fn conversation(sampling: &Sampling, prompt: String) -> Vec<Message> {
 /// What was verified, before anything else is seen.
 fn introduce(peer: &VerifiedPeer, explain: bool) {
     if explain {
-        eprintln!("{}", report::explain(peer));
+        complain(&report::explain(peer));
     }
     for fact in report::facts(peer) {
-        eprintln!("{fact}");
+        complain(&fact);
     }
 }
 
@@ -118,7 +118,7 @@ fn write(text: &str, terminal: bool) -> bool {
 
 fn note(answer: &Answer) {
     if answer.finish_reason.as_deref() == Some("length") {
-        eprintln!("(ended at the limit of tokens)");
+        complain("(ended at the limit of tokens)");
     }
 }
 
@@ -148,9 +148,9 @@ fn read_prompt(prompt: Prompt) -> Result<String, Failure> {
 /// The next line of a person, or `None` at the end.
 async fn read_line(interactive: bool) -> Result<Option<String>, Failure> {
     if interactive {
-        eprint!("\n> ");
         // A prompt that does not show is no reason to stop.
-        drop(stderr().flush());
+        let mut out = stderr();
+        drop(out.write_all(b"\n> ").and_then(|()| out.flush()));
     }
     let read = tokio::task::spawn_blocking(|| {
         let mut line = String::new();

@@ -27,6 +27,7 @@ use crate::reattest::{self, Age, ReattestError};
 use crate::report;
 use crate::saved;
 use crate::state::State;
+use crate::terminal;
 
 const MAX_RELEASE_BYTES: usize = attest::release::MAX_BUNDLE_BYTES;
 const MAX_ROOT_BYTES: usize = 1 << 20;
@@ -55,16 +56,15 @@ pub(crate) async fn verify(arguments: arguments::Verify) -> Result<(), Failure> 
     unverified.refuse().await;
     let arguments = &expected.arguments;
     if arguments.json {
-        report::print_json(&report::json(&arguments.url, &peer));
-        return Ok(());
+        return report::print_json(&report::json(&arguments.url, &peer));
     }
     if arguments.explain {
-        println!("{}", report::explain(&peer));
+        terminal::say(&report::explain(&peer))?;
     }
     for fact in report::facts(&peer) {
-        println!("{fact}");
+        terminal::say(&fact)?;
     }
-    Ok(())
+    report::say_left_open(peer.claims())
 }
 
 /// What is known before a connection: whom to reach, and what to demand.

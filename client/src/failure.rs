@@ -7,7 +7,7 @@ use attest::{Class, Refusal};
 use serde_json::json;
 
 use crate::report;
-use crate::terminal::escape;
+use crate::terminal::{complain, escape};
 
 /// Exit codes. Stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +80,13 @@ impl Failure {
 
     /// To standard error; with `json`, as an object to standard output as well.
     pub(crate) fn print(&self, json: bool) {
-        eprintln!("cloister: {}", escape(&self.message));
+        complain(&format!("cloister: {}", escape(&self.message)));
         if let Some(hint) = &self.hint {
-            eprintln!("  hint: {}", escape(hint));
+            complain(&format!("  hint: {}", escape(hint)));
         }
         if json {
-            report::print_json(&json!({
+            // It failed already, and standard error said so.
+            drop(report::print_json(&json!({
                 "schema": report::SCHEMA,
                 "verified": false,
                 "failure": {
@@ -94,7 +95,7 @@ impl Failure {
                     "hint": self.hint,
                 },
                 "exit_code": self.code(),
-            }));
+            })));
         }
     }
 }

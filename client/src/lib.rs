@@ -10,6 +10,8 @@
 //!
 //! Everything that comes from the other side is hostile text until it was escaped, and bounded.
 #![forbid(unsafe_code)]
+// These panic where the reader is gone or the disk full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod answer;
 mod arguments;

@@ -1,13 +1,12 @@
 //! What was verified, as lines and as JSON.
 
-use std::io::Write as _;
-
 use attest::release::Published;
 use attest::{Claim, VerifiedPeer};
 use serde_json::{Value, json};
 
 use crate::endpoint::Endpoint;
-use crate::terminal::{escape, is_hostile};
+use crate::failure::Failure;
+use crate::terminal::{self, escape, is_hostile};
 
 /// Name of the JSON object's shape. A field is added under the same name, and changed under a new.
 pub(crate) const SCHEMA: &str = "cloister.report.v1";
@@ -82,6 +81,48 @@ pub(crate) fn explain_claims(claims: &[Claim]) -> String {
     claims.iter().map(block).collect()
 }
 
+/// What the claims say of a demand that was not made, by its kind.
+const LEFT_OPEN: [(&str, &[&str]); 3] = [
+    ("not checked", &["not checked"]),
+    ("not pinned", &["not pinned by the policy"]),
+    (
+        "relaxed",
+        &[
+            "relaxed by the policy",
+            "accepted by the policy)",
+            "not required by the policy",
+        ],
+    ),
+];
+
+/// One line with everything that was not demanded; none where all was.
+pub(crate) fn say_left_open(claims: &[Claim]) -> Result<(), Failure> {
+    match left_open(claims) {
+        Some(line) => terminal::say(&escape(&format!("left open  {line}"))),
+        None => Ok(()),
+    }
+}
+
+fn left_open(claims: &[Claim]) -> Option<String> {
+    let group = |(kind, phrases): (&str, &[&str])| {
+        let says = |text: &str| phrases.iter().any(|phrase| text.contains(phrase));
+        let mut names: Vec<&str> = Vec::new();
+        for claim in claims {
+            // Devices of one machine are judged alike.
+            let name = match claim.what.split_once(": ") {
+                Some((device, rest)) if device.ends_with(|c: char| c.is_ascii_digit()) => rest,
+                _ => &claim.what,
+            };
+            if (says(&claim.expected) || says(&claim.found)) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        (!names.is_empty()).then(|| format!("{kind}: {}", names.join(", ")))
+    };
+    let groups: Vec<String> = LEFT_OPEN.into_iter().filter_map(group).collect();
+    (!groups.is_empty()).then(|| groups.join("; "))
+}
+
 /// What `--json` says of a verified peer; an answer is added to it.
 pub(crate) fn json(endpoint: &Endpoint, peer: &VerifiedPeer) -> Value {
     let release = peer.release();
@@ -121,7 +162,7 @@ pub(crate) fn json(endpoint: &Endpoint, peer: &VerifiedPeer) -> Value {
 }
 
 /// One line to standard output. What would deceive on a terminal is escaped in JSON's own way.
-pub(crate) fn print_json(value: &Value) {
+pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
     let mut line = String::new();
     let mut value = value.clone();
     // Of one order, whichever crates are built together: some have serde_json keep another.
@@ -136,7 +177,5 @@ pub(crate) fn print_json(value: &Value) {
             line.push(c);
         }
     }
-    line.push('\n');
-    // A reader that went away wants no report.
-    drop(std::io::stdout().write_all(line.as_bytes()));
+    terminal::say(&line)
 }

@@ -28,9 +28,10 @@ use crate::connection::{read_file, sigstore};
 use crate::failure::{Failure, reason};
 use crate::reattest::now;
 use crate::report;
-use crate::terminal::escape;
+use crate::terminal::{self, escape};
 
 mod devices;
+mod options;
 mod vtpm;
 
 /// Most files of a folder that are looked into.
@@ -149,6 +150,7 @@ impl Saved {
 
 /// Verifies the file that `saved` names by what `peer` demands.
 pub(crate) fn verify(saved: &Saved, peer: &Peer) -> Result<(), Failure> {
+    options::check(saved, peer)?;
     let files = read_files(&peer.collateral)?;
     if let Some(path) = &saved.capsule {
         let bytes = read_file("capsule", path, attest::capsule::MAX_CAPSULE_BYTES)?;
@@ -190,8 +192,7 @@ pub(crate) fn verify(saved: &Saved, peer: &Peer) -> Result<(), Failure> {
             "nothing to verify: name a server or a file",
         ));
     };
-    verdict.print(peer);
-    Ok(())
+    verdict.print(peer)
 }
 
 /// What `save` keeps of a server that was verified.
@@ -237,17 +238,16 @@ fn judge_machine(
         value["url"] = serde_json::Value::Null;
         value["subject"] = json!("evidence");
         value["at"] = json!(time.to_string());
-        report::print_json(&value);
-        return Ok(());
+        return report::print_json(&value);
     }
     if peer.explain {
-        println!("{}", report::explain(&verified));
+        terminal::say(&report::explain(&verified))?;
     }
     for fact in report::facts(&verified) {
-        println!("{fact}");
+        terminal::say(&fact)?;
     }
-    println!("judged at {time}");
-    Ok(())
+    terminal::say(&format!("judged at {time}"))?;
+    report::say_left_open(verified.claims())
 }
 
 /// What was established of a machine alone.
@@ -260,9 +260,9 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn print(&self, peer: &Peer) {
+    fn print(&self, peer: &Peer) -> Result<(), Failure> {
         if peer.json {
-            report::print_json(&json!({
+            return report::print_json(&json!({
                 "schema": report::SCHEMA,
                 "verified": true,
                 "subject": self.subject,
@@ -271,14 +271,14 @@ impl Verdict {
                 "claims": self.claims,
                 "exit_code": 0,
             }));
-            return;
         }
         if peer.explain {
-            println!("{}", report::explain_claims(&self.claims));
+            terminal::say(&report::explain_claims(&self.claims))?;
         }
-        println!("verified ✓ {}", escape(&self.line));
-        println!("rests on   {}", escape(&self.root));
-        println!("judged at  {}", self.time);
+        let (line, root) = (escape(&self.line), escape(&self.root));
+        terminal::say(&format!("verified ✓ {line}\nrests on   {root}"))?;
+        terminal::say(&format!("judged at  {}", self.time))?;
+        report::say_left_open(&self.claims)
     }
 
     /// Says of a claim that nobody named what it had to be.
@@ -378,6 +378,11 @@ fn judge_quote(
     let policy = policy.tdx.as_ref().ok_or_else(|| no_table("tdx"))?;
     let bytes = read_file("quote", path, files::MAX_FILE_BYTES)?;
     let quote = files::quote(&bytes).map_err(|error| not_one("quote", path, &error))?;
+    if Quote::parse(&quote).is_err() && is_snp_report(&bytes) {
+        let path = path.display();
+        let message = format_args!("{path} is a report of SEV-SNP, and no quote of TDX");
+        return Err(Failure::misuse(message).hint("give it by --snp-report"));
+    }
     let event_log = match &saved.event_log {
         None => Vec::new(),
         Some(path) => {
@@ -406,6 +411,10 @@ fn judge_quote(
         claims: verified.claims().to_vec(),
     }
     .without_report_data(saved.report_data))
+}
+
+fn is_snp_report(bytes: &[u8]) -> bool {
+    files::report(bytes).is_ok_and(|(report, _)| snp::Report::parse(&report).is_ok())
 }
 
 /// Everything of use in the files and folders that were named. A folder may hold other files, too.

@@ -1,6 +1,32 @@
 //! Text of others on a person's terminal.
 
 use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _, stderr, stdout};
+
+use crate::failure::{Failure, reason};
+
+/// A line of the report to standard output. A reader that went away wants no more of it, and the
+/// verdict stands; a report that is not written for another reason is a failure.
+pub(crate) fn say(line: &str) -> Result<(), Failure> {
+    let mut out = stdout().lock();
+    let written = out
+        .write_all(line.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let cause = reason(&error);
+            let message = format_args!("cannot write to standard output: {cause}");
+            Err(Failure::misuse(message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A line to standard error. Where nobody can read it, the exit code says enough.
+pub(crate) fn complain(line: &str) {
+    drop(writeln!(stderr(), "{line}"));
+}
 
 /// Shows what a terminal would obey, or what would deceive the eye, as `\u{…}`. Line feeds and tabs
 /// stay.

@@ -69,6 +69,8 @@ fn a_tpms_quote_is_verified_from_the_files_of_its_tools() {
         "{}",
         explained.stdout
     );
+    let last = explained.stdout.lines().last().unwrap();
+    assert!(last.starts_with("left open  not pinned: "), "{last}");
     for what in [
         "attestation key",
         "nonce",
@@ -95,6 +97,9 @@ fn a_tpms_quote_is_verified_from_the_files_of_its_tools() {
     );
     let none = whole.replace("--event-log log ", "");
     expect(&person, &none, 4, "--event-log");
+    person.write("empty", "");
+    let empty = whole.replace("--event-log log", "--event-log empty");
+    expect(&person, &empty, 1, "the event log empty is empty");
     let wrong = whole.replace("registers quote.pcrs", "registers log");
     expect(&person, &wrong, 1, "log does not read as registers");
     let wrong = whole.replace("quote quote.msg", "quote log");
@@ -205,6 +210,16 @@ fn a_vm_in_azure_is_verified_with_as_much_as_there_is() {
         "there is no quote of it",
     );
     assert!(bare.stdout.contains("rests on"), "{}", bare.stdout);
+    for (stray, said) in [
+        (
+            "--qualifying-data 00",
+            "--qualifying-data: there is no quote",
+        ),
+        ("--event-log log", "--event-log: there is no quote"),
+        ("--tdx-quote log", "--tdx-quote: the VM is on SEV-SNP"),
+    ] {
+        expect(&person, &format!("{line} hcl {stray}"), 1, said);
+    }
     let tdx = Vm::with_tdx().evidence(NONCE);
     person.write("hcl", &tdx.hcl_report);
     expect(&person, &format!("{line} hcl"), 1, "--tdx-quote");
@@ -278,6 +293,13 @@ fn gpus_are_verified_with_manifests_of_a_folder() {
         &format!("{line} --rim rim --explain"),
         0,
         "not checked: none was named",
+    );
+    let bare = line.replace(&chain, "");
+    expect(
+        &person,
+        &format!("{bare} --rim rim"),
+        3,
+        "bring the device's certificates",
     );
     let other = format!("{line} --rim rim --nonce {}", "06".repeat(32));
     expect(&person, &other, 2, "nonce");
@@ -354,6 +376,13 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
         "2026-01-13",
         0,
         "CN=ARK-Milan",
+    ),
+    (
+        "milan",
+        "--azure trustee/az-snp-vtpm/evidence-v1.json",
+        "2026-01-13",
+        3,
+        "bring ASK",
     ),
     (
         "milan",

@@ -90,7 +90,12 @@ fn a_report_is_verified_from_files_of_any_form_and_name() {
     let line = format!("verify --policy machine.toml --at {at} --snp-report");
     for report in ["report", "report.hex"] {
         let verified = format!("{line} {report} --certs folder");
-        expect(&person, &verified, 0, "verified ✓ report of SEV-SNP");
+        let verified = expect(&person, &verified, 0, "verified ✓ report of SEV-SNP");
+        let said = verified.stdout.lines().last().unwrap();
+        assert!(
+            said.starts_with("left open  not checked: binding"),
+            "{said}"
+        );
     }
     let explained = format!("{line} report --collateral folder --explain");
     let explained = expect(&person, &explained, 0, "not checked: no --report-data");
@@ -117,6 +122,10 @@ fn a_report_is_refused_for_what_is_wrong_or_missing() {
     let at = NOW.as_secs();
     let line = format!("verify --policy machine.toml --at {at} --snp-report report");
     expect(&person, &line, 3, "bring AMD's by --certs");
+    let without_issuer = format!("{line} --certs folder/1 --certs folder/3");
+    expect(&person, &without_issuer, 3, "bring ASK");
+    let without_key = format!("{line} --certs folder/2 --certs folder/3");
+    expect(&person, &without_key, 3, "bring AMD's by --certs");
     let without_list = format!("{line} --certs folder/1 --certs folder/2");
     expect(&person, &without_list, 3, "revocation list: required");
     let other_chip = format!("{line} --certs folder/0 --certs folder/2 --certs folder/3");
@@ -236,6 +245,13 @@ fn a_quote_is_verified_with_its_event_log_and_collateral() {
         1,
         "does not read as event log",
     );
+    person.write("report", Machine::new().evidence().report);
+    let other = line.replace("quote.json", "report");
+    expect(&person, &other, 1, "give it by --snp-report");
+    let signer = fs::read(person.path("c/e")).unwrap();
+    fs::remove_file(person.path("c/e")).unwrap();
+    expect(&person, &whole, 3, "header TCB-Info-Issuer-Chain");
+    person.write("c/e", signer);
     fs::remove_file(person.path("c/d")).unwrap();
     expect(&person, &whole, 3, "revocation list: required");
 }

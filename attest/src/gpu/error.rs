@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::opaque::{DriverVersion, Mode, VbiosVersion};
 use super::{DeviceKind, ManifestError, SpdmError};
-use crate::certificate::{ChainError, Position};
+use crate::certificate::{ChainError, ChainFault, Position};
 use crate::crl::RevocationFault;
 use crate::ocsp::StatusFault;
 use crate::{Digest, Name};
@@ -258,7 +258,9 @@ impl GpuError {
         };
         match self {
             Self::Device { fault, .. } => match &**fault {
-                DeviceFault::Chain(error) => error.fault.is_date(),
+                DeviceFault::Chain(error) => {
+                    error.fault.is_date() || matches!(error.fault, ChainFault::Missing)
+                }
                 DeviceFault::RevocationList { fault, .. } => list(fault),
                 DeviceFault::Status { fault, .. } => fault.is_date(),
                 DeviceFault::NoRevocationList { .. }
@@ -325,6 +327,9 @@ impl GpuError {
             }
             Some(DeviceFault::Measurement { .. }) => {
                 "the device runs something else than NVIDIA states, or is in development mode"
+            }
+            Some(DeviceFault::Chain(error)) if matches!(error.fault, ChainFault::Missing) => {
+                "bring the device's certificates by --certs, its own first"
             }
             Some(DeviceFault::Chain(_)) if !self.is_date() => {
                 "if you accept the root, name it in gpu.device_roots"

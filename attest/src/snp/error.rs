@@ -307,7 +307,7 @@ pub enum SnpSetting {
 }
 
 impl SnpError {
-    /// Whether certificates or revocation lists are only out of date.
+    /// Whether certificates or revocation lists are only out of date, or missing.
     pub(crate) const fn is_date(&self) -> bool {
         match self {
             Self::Chain(error) => error.fault.is_date(),
@@ -317,7 +317,7 @@ impl SnpError {
                     | RevocationFault::Expired { .. }
                     | RevocationFault::Stale { .. }
             ),
-            Self::Certificates { found: 0 } | Self::NoRevocationList { .. } => true,
+            Self::Certificates { found: 0 | 1 } | Self::NoRevocationList { .. } => true,
             _ => false,
         }
     }
@@ -352,6 +352,10 @@ impl SnpError {
             }
             Self::Certificates { found: 0 } => {
                 "the machine has none at hand: bring AMD's by --certs"
+            }
+            Self::Certificates { found: 1 } => {
+                "the key's certificate is there without its issuer's, or that alone: \
+                 bring ASK (or ASVK) and VCEK (or VLEK) by --certs"
             }
             Self::NoRevocationList { .. } => "the operator must supply AMD's revocation list",
             Self::Revoked { .. } => "AMD has revoked this key: do not trust this server",

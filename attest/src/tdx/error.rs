@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Document, DocumentFault, QuoteError, TcbStatus};
-use crate::certificate::{ChainError, Position};
+use crate::certificate::{ChainError, ChainFault, Position};
 use crate::crl::RevocationFault;
 use crate::eventlog::EventLogError;
 use crate::{Digest, Hex, Name};
@@ -342,6 +342,7 @@ impl TdxError {
     /// Whether certificates, lists or documents are only out of date, or missing.
     pub(crate) const fn is_date(&self) -> bool {
         match self {
+            Self::Signer(error) if matches!(error.fault, ChainFault::Missing) => true,
             Self::Chain(error) | Self::Signer(error) => error.fault.is_date(),
             Self::RevocationList { fault, .. } => matches!(
                 fault,
@@ -386,6 +387,10 @@ impl TdxError {
                 "the evidence belongs to another connection: someone may stand between you"
             }
             Self::NoCollateral => "the machine has none at hand: bring Intel's by --collateral",
+            Self::Signer(error) if matches!(error.fault, ChainFault::Missing) => {
+                "bring the certificate \"Intel SGX TCB Signing\" by --collateral: Intel's service \
+                 gives it in the header TCB-Info-Issuer-Chain"
+            }
             Self::NoRevocationList { .. } => "the operator must supply Intel's revocation lists",
             Self::OtherPlatform { .. } => "the operator must supply the TCB info of this platform",
             Self::Revoked { .. } | Self::SignerRevoked => {

@@ -77,6 +77,7 @@ pub(super) fn judge_vm(
         (None, Some(quote)) => Some(whole(quote, saved)?),
         (None, None) => None,
     };
+    applies(saved, report.kind, quote.is_some())?;
     let hardware = match report.kind {
         AzureKind::Snp => {
             let given = files.with_report(report.hardware).into_iter();
@@ -115,6 +116,24 @@ pub(super) fn judge_vm(
         time,
         claims: verified.claims().to_vec(),
     })
+}
+
+/// Refuses what is named and that this VM has nothing for.
+fn applies(saved: &Saved, kind: AzureKind, has_quote: bool) -> Result<(), Failure> {
+    if kind == AzureKind::Snp && saved.tdx_quote.is_some() {
+        return Err(Failure::misuse("--tdx-quote: the VM is on SEV-SNP"));
+    }
+    let of_a_quote = [
+        ("--qualifying-data", saved.qualifying_data.is_some()),
+        ("--event-log", saved.event_log.is_some()),
+    ];
+    match of_a_quote.iter().find(|(_, given)| *given && !has_quote) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let message = format_args!("{name}: there is no quote of the virtual TPM");
+            Err(Failure::misuse(message).hint("give one by --tpm-quote"))
+        }
+    }
 }
 
 /// A quote of TDX with its collateral: of a file of its own, or that in the evidence.
@@ -188,6 +207,15 @@ fn whole(file: QuoteFile, saved: &Saved) -> Result<VtpmQuote, Failure> {
 fn event_log(saved: &Saved) -> Result<Vec<u8>, Failure> {
     match &saved.event_log {
         None => Ok(Vec::new()),
-        Some(path) => read_file("event log", path, attest::eventlog::MAX_EVENT_LOG_BYTES),
+        Some(path) => {
+            let log = read_file("event log", path, attest::eventlog::MAX_EVENT_LOG_BYTES)?;
+            if log.is_empty() {
+                let path = path.display();
+                return Err(Failure::misuse(format_args!(
+                    "the event log {path} is empty"
+                )));
+            }
+            Ok(log)
+        }
     }
 }
