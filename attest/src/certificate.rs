@@ -257,11 +257,7 @@ pub(crate) fn check_authority(
 /// What holds for every certificate: dates, and no extension that is not understood.
 pub(crate) fn check_common(certificate: &Certificate, now: UnixTime) -> Result<(), ChainFault> {
     let tbs = certificate.tbs_certificate();
-    let time = |time: Time| UnixTime::from_secs(time.to_unix_duration().as_secs());
-    let (from, until) = (
-        time(tbs.validity().not_before),
-        time(tbs.validity().not_after),
-    );
+    let (from, until) = dates(certificate);
     if now < from {
         return Err(ChainFault::NotYetValid { from, now });
     }
@@ -283,6 +279,13 @@ pub(crate) fn check_common(certificate: &Certificate, now: UnixTime) -> Result<(
         }
     }
     Ok(())
+}
+
+/// From when and until when a certificate says that it holds.
+pub(crate) fn dates(certificate: &Certificate) -> (UnixTime, UnixTime) {
+    let time = |time: Time| UnixTime::from_secs(time.to_unix_duration().as_secs());
+    let validity = certificate.tbs_certificate().validity();
+    (time(validity.not_before), time(validity.not_after))
 }
 
 pub(crate) fn check_issued_by(

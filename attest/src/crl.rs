@@ -116,6 +116,16 @@ pub fn next_update(der: &[u8]) -> Result<UnixTime, RevocationFault> {
     Ok(UnixTime::from_secs(until.to_unix_duration().as_secs()))
 }
 
+/// From when and until when a list says that it holds. Reads it, without believing it.
+pub(crate) fn dates(der: &[u8]) -> Option<(UnixTime, UnixTime)> {
+    let until = next_update(der).ok()?;
+    let from = decode(der).ok()?.tbs_cert_list.this_update;
+    Some((
+        UnixTime::from_secs(from.to_unix_duration().as_secs()),
+        until,
+    ))
+}
+
 impl RevocationList {
     /// Verifies that `issuer` signed `list`, and that it holds at the time `now`.
     pub(crate) fn verify(

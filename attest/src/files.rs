@@ -14,19 +14,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::Platform;
 use crate::azure::AzureHardware;
 use crate::certificate;
 use crate::certificate::Certificate;
 use crate::crl;
-use crate::gpu::{self, DeviceEvidence};
+use crate::gpu;
 use crate::ocsp;
-use crate::snp::{self, REPORT_BYTES, SnpEvidence};
+use crate::snp::{REPORT_BYTES, SnpEvidence};
 use crate::supply::{self, SignedDocument};
-use crate::tdx::{self, Collateral, Document, Quote, TdxEvidence};
+use crate::tdx::{Document, Quote, TdxEvidence};
 use crate::tpm::google;
+use crate::{Platform, UnixTime};
 
 mod devices;
+mod generations;
 mod vtpm;
 
 pub use vtpm::{
@@ -44,7 +45,6 @@ const MAX_PAIRS: usize = 32;
 const LEAST_QUOTE_BYTES: usize = 48 + 384;
 const HCL_MAGIC: &[u8] = b"HCLA";
 const HCL_HEAD_BYTES: usize = 32;
-const SIGNER: &str = "CN=Intel SGX TCB Signing";
 
 /// Why a file is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -197,16 +197,6 @@ impl Files {
         is_one && bytes.len() <= gpu::MAX_MANIFEST_BYTES
     }
 
-    /// A report of a device with these certificates, in the order in which they were found.
-    #[must_use]
-    pub fn with_device(&self, report: &[u8]) -> DeviceEvidence {
-        let certificates = self.certificates.iter().take(gpu::MAX_CERTIFICATES);
-        DeviceEvidence {
-            report: report.to_vec(),
-            certificates: certificates.cloned().collect(),
-        }
-    }
-
     /// The chain of a TPM's key, leaf first: of those certificates that certify a key of Google's
     /// cloud, and the ones above them.
     #[must_use]
@@ -234,116 +224,29 @@ impl Files {
         chains
     }
 
-    /// Every way in which a report can be shown with these certificates, at least one.
-    #[must_use]
-    pub fn with_report(&self, report: &[u8]) -> Vec<SnpEvidence> {
-        let decoded = self.certificates.iter().filter_map(|der| {
-            let certificate = certificate::decode(der).ok()?;
-            Some((der, certificate))
-        });
-        let decoded: Vec<(&Vec<u8>, Certificate)> = decoded.collect();
-        let evidence = |certificates, revocation_lists| SnpEvidence {
-            report: report.to_vec(),
-            certificates,
-            revocation_lists,
-        };
-        let mut found = Vec::new();
-        for (leaf, certificate) in decoded.iter().filter(|(_, one)| snp::is_signing_key(one)) {
-            let above = certificate.tbs_certificate().issuer();
-            let mut alone = true;
-            for (der, issuer) in &decoded {
-                let tbs = issuer.tbs_certificate();
-                if tbs.subject() == above && tbs.issuer() != above && found.len() < MAX_PAIRS {
-                    let lists = self.lists_by(tbs.issuer());
-                    found.push(evidence(vec![leaf.to_vec(), der.to_vec()], lists));
-                    alone = false;
-                }
-            }
-            if alone && found.len() < MAX_PAIRS {
-                found.push(evidence(vec![leaf.to_vec()], Vec::new()));
-            }
-        }
-        if found.is_empty() {
-            found.push(evidence(Vec::new(), Vec::new()));
-        }
-        found
-    }
-
-    /// The latest of an issuer's lists, as far as their dates say.
-    fn lists_by(&self, issuer: &x509_cert::name::Name) -> Vec<Vec<u8>> {
-        let by = |der: &&Vec<u8>| {
-            crl::decode(der).is_ok_and(|list| &list.tbs_cert_list.issuer == issuer)
-        };
-        let latest = self
-            .lists
-            .iter()
-            .filter(by)
-            .max_by_key(|der| crl::next_update(der).ok());
-        latest.cloned().into_iter().collect()
-    }
-
-    /// What these files say of the platform that a quote names; empty where they say nothing.
-    #[must_use]
-    pub fn for_quote(&self, quote: &[u8]) -> Collateral {
-        let model = tdx::named_by(quote).map(|(model, _)| hex::encode(model));
-        let fits = |document: &SignedDocument| {
-            let text = String::from_utf8_lossy(&document.bytes).to_lowercase();
-            let model = model.as_ref().ok();
-            model.is_some_and(|model| text.contains(&format!("\"fmspc\":\"{model}\"")))
-        };
-        let of = |kind| {
-            let mut all = self
-                .documents
-                .iter()
-                .filter(move |(found, _)| *found == kind);
-            all.clone()
-                .find(|(_, document)| fits(document))
-                .or_else(|| all.next_back())
-                .map(|(_, document)| document.clone())
-        };
-        let (info, identity) = (of(Document::TcbInfo), of(Document::EnclaveIdentity));
-        let part = |document: &Option<SignedDocument>| {
-            let document = document.as_ref();
-            document.map_or_else(Default::default, |document| {
-                (document.bytes.clone(), document.signature.clone())
-            })
-        };
-        let (tcb_info, tcb_info_signature) = part(&info);
-        let (enclave_identity, enclave_identity_signature) = part(&identity);
-        let signer = self.signer();
-        let revocation_lists = self.intel_lists(quote, &signer);
-        Collateral {
-            tcb_info,
-            tcb_info_signature,
-            enclave_identity,
-            enclave_identity_signature,
-            signer,
-            revocation_lists,
-        }
-    }
-
-    /// Adds what a machine did not show; takes nothing of what it did show.
-    pub fn supplement(&self, platform: &mut Platform) {
+    /// Adds what a machine did not show, for a judgement at `time`; takes nothing of what it did
+    /// show.
+    pub fn supplement(&self, platform: &mut Platform, time: UnixTime) {
         match platform {
             Platform::Snp(shown) => {
                 let report = shown.report.clone();
-                self.supplement_snp(&report, shown);
+                self.supplement_snp(&report, shown, time);
             }
-            Platform::Tdx(shown) => self.supplement_tdx(shown),
+            Platform::Tdx(shown) => self.supplement_tdx(shown, time),
             Platform::Azure(machine) => match &mut machine.hardware {
                 AzureHardware::Snp(shown) => {
                     if let Ok((report, _)) = report(&machine.hcl_report) {
-                        self.supplement_snp(&report, shown);
+                        self.supplement_snp(&report, shown, time);
                     }
                 }
-                AzureHardware::Tdx(shown) => self.supplement_tdx(shown),
+                AzureHardware::Tdx(shown) => self.supplement_tdx(shown, time),
             },
             Platform::Tpm(_) | Platform::Google(_) => {}
         }
     }
 
-    fn supplement_snp(&self, report: &[u8], shown: &mut SnpEvidence) {
-        let own = self.with_report(report).into_iter().next();
+    fn supplement_snp(&self, report: &[u8], shown: &mut SnpEvidence, time: UnixTime) {
+        let own = self.with_report(report, time).into_iter().next();
         let own = own.unwrap_or_default();
         if shown.certificates.is_empty() {
             shown.certificates = own.certificates;
@@ -352,35 +255,15 @@ impl Files {
             let above = shown.certificates.last();
             let above = above.and_then(|der| certificate::decode(der).ok());
             shown.revocation_lists = above.map_or_else(Vec::new, |above| {
-                self.lists_by(above.tbs_certificate().issuer())
+                self.lists_by(above.tbs_certificate().issuer(), time)
             });
         }
     }
 
-    fn supplement_tdx(&self, shown: &mut TdxEvidence) {
+    fn supplement_tdx(&self, shown: &mut TdxEvidence, time: UnixTime) {
         if shown.collateral.tcb_info.is_empty() {
-            shown.collateral = self.for_quote(&shown.quote);
+            shown.collateral = self.for_quote(&shown.quote, time);
         }
-    }
-
-    fn signer(&self) -> Vec<u8> {
-        let mut certificates = self.certificates.iter();
-        let signer = certificates.find(|der| {
-            certificate::decode(der).is_ok_and(|one| {
-                let subject = one.tbs_certificate().subject().to_string();
-                subject.split(',').any(|part| part == SIGNER)
-            })
-        });
-        signer.cloned().unwrap_or_default()
-    }
-
-    /// The lists of the root, which issued the signer's certificate, and of who issued the
-    /// platform's.
-    fn intel_lists(&self, quote: &[u8], signer: &[u8]) -> Vec<Vec<u8>> {
-        let root = certificate::decode(signer).ok();
-        let root = root.map(|signer| signer.tbs_certificate().issuer().clone());
-        let issuers = root.into_iter().chain(tdx::pck_issuer(quote));
-        issuers.flat_map(|issuer| self.lists_by(&issuer)).collect()
     }
 }
 

@@ -30,6 +30,7 @@ mod status;
 mod verify;
 mod xml;
 
+pub(crate) use chain::{is_device, is_issued_by, is_signed_by};
 pub use error::{DeviceFault, GpuError, ManifestKind, Topology};
 pub use file::{FileError, MAX_FILE_BYTES};
 pub use manifest::{MAX_MANIFEST_BYTES, ManifestError};

@@ -46,6 +46,7 @@ use crate::PlatformKind;
 use crate::snp::Product;
 use crate::tpm::chain::TrustAnchor;
 use crate::tpm::google as google_vtpm;
+use crate::tpm::vtpm::REGISTERS;
 
 mod azure;
 mod google;
@@ -78,6 +79,8 @@ pub const REATTEST_SECONDS: u32 = 600;
 pub const MAX_REATTEST_SECONDS: u32 = 24 * 60 * 60;
 
 const VERSION: u64 = 3;
+/// The least privilege that SEV-SNP knows.
+const MAX_VMPL: u32 = 3;
 const VERSION_WITHOUT_GPU: u64 = 2;
 const VERSION_WITHOUT_REATTESTATION: u64 = 1;
 
@@ -237,12 +240,14 @@ pub enum Later {
     Sigstore,
     /// `gpu.revocation`
     GpuRevocation,
+    /// `[tpm-quote]`
+    TpmQuote,
 }
 
 impl Later {
     const fn since(self) -> u64 {
         match self {
-            Self::Reattestation | Self::Sigstore => VERSION_WITHOUT_GPU,
+            Self::Reattestation | Self::Sigstore | Self::TpmQuote => VERSION_WITHOUT_GPU,
             Self::GpuRevocation => VERSION,
         }
     }
@@ -254,6 +259,7 @@ impl std::fmt::Display for Later {
             Self::Reattestation => "channel.reattest_seconds",
             Self::Sigstore => "release.sigstore",
             Self::GpuRevocation => "gpu.revocation",
+            Self::TpmQuote => "[tpm-quote]",
         })
     }
 }
@@ -354,6 +360,29 @@ pub enum PolicyError {
     /// Registers of servers are those of the release, in another bank.
     #[error("azure.pcrs is for evidence without a release: of a server the release says them")]
     AzureRegisters,
+    /// No machine has such a privilege level.
+    #[error("snp.vmpls names {found}, and there are 0 to {MAX_VMPL}")]
+    Vmpl {
+        /// Level found.
+        found: u32,
+    },
+    /// No TPM has such a register.
+    #[error("{table}.pcrs names register {found}, and there are 0 to {last}",
+            last = REGISTERS - 1)]
+    Register {
+        /// Table that pins it.
+        table: &'static str,
+        /// Register found.
+        found: u8,
+    },
+    /// Only one of both could be meant.
+    #[error("{table}.pcrs names register {register} twice")]
+    RegisterTwice {
+        /// Table that pins it.
+        table: &'static str,
+        /// The register.
+        register: u8,
+    },
 }
 
 impl Policy {
@@ -386,7 +415,7 @@ impl Policy {
         policy.check_lists()?;
         policy.release.check_quorums()?;
         policy.check_tables()?;
-        check_products(policy.snp.as_ref())?;
+        check_snp(policy.snp.as_ref())?;
         Ok(policy)
     }
 
@@ -452,12 +481,32 @@ impl Policy {
     }
 }
 
-fn check_products(snp: Option<&SnpPolicy>) -> Result<(), PolicyError> {
+fn check_snp(snp: Option<&SnpPolicy>) -> Result<(), PolicyError> {
+    let levels = snp.map_or(&[][..], |snp| &snp.vmpls);
+    if let Some(&found) = levels.iter().find(|&&level| level > MAX_VMPL) {
+        return Err(PolicyError::Vmpl { found });
+    }
     let products = snp.map_or(&[][..], |snp| &snp.products);
     for (index, one) in products.iter().enumerate() {
         let mut before = products[..index].iter();
         if before.any(|other| (other.name, &other.root) == (one.name, &one.root)) {
             return Err(PolicyError::SameProduct(one.name));
+        }
+    }
+    Ok(())
+}
+
+/// Each register is one that a TPM has, and is pinned once.
+fn check_registers(table: &'static str, pinned: &[RegisterPolicy]) -> Result<(), PolicyError> {
+    for (index, one) in pinned.iter().enumerate() {
+        let register = one.register().0;
+        if usize::from(register) >= REGISTERS {
+            let found = register;
+            return Err(PolicyError::Register { table, found });
+        }
+        let mut before = pinned[..index].iter();
+        if before.any(|other| other.register() == one.register()) {
+            return Err(PolicyError::RegisterTwice { table, register });
         }
     }
     Ok(())

@@ -21,7 +21,7 @@ mod report;
 mod table;
 mod verify;
 
-pub(crate) use chain::is_signing_key;
+pub(crate) use chain::closeness;
 pub use error::{GuestAbi, SnpError, SnpField, SnpSetting, Tcb, TcbPart};
 pub use report::{Firmware, REPORT_BYTES, Report, ReportError};
 pub use table::{MAX_TABLE_BYTES, TableError};

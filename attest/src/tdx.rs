@@ -91,7 +91,22 @@ pub(crate) fn pck_issuer(quote: &[u8]) -> Option<x509_cert::name::Name> {
 
 /// When the next document is due, by the document itself, if it is one.
 pub(crate) fn next_update(document: Document, bytes: &[u8]) -> Option<UnixTime> {
-    collateral::next_update(document, bytes)
+    dates(document, bytes).map(|(_, until)| until)
+}
+
+/// From when and until when a document holds, by itself, if it is one.
+pub(crate) fn dates(document: Document, bytes: &[u8]) -> Option<(UnixTime, UnixTime)> {
+    collateral::dates(document, bytes)
+}
+
+/// Whether the certified key signed a document. What certified the key is not looked at.
+pub(crate) fn is_signed_by(
+    bytes: &[u8],
+    signature: &[u8],
+    certificate: &certificate::Certificate,
+) -> bool {
+    certificate::p256_key_of(certificate)
+        .is_ok_and(|key| collateral::is_signed(bytes, signature, &key))
 }
 
 /// What Intel says of a version.

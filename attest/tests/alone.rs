@@ -6,7 +6,7 @@ use attest::certificate::ChainFault;
 use attest::eventlog::EventLogError;
 use attest::files::{self, FileError, Files, MAX_FILE_BYTES};
 use attest::gpu::{self, DeviceFault, GpuError, GpuEvidence};
-use attest::policy::{MachinePolicy, PolicyError, TpmQuotePolicy};
+use attest::policy::{Later, MachinePolicy, Policy, PolicyError, TpmQuotePolicy};
 use attest::tpm::Register;
 use attest::tpm::alone::{QuoteAlone, TpmQuoteError, VerifiedTpmQuote, verify};
 use attest::tpm::registers::RegisterFault;
@@ -18,7 +18,7 @@ use signer::azure::{GoogleChain, POLICY, Vm, azure_policy, public_key, quote_pol
 use signer::boot::{self, Event};
 use signer::intel::Domain;
 use signer::nvidia::Rack;
-use signer::{NOW, authority};
+use signer::{NOW, World, authority};
 
 const NONCE: &[u8] = b"a nonce of the verifier's choice";
 
@@ -226,6 +226,78 @@ fn the_table_for_quotes_is_complete_and_names_somebody() {
     assert!(matches!(parse(&certificate), Err(PolicyError::Toml(_))));
 }
 
+/// What no machine can meet is a fault of the policy; and a table stands in a version that has it.
+#[test]
+fn tables_of_machines_name_what_there_is_and_stand_in_their_version() {
+    let parse = |text: &str| MachinePolicy::parse(text.as_bytes()).map(drop);
+    let (snp, gpu) = (Machine::new().policy_toml(), Rack::new().policy_toml());
+    for (level, verdict) in [
+        (3, Ok(())),
+        (4, Err(PolicyError::Vmpl { found: 4 })),
+        (300, Err(PolicyError::Vmpl { found: 300 })),
+    ] {
+        let table = snp.replace("vmpls = [0]", &format!("vmpls = [0, {level}]"));
+        assert_eq!(parse(&format!("version = 1\n{table}")), verdict);
+    }
+    let value = "00".repeat(32);
+    let pin = |register| format!("{{ register = {register}, values = \"{value}\" }}");
+    let tables = [
+        ("azure", format!("version = 1\n{POLICY}")),
+        ("tpm-quote", own()),
+    ];
+    for (table, text) in tables {
+        let with = |pins: &str| parse(&text.replace("pcrs = []", &format!("pcrs = [{pins}]")));
+        assert_eq!(with(&[pin(0), pin(23)].join(",")), Ok(()));
+        let found = 24;
+        assert_eq!(
+            with(&pin(found)),
+            Err(PolicyError::Register { table, found })
+        );
+        let register = 4;
+        let twice = with(&[pin(register), pin(5), pin(register)].join(","));
+        assert_eq!(twice, Err(PolicyError::RegisterTwice { table, register }));
+    }
+    for (table, least, later) in [
+        (gpu, 3, Later::GpuRevocation),
+        (own().replacen("version = 2\n", "", 1), 2, Later::TpmQuote),
+    ] {
+        for version in 1..=3 {
+            let verdict = parse(&format!("version = {version}\n{table}"));
+            match version < least {
+                true => assert_eq!(verdict, Err(PolicyError::Later(later))),
+                false => assert_eq!(verdict, Ok(())),
+            }
+        }
+    }
+}
+
+/// The examples of `docs/evidence.md` are complete, and of the version that they need.
+#[test]
+fn the_documented_tables_are_read() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/evidence.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let blocks: Vec<_> = document.split("```toml\n").skip(1).collect();
+    let block = |table: &str| {
+        let mut own = blocks.iter().filter_map(|block| block.split("```").next());
+        own.find(|block| block.contains(&format!("[{table}]\n")) && !block.contains("gpus ="))
+            .unwrap()
+    };
+    let machine = |text: &str| MachinePolicy::parse(text.as_bytes());
+    let key = authority::pem(&public_key(&Vm::new().key));
+    let body: Vec<_> = key.lines().filter(|line| !line.starts_with('-')).collect();
+    let quote = block("tpm-quote").replacen('…', &body.join("\n"), 1);
+    assert!(machine(&quote).unwrap().tpm_quote.is_some());
+    assert!(machine(block("azure")).unwrap().azure.is_some());
+    let gpu = block("gpu");
+    assert!(machine(gpu).unwrap().gpu.is_some());
+    let earlier = machine(&gpu.replacen("version = 3", "version = 2", 1)).unwrap_err();
+    assert_eq!(earlier, PolicyError::Later(Later::GpuRevocation));
+    let whole = World::new().policy_toml();
+    let whole = whole.replace("[\"tpm\"]", "[\"tpm\", \"google-vtpm\"]");
+    let whole = format!("{whole}\n{}", block("google-vtpm"));
+    assert!(Policy::parse(whole.as_bytes()).unwrap().google.is_some());
+}
+
 #[test]
 fn nothing_flipped_is_accepted_of_a_quote_alone() {
     let genuine = quote(&Vm::new());
@@ -330,7 +402,7 @@ fn devices_alone_have_one_nonce_and_are_as_many_as_there_are() {
         devices: evidence.devices.clone(),
         ..GpuEvidence::default()
     };
-    files.supplement_gpus(&mut shown);
+    files.supplement_gpus(&mut shown, NOW);
     assert_eq!(shown.manifests.len(), evidence.manifests.len());
     assert_eq!(shown.statuses.len(), evidence.statuses.len());
     judge(&shown, None).unwrap();

@@ -255,12 +255,12 @@ fn own_files_supplement_what_a_machine_shows() {
     bare.certificates.clear();
     bare.revocation_lists.clear();
     let mut platform = attest::Platform::Snp(bare);
-    files.supplement(&mut platform);
+    files.supplement(&mut platform, NOW);
     assert_eq!(platform, attest::Platform::Snp(whole.clone()));
     let mut other = whole;
     other.certificates[0] = vec![1];
     let mut platform = attest::Platform::Snp(other.clone());
-    files.supplement(&mut platform);
+    files.supplement(&mut platform, NOW);
     assert_eq!(platform, attest::Platform::Snp(other));
 
     let domain = Domain::new();
@@ -278,7 +278,7 @@ fn own_files_supplement_what_a_machine_shows() {
     let none = SnpError::Certificates { found: 0 };
     assert_eq!(Refusal::from(none).class(), Class::Collateral);
     let mut platform = attest::Platform::Tdx(bare);
-    files.supplement(&mut platform);
+    files.supplement(&mut platform, NOW);
     let attest::Platform::Tdx(found) = platform else {
         unreachable!("the platform stays")
     };

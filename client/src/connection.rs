@@ -183,8 +183,9 @@ impl Expected {
         if let Some(release) = release {
             evidence.release = release;
         }
-        self.files.supplement(&mut evidence.platform);
-        self.files.supplement_gpus(&mut evidence.gpu);
+        let time = reattest::now();
+        self.files.supplement(&mut evidence.platform, time);
+        self.files.supplement_gpus(&mut evidence.gpu, time);
         Ok(evidence)
     }
 

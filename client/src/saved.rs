@@ -219,9 +219,9 @@ fn judge_machine(
         let release = read_file("release", path, attest::release::MAX_BUNDLE_BYTES)?;
         capsule.evidence.release = release;
     }
-    files.supplement(&mut capsule.evidence.platform);
-    files.supplement_gpus(&mut capsule.evidence.gpu);
     let time = saved.at.unwrap_or(capsule.time);
+    files.supplement(&mut capsule.evidence.platform, time);
+    files.supplement_gpus(&mut capsule.evidence.gpu, time);
     let binding = capsule.binding(channel::SUITE);
     // What this client has seen since is no fault of what it believed then.
     let verified = attest::verify_with(
@@ -309,7 +309,7 @@ fn judge_report(
     let data = saved.report_data.or(shown).unwrap_or([0; 64]);
     let time = saved.at.unwrap_or_else(now);
     let judge = |evidence: &SnpEvidence| snp::verify(evidence, &data, policy, time);
-    let verified = best(files.with_report(&report).iter().map(judge))
+    let verified = best(files.with_report(&report, time).iter().map(judge))
         .map_err(|error| refused(&Refusal::from(error)))?;
     let found = verified.report();
     Ok(Verdict {
@@ -397,7 +397,7 @@ fn judge_quote(
     let data = saved.report_data.or(shown.ok()).unwrap_or([0; 64]);
     let time = saved.at.unwrap_or_else(now);
     let evidence = TdxEvidence {
-        collateral: files.for_quote(&quote),
+        collateral: files.for_quote(&quote, time),
         quote,
         event_log,
     };

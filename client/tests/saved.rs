@@ -129,7 +129,7 @@ fn a_report_is_refused_for_what_is_wrong_or_missing() {
     let without_list = format!("{line} --certs folder/1 --certs folder/2");
     expect(&person, &without_list, 3, "revocation list: required");
     let other_chip = format!("{line} --certs folder/0 --certs folder/2 --certs folder/3");
-    expect(&person, &other_chip, 2, "refused: ");
+    expect(&person, &other_chip, 3, "bring AMD's by --certs");
     let late = line.replace(&at.to_string(), "2060-01-01");
     expect(&person, &format!("{late} --certs folder"), 3, "refused: ");
     expect(

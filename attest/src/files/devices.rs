@@ -4,13 +4,42 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Files, keep};
-use crate::gpu::{self, GpuEvidence};
-use crate::{certificate, ocsp};
+use crate::certificate::{self, Certificate};
+use crate::gpu::{self, DeviceEvidence, GpuEvidence};
+use crate::{UnixTime, ocsp};
 
 impl Files {
+    /// A report of a device with its own of these certificates: that of the key that signed it,
+    /// and those above. Where no key did, those of the first device.
+    #[must_use]
+    pub fn with_device(&self, report: &[u8]) -> DeviceEvidence {
+        let decoded = self.certificates.iter().filter_map(|der| {
+            let certificate = certificate::decode(der).ok()?;
+            Some((der, certificate))
+        });
+        let mut decoded: Vec<(&Vec<u8>, Certificate)> = decoded.collect();
+        let mut certificates = Vec::new();
+        let signer = |(_, one): &(_, Certificate)| gpu::is_signed_by(report, one);
+        let mut next = decoded.iter().position(signer).or_else(|| {
+            let mut all = decoded.iter();
+            all.position(|(_, one)| gpu::is_device(one))
+        });
+        while let Some(place) = next {
+            let (der, current) = decoded.remove(place);
+            certificates.push(der.clone());
+            let is_above = |(_, one): &(_, Certificate)| gpu::is_issued_by(&current, one);
+            let is_full = certificates.len() == gpu::MAX_CERTIFICATES;
+            next = decoded.iter().position(is_above).filter(|_| !is_full);
+        }
+        DeviceEvidence {
+            report: report.to_vec(),
+            certificates,
+        }
+    }
+
     /// What these files say of the versions and authorities that devices name, beside what they
-    /// show.
-    pub fn supplement_gpus(&self, shown: &mut GpuEvidence) {
+    /// show, for a judgement at `time`.
+    pub fn supplement_gpus(&self, shown: &mut GpuEvidence, time: UnixTime) {
         let mut versions = Vec::new();
         let mut shown_certificates = Vec::new();
         for device in &shown.devices {
@@ -45,7 +74,7 @@ impl Files {
         }
         if shown.revocation_lists.is_empty() {
             for one in &shown_certificates {
-                for list in self.lists_by(one.tbs_certificate().issuer()) {
+                for list in self.lists_by(one.tbs_certificate().issuer(), time) {
                     keep(&mut shown.revocation_lists, &list);
                 }
             }

@@ -12,6 +12,7 @@
 //! ROM, inside the device: nobody knows of it, and nobody is asked.
 
 use p384::ecdsa::VerifyingKey;
+use p384::ecdsa::signature::Verifier as _;
 use x509_cert::der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, Utf8StringRef};
 use x509_cert::der::oid::AssociatedOid as _;
 use x509_cert::der::{Encode as _, Reader as _, SliceReader};
@@ -19,6 +20,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{CrlDistributionPoints, SubjectAltName};
 
 use super::error::DeviceFault;
+use super::spdm::SignedReport;
 use super::status::{Standing, Statuses};
 use crate::certificate::{
     self, Certificate, ChainError, Position, Scheme, TrustAnchor, extension, walk,
@@ -194,6 +196,27 @@ impl Lists {
     pub(super) fn has_stray(&self) -> bool {
         self.lists.iter().any(|(_, used)| !used)
     }
+}
+
+/// Whether a certificate is one of the firmware's key, which signs reports.
+pub(crate) fn is_device(certificate: &Certificate) -> bool {
+    firmware_id(certificate).is_some()
+}
+
+/// Whether the certified key signed a report. What certified the key is not looked at.
+pub(crate) fn is_signed_by(report: &[u8], certificate: &Certificate) -> bool {
+    let (Ok(signed), Ok(key)) = (
+        SignedReport::parse(report),
+        certificate::ec_key_of(certificate),
+    ) else {
+        return false;
+    };
+    key.verify(signed.signed, &signed.signature).is_ok()
+}
+
+/// Whether `issuer` bears the name of who issued `subject`, and its key signed it.
+pub(crate) fn is_issued_by(subject: &Certificate, issuer: &Certificate) -> bool {
+    certificate::check_issued_by(subject, issuer, SCHEME).is_ok()
 }
 
 /// `NVIDIA:CHIP:SERIAL`

@@ -11,7 +11,8 @@
 //! pcrs = [{ register = 4, values = "…" }] # SHA-256 bank; each must be quoted; may be empty
 //! ```
 //!
-//! `[snp]`, `[tdx]`, `[azure]` and `[gpu]` are those of a whole policy.
+//! `[snp]`, `[tdx]`, `[azure]` and `[gpu]` are those of a whole policy; with `[gpu]` the version
+//! is 3. `[tpm-quote]` is of version 2 and later.
 
 use std::fmt;
 
@@ -19,9 +20,9 @@ use serde::{Deserialize, Deserializer, de};
 use x509_cert::der::pem;
 
 use super::{
-    AzurePolicy, Demand, GpuPolicy, List, MAX_POLICY_BYTES, Policy, PolicyError, RegisterPolicy,
-    SecureBootPolicy, SnpPolicy, Tables, TdxPolicy, VERSION, VERSION_WITHOUT_REATTESTATION,
-    check_products,
+    AzurePolicy, Demand, GpuPolicy, Later, List, MAX_POLICY_BYTES, Policy, PolicyError,
+    RegisterPolicy, SecureBootPolicy, SnpPolicy, Tables, TdxPolicy, VERSION,
+    VERSION_WITHOUT_REATTESTATION, check_registers, check_snp,
 };
 use crate::Digest;
 use crate::certificate::TrustAnchor;
@@ -131,6 +132,14 @@ impl MachinePolicy {
     }
 
     fn check(self) -> Result<Self, PolicyError> {
+        for (later, is_there) in [
+            (Later::GpuRevocation, self.gpu.is_some()),
+            (Later::TpmQuote, self.tpm_quote.is_some()),
+        ] {
+            if is_there && self.version < later.since() {
+                return Err(PolicyError::Later(later));
+            }
+        }
         let tables = Tables {
             snp: self.snp.as_ref(),
             tdx: self.tdx.as_ref(),
@@ -146,7 +155,13 @@ impl MachinePolicy {
         if let Some((list, _)) = lists.into_iter().find(|(_, empty)| *empty) {
             return Err(PolicyError::Empty(list));
         }
-        check_products(self.snp.as_ref())?;
+        check_snp(self.snp.as_ref())?;
+        if let Some(azure) = &self.azure {
+            check_registers("azure", &azure.pcrs)?;
+        }
+        if let Some(quote) = &self.tpm_quote {
+            check_registers("tpm-quote", &quote.pcrs)?;
+        }
         Ok(self)
     }
 }

@@ -13,11 +13,11 @@ use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::{Ia5StringRef, ObjectIdentifier};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
-use super::{Product, SigningKey, SnpError, SnpEvidence, TcbVersion};
+use super::{Product, Report, SigningKey, SnpError, SnpEvidence, TcbVersion};
 use crate::certificate::{self, Certificate, ChainFault, Position, Scheme, extension};
 use crate::crl::{self, RevocationList};
 use crate::policy::{Demand, ProductPolicy, SnpPolicy};
-use crate::{Claim, Text, UnixTime};
+use crate::{Claim, Digest, Text, UnixTime};
 
 const SCHEME: Scheme = Scheme::RsaPssSha384;
 
@@ -205,11 +205,43 @@ fn owner_of(leaf: &Certificate) -> Result<Owner, SnpError> {
     })
 }
 
-/// Whether a certificate is one of a key that signs reports: of a chip, or of a cloud.
-pub(crate) fn is_signing_key(certificate: &Certificate) -> bool {
-    [CHIP, CLOUD]
+/// How close a certificate's key comes to the one that signed a report, by what both say: of the
+/// same kind, for the same product, of the same TCB. Nothing, if it is none that signs reports, or
+/// of another chip.
+pub(crate) fn closeness(report: &[u8], certificate: &Certificate) -> Option<[bool; 3]> {
+    let owner = [CHIP, CLOUD]
         .into_iter()
         .any(|oid| amd_extension(certificate, oid).is_some())
+        .then(|| owner_of(certificate).ok())?;
+    let Ok(report) = Report::parse(report) else {
+        return Some([false; 3]);
+    };
+    let masked = report.chip_id.0 == [0; 64];
+    if let Some(Owner::Chip(chip)) = &owner
+        && !masked
+        && !is_chip(chip, &report.chip_id)
+    {
+        return None;
+    }
+    let product = product_of(certificate).ok().flatten();
+    let named = report
+        .cpuid
+        .map(|[family, model]| Product::of_cpuid(family, model));
+    let tcb = product.is_some_and(|product| {
+        let certified = tcb_of(certificate, product).ok();
+        certified.is_some() && certified == TcbVersion::read(product, report.reported_tcb)
+    });
+    Some([
+        owner.is_some_and(|owner| owner.kind() == report.signing_key),
+        named.is_none_or(|named| named == product),
+        tcb,
+    ])
+}
+
+/// Whether a report's chip is this one; what a certificate does not name has to be zero.
+pub(super) fn is_chip(chip: &[u8], found: &Digest<64>) -> bool {
+    let rest = found.0.strip_prefix(chip);
+    rest.is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
 }
 
 /// The chip's id stands there bare, where DER should stand; a later firmware may mend that.

@@ -130,8 +130,7 @@ impl Judge<'_> {
         match &certified.owner {
             Owner::Chip(chip) => {
                 let found = self.report.chip_id;
-                let (start, rest) = found.0.split_at(chip.len().min(found.0.len()));
-                if start != chip.as_slice() || rest.iter().any(|byte| *byte != 0) {
+                if !chain::is_chip(chip, &found) {
                     let (expected, found) = (Hex(chip.as_slice().into()), found.into());
                     return Err(SnpError::Chip { expected, found });
                 }

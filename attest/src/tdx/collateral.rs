@@ -242,17 +242,23 @@ pub(super) fn read<T: Dated>(
     Ok((document, Validity { evaluation, until }))
 }
 
-/// When the next one is due, by a document that nobody has verified yet.
-pub(super) fn next_update(document: Document, bytes: &[u8]) -> Option<UnixTime> {
-    fn dated<T: Dated>(bytes: &[u8]) -> Option<UnixTime> {
+/// Issue date and next update, by a document that nobody has verified yet.
+pub(super) fn dates(document: Document, bytes: &[u8]) -> Option<(UnixTime, UnixTime)> {
+    fn dated<T: Dated>(bytes: &[u8]) -> Option<(UnixTime, UnixTime)> {
         let document: T = serde_json::from_slice(bytes).ok()?;
-        document.is_known().then(|| document.dates().1)
+        let (from, until, _) = document.dates();
+        document.is_known().then_some((from, until))
     }
     let bytes = (bytes.len() <= MAX_DOCUMENT_BYTES).then_some(bytes)?;
     match document {
         Document::TcbInfo => dated::<TcbInfo>(bytes),
         Document::EnclaveIdentity => dated::<EnclaveIdentity>(bytes),
     }
+}
+
+/// Whether `key` signed a document.
+pub(super) fn is_signed(bytes: &[u8], signature: &[u8], key: &VerifyingKey) -> bool {
+    Signature::from_slice(signature).is_ok_and(|signature| key.verify(bytes, &signature).is_ok())
 }
 
 impl DocumentFault {

@@ -34,8 +34,8 @@ pub(super) fn judge(
         let message = format_args!("{found} devices, of one machine at most {most}");
         return Err(Failure::misuse(message));
     }
-    files.supplement_gpus(&mut evidence);
     let time = saved.at.unwrap_or_else(now);
+    files.supplement_gpus(&mut evidence, time);
     let verified = gpu::verify_alone(&evidence, saved.nonce.as_ref(), policy, time)
         .map_err(|error| refused(&Refusal::from(error)))?;
     let found = verified.devices();

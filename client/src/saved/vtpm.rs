@@ -78,15 +78,15 @@ pub(super) fn judge_vm(
         (None, None) => None,
     };
     applies(saved, report.kind, quote.is_some())?;
+    let time = saved.at.unwrap_or_else(now);
     let hardware = match report.kind {
         AzureKind::Snp => {
-            let given = files.with_report(report.hardware).into_iter();
+            let given = files.with_report(report.hardware, time).into_iter();
             given.map(AzureHardware::Snp).collect()
         }
         AzureKind::Tdx => vec![domain(path, file.td_quote, saved, &files)?],
     };
     let event_log = event_log(saved)?;
-    let time = saved.at.unwrap_or_else(now);
     let asked = saved.qualifying_data.as_ref().map(|data| data.0.as_slice());
     let policies = (own, (policy.snp.as_ref(), policy.tdx.as_ref()));
     let judge = |hardware: &AzureHardware| {
@@ -158,7 +158,7 @@ fn domain(
     };
     let quote = files::quote(&bytes).map_err(|error| not_one("quote", path, &error))?;
     Ok(AzureHardware::Tdx(TdxEvidence {
-        collateral: files.for_quote(&quote),
+        collateral: files.for_quote(&quote, saved.at.unwrap_or_else(now)),
         quote,
         event_log: Vec::new(),
     }))

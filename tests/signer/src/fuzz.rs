@@ -472,13 +472,13 @@ pub fn file(bytes: &[u8]) {
     let _ = files.add(bytes);
     if let Ok((report, _)) = files::report(bytes) {
         assert_eq!(report.len(), snp::REPORT_BYTES);
-        assert!(!files.with_report(&report).is_empty());
+        assert!(!files.with_report(&report, NOW).is_empty());
         let _ = supply::for_report(&report);
     }
     if let Ok(quote) = files::quote(bytes) {
         assert!(quote.len() <= bytes.len());
         let _ = supply::for_quote(&quote);
-        let _ = files.for_quote(&quote);
+        let _ = files.for_quote(&quote, NOW);
     }
     let text = String::from_utf8_lossy(bytes);
     for item in [

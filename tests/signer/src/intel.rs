@@ -455,7 +455,13 @@ fn header(version: u8) -> Vec<u8> {
     [&head[..], &VENDOR, &[0x55; 20]].concat()
 }
 
-fn template(issuer: &str, subject: &str, key: &SigningKey, known: &[authority::Known]) -> Template {
+/// What a certificate of Intel's says.
+pub fn template(
+    issuer: &str,
+    subject: &str,
+    key: &SigningKey,
+    known: &[authority::Known],
+) -> Template {
     let unused = p384::ecdsa::SigningKey::from_slice(&[1; 48]).expect("a scalar of P-384");
     let mut template = Template::new(issuer, subject, unused.verifying_key(), known);
     template.algorithms = [ECDSA.to_vec(), ECDSA.to_vec()];

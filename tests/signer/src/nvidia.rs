@@ -283,7 +283,8 @@ impl Device {
     }
 }
 
-fn certificates(chain: &Chain) -> Vec<Vec<u8>> {
+/// The certificates of a chain, leaf first.
+pub fn certificates(chain: &Chain) -> Vec<Vec<u8>> {
     let certificates = chain.iter().map(|(template, key)| issue(key, template));
     certificates.collect()
 }
