@@ -43,6 +43,7 @@ pub const MAX_FILE_BYTES: usize = 1 << 20;
 const MAX_PAIRS: usize = 32;
 /// Header and the shortest body.
 const LEAST_QUOTE_BYTES: usize = 48 + 384;
+const BEGIN: &str = "-----BEGIN ";
 const HCL_MAGIC: &[u8] = b"HCLA";
 const HCL_HEAD_BYTES: usize = 32;
 
@@ -111,8 +112,10 @@ impl Files {
             self.manifests.len(),
             self.statuses.len(),
         ];
+        let blocks = std::str::from_utf8(bytes).map(|text| text.matches(BEGIN).count());
+        let too_many = |count| count > MAX_ITEMS;
         match known {
-            _ if most.into_iter().any(|count| count > MAX_ITEMS) => Err(FileError::TooMany),
+            _ if most.into_iter().chain(blocks).any(too_many) => Err(FileError::TooMany),
             true => Ok(()),
             false => Err(FileError::Unknown),
         }
@@ -350,7 +353,7 @@ fn unhex(bytes: &[u8]) -> Option<Vec<u8>> {
 /// Label and content of every block of PEM (RFC 7468), whatever stands between them.
 fn blocks(text: &str) -> Option<Vec<(&str, Vec<u8>)>> {
     let mut blocks = Vec::new();
-    for part in text.split("-----BEGIN ").skip(1) {
+    for part in text.split(BEGIN).skip(1) {
         let (label, rest) = part.split_once("-----")?;
         let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
         let body: String = body.split_ascii_whitespace().collect();

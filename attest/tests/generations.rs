@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use attest::crl::RevocationFault;
-use attest::files::Files;
+use attest::files::{FileError, Files};
 use attest::snp::{self, SnpEvidence};
 use attest::tdx::{self, TdxError, TdxEvidence};
 use attest::{UnixTime, gpu};
@@ -195,4 +195,12 @@ fn a_device_is_shown_with_its_own_certificates() {
     assert!(found == shown.devices[0].certificates);
     let none = all(nvidia::certificates(&rack.manifests[0].chain));
     assert!(none.with_device(&altered).certificates.is_empty());
+}
+
+#[test]
+fn more_certificates_than_are_taken_are_not_dropped_in_silence() {
+    let certificate = authority::pem(&Machine::new().evidence().certificates[0]);
+    let bundle = |count| Files::default().add(certificate.repeat(count).as_bytes());
+    assert_eq!(bundle(64), Ok(()));
+    assert_eq!(bundle(65), Err(FileError::TooMany));
 }

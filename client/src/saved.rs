@@ -36,6 +36,7 @@ mod vtpm;
 
 /// Most files of a folder that are looked into.
 const MAX_FILES: usize = 1000;
+const FEWER: &str = "name the files of this machine, or a folder that has fewer of other machines";
 
 /// What is verified where no server is.
 #[derive(Debug, Clone, Args)]
@@ -424,7 +425,7 @@ pub(crate) fn read_files(paths: &[PathBuf]) -> Result<Files, Failure> {
         if !path.is_dir() {
             let bytes = read_file("collateral", path, files::MAX_FILE_BYTES)?;
             let added = files.add(&bytes);
-            added.map_err(|error| not_one("collateral", path, &error))?;
+            added.map_err(|error| of_no_use(path, error))?;
             continue;
         }
         let unreadable = |error: std::io::Error| {
@@ -436,8 +437,13 @@ pub(crate) fn read_files(paths: &[PathBuf]) -> Result<Files, Failure> {
             names.push(entry.map_err(unreadable)?.path());
         }
         names.sort();
-        let plain = names.iter().filter(|name| name.is_file());
-        for name in plain.take(MAX_FILES) {
+        names.retain(|name| name.is_file());
+        if names.len() > MAX_FILES {
+            let (found, path) = (names.len(), path.display());
+            let message = format_args!("{found} files in {path}, of a folder at most {MAX_FILES}");
+            return Err(Failure::misuse(message).hint(FEWER));
+        }
+        for name in &names {
             let large = name
                 .metadata()
                 .is_ok_and(|found| found.len() > files::MAX_FILE_BYTES as u64);
@@ -445,12 +451,20 @@ pub(crate) fn read_files(paths: &[PathBuf]) -> Result<Files, Failure> {
                 let bytes = read_file("collateral", name, files::MAX_FILE_BYTES)?;
                 match files.add(&bytes) {
                     Ok(()) | Err(files::FileError::Unknown) => {}
-                    Err(error) => return Err(not_one("collateral", name, &error)),
+                    Err(error) => return Err(of_no_use(name, error)),
                 }
             }
         }
     }
     Ok(files)
+}
+
+fn of_no_use(path: &Path, error: files::FileError) -> Failure {
+    let failure = not_one("collateral", path, &error);
+    match error {
+        files::FileError::TooMany => failure.hint(FEWER),
+        _ => failure,
+    }
 }
 
 fn machine_policy(peer: &Peer) -> Result<MachinePolicy, Failure> {

@@ -160,6 +160,26 @@ fn a_report_is_refused_for_what_is_wrong_or_missing() {
     expect(&person, &line, 1, "unknown field `vmpl`");
 }
 
+/// Nothing of a folder is left out in silence.
+#[test]
+fn a_folder_that_holds_too_much_is_refused_and_says_so() {
+    let person = machine();
+    let at = NOW.as_secs();
+    let line = format!("verify --policy machine.toml --at {at} --snp-report report --certs folder");
+    for number in 0..995 {
+        person.write(&format!("folder/a{number}"), "neither");
+    }
+    expect(&person, &line, 0, "verified ✓");
+    person.write("folder/one more", "neither");
+    let many = expect(&person, &line, 1, "1001 files in folder");
+    assert!(many.stderr.contains("name the files of this machine"));
+    fs::remove_file(person.path("folder/one more")).unwrap();
+    let vcek = fs::read_to_string(person.path("folder/1")).unwrap();
+    person.write("folder/1", vcek.repeat(65));
+    let many = expect(&person, &line, 1, "more than 64 certificates");
+    assert!(many.stderr.contains("name the files of this machine"));
+}
+
 #[test]
 fn the_json_of_a_report_has_a_stable_shape() {
     let person = machine();
@@ -427,8 +447,8 @@ const REAL: &[(&str, &str, &str, i32, &str)] = &[
         "milan",
         "--snp-report azure-cvm-tooling/hcl-report-snp.bin --certs azure-cvm-tooling",
         "2024-01-01",
-        2,
-        "chip: ",
+        3,
+        "bring AMD's by --certs",
     ),
     (
         "milan",

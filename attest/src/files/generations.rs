@@ -1,8 +1,8 @@
 //! Of several generations of the same thing, the one that holds at the time of judgement.
 //!
 //! ```text
-//! certificates of keys of SEV-SNP    those of the report's own chip, or of clouds; the closest first
-//! documents of Intel, lists, signer  those that hold at the time; of these, and else, the latest
+//! certificates of SEV-SNP        of the report's own chip, or of clouds; the closest first
+//! Intel's documents, lists     that hold at the time; of these, and else, the latest
 //! ```
 
 use std::cmp::Reverse;
