@@ -347,7 +347,7 @@ pub enum PolicyError {
     /// There is a table of a platform that is not accepted.
     #[error("table [{kind}], and evidence.platforms does not name it", kind = .0.as_str())]
     UnusedTable(PlatformKind),
-    /// A VM in Azure is accepted, and there is no table [azure]; or the other way round.
+    /// A VM in Azure is accepted, and there is no table `[azure]`; or the other way round.
     #[error("[azure] stands where evidence.platforms names azure-snp or azure-tdx, and only there")]
     Azure,
     /// Anybody could make the paravisor's report: nothing says which paravisor is believed.

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use inference::{
-    Chosen, CudaOptions, DeviceChoice, DeviceOptions, DeviceRefusal, Engine, EngineLimits, Fault,
-    Finish, LoadError, Patience, SubmitError,
+    Chosen, ConstraintError, CudaOptions, DeviceChoice, DeviceOptions, DeviceRefusal, Engine,
+    EngineLimits, Fault, Finish, LoadError, Patience, Preamble, Shape, SubmitError,
 };
 use kernels::{Argument, Device, DeviceError, Launch, Recorder};
 
@@ -92,8 +92,22 @@ fn the_cpu_takes_a_gpus_place_only_where_that_was_allowed() {
 }
 
 #[test]
+fn answers_are_held_to_no_form_on_a_device() {
+    if !stand_in::is_there() {
+        return;
+    }
+    let folder = folder::write("families/qwen3", 1);
+    let (engine, _counts) = sound(folder.path(), limits());
+    assert!(matches!(
+        engine.constrain(Shape::Json, &Preamble::None),
+        Err(ConstraintError::Device)
+    ));
+}
+
+#[test]
 fn what_no_kernel_computes_is_refused_by_name() {
     let cases = [
+        ("embedding", "an embedding"),
         ("families/qwen3-moe", "a router with experts"),
         ("families/gpt-oss", "a router with experts"),
         ("families/gpt-oss-mxfp4", "a router with experts"),
