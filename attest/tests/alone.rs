@@ -342,7 +342,7 @@ fn a_vm_without_a_quote_is_judged_as_far_as_it_goes() {
     assert!(claims.any(|claim| claim.expected.contains("there is no quote of it")));
     assert_eq!(
         judge(None, &[], POLICY).unwrap_err(),
-        AzureError::NoEventLog
+        AzureError::Registers(RegisterFault::NoEventLog)
     );
     let whole = Some((&evidence.quote, None));
     let verified = judge(whole, &evidence.event_log, POLICY).unwrap();

@@ -14,6 +14,7 @@ use attest::eventlog::EventLogError;
 use attest::policy::{AzurePolicy, MachinePolicy, PolicyError};
 use attest::snp::SnpError;
 use attest::tdx::TdxError;
+use attest::tpm::registers::RegisterFault;
 use attest::tpm::vtpm::{VtpmError, VtpmKey};
 use attest::tpm::{Register, google};
 use attest::{Digest, Policy, UnixTime};
@@ -305,20 +306,27 @@ fn settings_and_registers_are_as_the_policy_demands() {
     let pcr = |value: String| format!("pcrs = [{{ register = 4, values = \"{value}\" }}]");
     let own = Vm::new().registers[4].to_string();
     assert_eq!(with("pcrs = []", &pcr(own.clone())), Ok(()));
-    let pinned = AzureField::Register(Register(4));
-    assert_eq!(field(with("pcrs = []", &pcr("00".repeat(32)))), pinned);
+    let pinned = RegisterFault::Pinned {
+        register: Register(4),
+        found: Vm::new().registers[4],
+    };
+    let error = with("pcrs = []", &pcr("00".repeat(32))).unwrap_err();
+    assert_eq!(error, AzureError::Registers(pinned));
     let policy = azure_policy(&POLICY.replace("pcrs = []", &pcr(own)));
     let mut vm = Vm::new();
     vm.selection[7] = 0b1110_1111;
     let error = verdict(&vm.evidence(NONCE), &policy).unwrap_err();
     let register = Register(4);
-    assert_eq!(error, AzureError::NotQuoted { register });
+    assert_eq!(
+        error,
+        AzureError::Registers(RegisterFault::NotQuoted { register })
+    );
 }
 
 #[test]
 fn the_event_log_explains_the_registers_in_the_bank_that_was_quoted() {
     let none = spoilt(|evidence| evidence.event_log.clear());
-    assert_eq!(none, AzureError::NoEventLog);
+    assert_eq!(none, AzureError::Registers(RegisterFault::NoEventLog));
     let relaxed = POLICY.replace("event_log = \"required\"", "event_log = \"not-required\"");
     let mut evidence = Vm::new().evidence(NONCE);
     evidence.event_log.clear();
@@ -327,16 +335,19 @@ fn the_event_log_explains_the_registers_in_the_bank_that_was_quoted() {
     assert!(
         matches!(
             more,
-            AzureError::Replay {
+            AzureError::Registers(RegisterFault::Replay {
                 register: Register(9),
                 ..
-            }
+            })
         ),
         "{more}"
     );
     let unquoted = fault(|vm| vm.selection[8] = 0b1111_1101);
     let register = Register(9);
-    assert_eq!(unquoted, AzureError::NotQuoted { register });
+    assert_eq!(
+        unquoted,
+        AzureError::Registers(RegisterFault::NotQuoted { register })
+    );
     // PCR 10 goes on being extended.
     let mut vm = Vm::new();
     vm.registers[10] = Digest([7; 32]);
@@ -355,7 +366,7 @@ fn the_event_log_explains_the_registers_in_the_bank_that_was_quoted() {
     let garbled = spoilt(|evidence| evidence.event_log.truncate(300));
     assert!(matches!(
         garbled,
-        AzureError::EventLog(EventLogError::Truncated { .. })
+        AzureError::Registers(RegisterFault::EventLog(EventLogError::Truncated { .. }))
     ));
     // Another bank in the place of SHA-256: algorithm by algorithm.
     let other = spoilt(|evidence| {
@@ -368,14 +379,17 @@ fn the_event_log_explains_the_registers_in_the_bank_that_was_quoted() {
             log[at + 4] = 0x12;
         }
     });
-    assert_eq!(other, AzureError::Bank);
+    assert_eq!(other, AzureError::Registers(RegisterFault::Bank));
     // The variable is measured as something else than the data that is read.
     let off = fault(|vm| {
         let event = &mut vm.events[3];
         *event = Event::other(7, 0x8000_0001, b"off", &event.data.clone());
         vm.registers = signer::azure::registers(&vm.events);
     });
-    assert!(matches!(off, AzureError::EventLog(_)), "{off}");
+    assert!(
+        matches!(off, AzureError::Registers(RegisterFault::EventLog(_))),
+        "{off}"
+    );
 }
 
 #[test]

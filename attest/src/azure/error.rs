@@ -3,13 +3,12 @@
 use std::fmt;
 
 use super::HclError;
-use crate::eventlog::EventLogError;
+use crate::Hex;
 use crate::snp::SnpError;
 use crate::tdx::TdxError;
 use crate::tpm::Register;
 use crate::tpm::registers::RegisterFault;
 use crate::tpm::vtpm::VtpmError;
-use crate::{Digest, Hex};
 
 /// A claim about a VM in Azure that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,33 +56,9 @@ pub enum AzureError {
     /// The VM's name is not a GUID.
     #[error("runtime data: the VM's id is not a GUID")]
     VmId,
-    /// A register that the policy or the log speaks of was not quoted.
-    #[error("{register}: not quoted")]
-    NotQuoted {
-        /// The register.
-        register: Register,
-    },
-    /// There is no event log, and the policy demands one.
-    #[error("event log: required by the policy, found none")]
-    NoEventLog,
-    /// The event log is not sound.
-    #[error("event log: {0}")]
-    EventLog(#[from] EventLogError),
-    /// The event log has no SHA-256 bank.
-    #[error("event log: has no SHA-256 bank")]
-    Bank,
-    /// The event log does not explain a register.
-    #[error("{register}: quoted as {expected}, {events} events of the log give {found}")]
-    Replay {
-        /// The first register that differs.
-        register: Register,
-        /// Value quoted.
-        expected: Digest<32>,
-        /// Value that the log gives.
-        found: Digest<32>,
-        /// How many events of the log extend it.
-        events: usize,
-    },
+    /// The registers are not what they should be.
+    #[error(transparent)]
+    Registers(#[from] RegisterFault),
     /// Paravisor and event log say different things of Secure Boot.
     #[error("Secure Boot: the paravisor and the event log contradict each other")]
     SecureBoot,
@@ -104,20 +79,13 @@ impl AzureError {
         match self {
             Self::Snp(error) => error.is_forged(),
             Self::Tdx(error) => error.is_forged(),
-            Self::Hcl(_)
-            | Self::OtherHardware
-            | Self::Quote(_)
-            | Self::VmId
-            | Self::EventLog(_)
-            | Self::Bank
-            | Self::Replay { .. }
-            | Self::SecureBoot => true,
-            Self::NoPolicy
-            | Self::Vmpl { .. }
-            | Self::Setting { .. }
-            | Self::Pinned { .. }
-            | Self::NotQuoted { .. }
-            | Self::NoEventLog => false,
+            Self::Hcl(_) | Self::OtherHardware | Self::Quote(_) | Self::VmId | Self::SecureBoot => {
+                true
+            }
+            Self::Registers(fault) => fault.is_forged(),
+            Self::NoPolicy | Self::Vmpl { .. } | Self::Setting { .. } | Self::Pinned { .. } => {
+                false
+            }
         }
     }
 
@@ -131,9 +99,15 @@ impl AzureError {
                 "the quote was made for something else: ask for one with your own nonce"
             }
             Self::Setting { .. } => "change the VM's settings in Azure, or relax the table [azure]",
-            Self::Pinned { .. } => "what is pinned in [azure] is another VM or state than this",
-            Self::NotQuoted { .. } => "ask for a quote over every register that is to be judged",
-            Self::NoEventLog => "give the log of the firmware, or relax azure.event_log",
+            Self::Pinned { .. } | Self::Registers(RegisterFault::Pinned { .. }) => {
+                "what is pinned in [azure] is another VM or state than this"
+            }
+            Self::Registers(RegisterFault::NotQuoted { .. }) => {
+                "ask for a quote over every register that is to be judged"
+            }
+            Self::Registers(RegisterFault::NoEventLog) => {
+                "give the log of the firmware, or relax azure.event_log"
+            }
             _ => "the evidence was altered, or put together from two machines: do not trust it",
         }
     }
@@ -159,32 +133,6 @@ pub enum AzureField {
     UserData,
     /// A register.
     Register(Register),
-}
-
-impl From<RegisterFault> for AzureError {
-    fn from(fault: RegisterFault) -> Self {
-        match fault {
-            RegisterFault::Pinned { register, found } => Self::Pinned {
-                field: AzureField::Register(register),
-                found: found.into(),
-            },
-            RegisterFault::NotQuoted { register } => Self::NotQuoted { register },
-            RegisterFault::NoEventLog => Self::NoEventLog,
-            RegisterFault::EventLog(error) => Self::EventLog(error),
-            RegisterFault::Bank => Self::Bank,
-            RegisterFault::Replay {
-                register,
-                expected,
-                found,
-                events,
-            } => Self::Replay {
-                register,
-                expected,
-                found,
-                events,
-            },
-        }
-    }
 }
 
 impl From<SnpError> for AzureError {
